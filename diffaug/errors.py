@@ -1,0 +1,62 @@
+"""What can go wrong outside the caller's arguments.
+
+Wrong arguments raise ``ValueError`` or ``TypeError``; everything else comes from this tree::
+
+    DiffaugError
+    ├── MissingDependencyError (also ImportError)   a package is not installed
+    ├── UnreadableImageError (also ValueError)      a file is no whole image
+    ├── ModelError                                  a model is unknown, incomplete or unsafe
+    │   └── ModelUnavailableError                   it is not here and the hub cannot be reached
+    ├── GenerationError                             the model ran and failed
+    │   └── RefusedError                            only blank or refused images, no original
+    └── DestinationError                            an output folder cannot be used
+
+Each is built from one message, so that it survives pickling between processes.
+"""
+
+import importlib
+from types import ModuleType
+
+
+class DiffaugError(Exception):
+    """Base of every error that is not the fault of an argument."""
+
+
+class MissingDependencyError(DiffaugError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class UnreadableImageError(DiffaugError, ValueError):
+    """A file is not an image, or not a whole one."""
+
+
+class ModelError(DiffaugError):
+    """A model cannot be used: unknown, incomplete, of the wrong task, or unsafe to load."""
+
+
+class ModelUnavailableError(ModelError):
+    """A model is not on this machine and could not be fetched."""
+
+
+class GenerationError(DiffaugError):
+    """The model ran and failed."""
+
+
+class RefusedError(GenerationError):
+    """Every attempt came out blank or refused and there is no original to stand in."""
+
+
+class DestinationError(DiffaugError):
+    """An output folder cannot be used: not writable, or it holds a different run."""
+
+
+def require(module: str, extra: str | None = None) -> ModuleType:
+    """Import ``module``, or say in one line how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        target = f"diffaug[{extra}]" if extra else module.split(".")[0]
+        raise MissingDependencyError(
+            f"'{module}' is needed here and could not be imported ({error}); "
+            f"install it with: pip install '{target}'"
+        ) from error

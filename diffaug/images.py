@@ -1,0 +1,204 @@
+"""Between the caller's images (PIL, tensors, tv_tensors, files) and plain (N, 3, H, W) tensors."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from diffaug.errors import UnreadableImageError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+def is_pure_tensor(value: Any) -> bool:
+    """Tell whether a value is a tensor that torchvision has not marked as something else."""
+    return isinstance(value, torch.Tensor) and not isinstance(value, tv_tensors.TVTensor)
+
+
+#: What torchvision's v2 transforms may hand to ours; boxes and masks stay out.
+TRANSFORMED_TYPES = (is_pure_tensor, tv_tensors.Image, Image.Image)
+
+
+def is_video(value: Any) -> bool:
+    """Tell whether a value is a torchvision video."""
+    return isinstance(value, tv_tensors.Video)
+
+
+def check_image(image: Any) -> int:
+    """Return how many images a value holds (leading dimensions multiplied), or raise.
+
+    Raises:
+        TypeError: not an image, or a dtype that is neither uint8 nor floating.
+        ValueError: wrong rank, channels or an empty side, or floats outside [0, 1].
+    """
+    if isinstance(image, Image.Image):
+        return 1
+    if not isinstance(image, torch.Tensor):
+        raise TypeError(
+            f"'image' must be a PIL image or a tensor, got {type(image).__name__}; "
+            "put v2.ToImage() before this transform."
+        )
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(
+            f"'image' must be uint8 or floating, got {image.dtype}; "
+            "convert it with v2.ToDtype(torch.uint8, scale=True)."
+        )
+    shape = tuple(image.shape)
+    if len(shape) < 3 or shape[-3] not in (1, 3) or 0 in shape[-2:]:
+        raise ValueError(
+            f"'image' must have shape (..., C, H, W) with 1 or 3 channels, got {shape}."
+        )
+    if image.is_floating_point() and image.numel():
+        low, high = (float(value) for value in image.detach().aminmax())
+        if not (low >= 0 and high <= 1):  # this way round a NaN is refused too
+            raise ValueError(
+                f"'image' must hold floats in [0, 1], got {low:.3g} to {high:.3g}; "
+                "put this transform before Normalize."
+            )
+    return int(np.prod(shape[:-3], dtype=int))
+
+
+def unpack(image: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
+    """Return the pixels as (N, 3, H, W), and the function that gives the caller's own type back."""
+    if isinstance(image, Image.Image):
+        return _rgb(image)[None], lambda pixels: _like(pixels[0], image)
+    pixels = image.as_subclass(torch.Tensor).reshape(-1, *image.shape[-3:])  # (N, C, H, W)
+    grey = pixels.shape[1] == 1
+
+    def restore(result: torch.Tensor) -> torch.Tensor:
+        result = F.rgb_to_grayscale(result) if grey else result
+        result = result.reshape(image.shape).to(image.device)
+        if isinstance(image, tv_tensors.TVTensor):
+            return tv_tensors.wrap(result, like=image)
+        return result
+
+    return (pixels.expand(-1, 3, -1, -1) if grey else pixels), restore
+
+
+def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
+    """Turn floats in [0, 1] into uint8; leave uint8 as it is."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    return pixels.float().mul(255).round().to(torch.uint8)
+
+
+def to_dtype(pixels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Move uint8 pixels to the dtype and device of ``like``, floats in [0, 1]."""
+    pixels = pixels.to(like.device)
+    return pixels if like.dtype == torch.uint8 else pixels.to(like.dtype).div_(255)
+
+
+def _tensor(image: Image.Image) -> torch.Tensor:
+    """Copy an RGB PIL image into a uint8 (3, H, W) tensor."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_pil(pixels: torch.Tensor) -> Image.Image:
+    """Turn uint8 (3, H, W) into an RGB PIL image."""
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def _convert_lab(image: Image.Image, target: str) -> Any:
+    """Convert between RGB and LAB, which Pillow's convert() does in neither direction."""
+    profiles: dict[str, Any] = {"RGB": "sRGB", "LAB": "LAB"}
+    source, result = (ImageCms.createProfile(profiles[mode]) for mode in (image.mode, target))
+    transform = ImageCms.buildTransform(source, result, image.mode, target)
+    return ImageCms.applyTransform(image, transform)
+
+
+def _is_deep(mode: str) -> bool:
+    """16-bit grey; Pillow clips it to 255 on conversion instead of scaling it."""
+    return mode == "I" or mode.startswith("I;16")
+
+
+def _rgb(image: Image.Image) -> torch.Tensor:
+    """Return any PIL image as uint8 (3, H, W), without its alpha channel."""
+    if _is_deep(image.mode):
+        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    elif image.mode == "LAB":
+        image = _convert_lab(image, "RGB")
+    elif image.mode in ("RGBa", "La"):  # no direct way to RGB in Pillow
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    return _tensor(image.convert("RGB"))
+
+
+def _like(pixels: torch.Tensor, original: Image.Image) -> Image.Image:
+    """Return uint8 (3, H, W) pixels as a PIL image in the original's mode, with its alpha."""
+    image, mode = to_pil(pixels), original.mode
+    if _is_deep(mode):
+        levels = np.asarray(image.convert("L")).astype(np.int32) * 257
+        if mode == "I":
+            return Image.fromarray(levels)
+        return Image.fromarray(levels.astype(">u2" if mode == "I;16B" else "<u2"))
+    if mode == "LAB":
+        return _convert_lab(image, "LAB")
+    if mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+        straight = {"La": "LA", "RGBa": "RGBA"}.get(mode, mode)
+        alpha = original.convert(straight).getchannel("A")
+        if mode == "PA":
+            image = image.quantize(256).convert("PA")
+        else:
+            image = image.convert("RGBA" if mode.startswith("RGB") else "LA")
+        image.putalpha(alpha)
+        return image if image.mode == mode else image.convert(mode)
+    if mode == "P":
+        return image.quantize(256)
+    return image if mode == "RGB" else image.convert(mode)
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the image files below a folder by extension, in a fixed order, hidden ones left out."""
+    found = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(root, name)
+            for name in files
+            if Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
+        ]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_image(path: str | os.PathLike[str] | BinaryIO) -> torch.Tensor:
+    """Read an image file as uint8 (3, H, W): upright, first frame, alpha dropped.
+
+    Raises:
+        UnreadableImageError: no image, or not a whole one; the message names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImageError(f"'{path}' is not a readable image: {reason}.") from error
+
+
+def encode_image(pixels: torch.Tensor, format: str, quality: int = 95) -> bytes:
+    """Encode uint8 (3, H, W) as the bytes of a file; format is one of 'jpg', 'png', 'webp'."""
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"quality": quality} if format != "png" else {}
+    if format == "jpg":
+        options["subsampling"] = 0  # colour edges of masks and fractals stay sharp
+    to_pil(pixels).save(buffer, FORMATS[format], **options)
+    return buffer.getvalue()
+
+
+def render_text(text: str, size: int, width: int) -> torch.Tensor:
+    """Draw one line of text as coverage in [0, 1], (H, width), cut with an ellipsis to fit."""
+    font = ImageFont.load_default(size)
+    if font.getlength(text) > width:
+        while text and font.getlength(f"{text}…") > width:
+            text = text[:-1]
+        text = f"{text}…"
+    canvas = Image.new("L", (width, round(1.4 * size)))
+    ImageDraw.Draw(canvas).text((0, 0.1 * size), text, fill=255, font=font)
+    return torch.from_numpy(np.array(canvas)) / 255

@@ -1,0 +1,25 @@
+"""One thread, one seed, no network and a cache of its own for every test."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before torch and the Hub's client are imported, which read these once.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+_folder = tempfile.TemporaryDirectory(prefix="diffaug-tests-")
+os.environ["DIFFAUG_CACHE"] = str(Path(_folder.name, "cache"))
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)

@@ -1,0 +1,166 @@
+"""The arithmetic against the papers' formulas, written out plainly here."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffaug import functional
+from diffaug.functional import MASK_SETS, MASKS, blend, half_concat, half_mask, is_blank, resize
+
+sides = st.integers(1, 70)
+masks = st.sampled_from(MASKS)
+
+
+def random_pair(height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (2, 3, height, width), generator=generator).to(torch.uint8)
+
+
+def oracle_mask(name, height, width):
+    """A mask as in the papers, from full-size numpy arrays and plain loops."""
+    mask = np.zeros((height, width))
+    side = name.removeprefix("soft-")
+    for y in range(height):
+        for x in range(width):
+            if side == "circle":
+                radius = np.sqrt(height * width / 2 / np.pi)
+                distance = np.hypot(y + 0.5 - height / 2, x + 0.5 - width / 2)
+                mask[y, x] = np.clip((radius - distance) / min(20, height, width) + 0.5, 0, 1)
+                continue
+            place, length = (x, width) if side in ("left", "right") else (y, height)
+            if name == side:
+                weight = float(place >= length // 2)
+            elif length == 1:
+                weight = 0.5
+            else:
+                ramp = np.linspace(0, 1, min(20, length))
+                start = length // 2 - len(ramp) // 2
+                padded = np.concatenate([np.zeros(start), ramp, np.ones(length)])
+                weight = padded[place]
+            mask[y, x] = 1 - weight if side in ("left", "top") else weight
+    return torch.from_numpy(mask)
+
+
+@given(masks, sides, sides)
+def test_masks_agree_with_the_papers(name, height, width):
+    made = half_mask(name, (height, width)).expand(height, width)
+    torch.testing.assert_close(oracle_mask(name, height, width), made.double(), atol=1e-5, rtol=0)
+
+
+@given(sides, sides)
+def test_opposite_halves_are_complementary(height, width):
+    for one, other in [("left", "right"), ("top", "bottom")]:
+        for kind in ("", "soft-"):
+            both = half_mask(kind + one, (height, width)) + half_mask(kind + other, (height, width))
+            torch.testing.assert_close(torch.ones_like(both), both)
+
+
+def test_the_sets_are_those_of_the_sources():
+    assert [4, 2, 5] == [len(MASK_SETS[name]) for name in ("paper", "release", "genmix")]
+    halves = [half_mask(name, (256, 256)).expand(256, 256).mean().item() for name in MASKS]
+    assert halves == pytest.approx([0.5] * len(MASKS), abs=0.01)
+
+
+@given(masks, sides, sides, st.sampled_from(["round", "truncate"]))
+def test_half_concat_agrees_with_full_size_float64(name, height, width, rounding):
+    image, other = random_pair(height, width)
+    weights = oracle_mask(name, height, width)
+    exact = image.double() * (1 - weights) + other.double() * weights
+    made = half_concat(image, other, name, rounding=rounding)
+    expected = exact.round() if rounding == "round" else exact.floor()
+    assert made.dtype == torch.uint8
+    # a sum that is whole but for the last bits may fall on either side of the level
+    assert (made.double() - expected).abs().max() <= 1
+    assert ((made.double() - expected) != 0).double().mean() <= 0.02
+
+
+@given(masks, sides, sides)
+def test_half_concat_of_floats_does_not_leave_their_dtype(name, height, width):
+    image, other = random_pair(height, width).double() / 255
+    weights = oracle_mask(name, height, width)
+    torch.testing.assert_close(
+        image * (1 - weights) + other * weights, half_concat(image, other, name), atol=1e-5, rtol=0
+    )
+
+
+def test_a_hard_half_is_copied_bit_for_bit():
+    image, other = random_pair(9, 7)
+    made = half_concat(image, other, "right")
+    assert torch.equal(image[..., :3], made[..., :3])
+    assert torch.equal(other[..., 3:], made[..., 3:])
+
+
+@given(sides, sides, st.floats(0, 1), st.sampled_from(["round", "truncate"]))
+def test_blend_agrees_with_float64(height, width, alpha, rounding):
+    image, other = random_pair(height, width)
+    exact = (1 - alpha) * image.double() + alpha * other.double()
+    made = blend(image, other, alpha, rounding=rounding)
+    expected = exact.round() if rounding == "round" else (exact + 1e-3).floor()
+    assert (made.double() - expected).abs().max() <= 1
+    assert ((made.double() - expected) != 0).double().mean() <= 0.02
+
+
+def test_whole_results_lose_no_level_to_truncation():
+    image, other = torch.full((2, 1, 1, 1), 100, dtype=torch.uint8)
+    for alpha in torch.linspace(0, 1, 101).tolist():
+        assert blend(image, other, alpha, rounding="truncate").item() == 100
+
+
+def test_one_weight_for_each_image():
+    image, other = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
+    made = blend(image, other, torch.tensor([0.0, 0.25, 1.0]))
+    assert made[:, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a, b: blend(a, b, 1.4), r"'alpha' must be in \[0, 1\], got 1.4"),
+        (lambda a, b: blend(a, b[:, :1], 0.5), "'other' must be like the image"),
+        (lambda a, b: blend(a, b.float(), 0.5), "got .* of torch.float32"),
+        (lambda a, b: blend(a.int(), b, 0.5), "'image' must be uint8 or floating"),
+        (lambda a, b: blend(a, b, 0.5, rounding="up"), "'rounding' must be round or truncate"),
+        (lambda a, b: half_concat(a[0], b[0], "left"), r"shape \(..., C, H, W\), got \(4, 4\)"),
+        (lambda a, b: half_concat(a, b, "middle"), "'mask' must be one of left, .* got 'middle'"),
+        (lambda a, b: half_mask("left", (0, 4)), r"at least \(1, 1\), got \(0, 4\)"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*random_pair(4, 4))
+
+
+def test_blank_is_dark_output_from_a_source_that_is_not():
+    black, bright = torch.zeros(3, 8, 8, dtype=torch.uint8), random_pair(8, 8)[0]
+    white = torch.full((3, 8, 8), 255, dtype=torch.uint8)
+    assert is_blank(black) and is_blank(black, bright)
+    assert not is_blank(black, black)
+    assert not is_blank(white) and not is_blank(white, bright)  # the released code drops these
+
+
+@given(sides, sides, st.integers(0, 3))
+def test_arithmetic_never_touches_the_global_generator(height, width, seed):
+    before = torch.get_rng_state()
+    image, other = random_pair(height, width, seed)
+    for name in MASKS:
+        half_concat(image, other, name)
+    resize(blend(image, other, 0.2), (5, 9))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_resize_gives_the_asked_size_and_leaves_an_equal_one_alone():
+    image = random_pair(9, 7)[0]
+    assert resize(image, (20, 3)).shape == (3, 20, 3)
+    assert resize(image, (9, 7)) is image
+
+
+def test_resize_to_one_pixel_is_the_mean():
+    image = random_pair(9, 7)[0]
+    mean = image.float().mean((1, 2)).round()
+    assert (resize(image, (1, 1))[:, 0, 0].float() - mean).abs().max() <= 8
+
+
+def test_every_mask_of_a_set_has_a_name():
+    assert set(functional.MASKS) == {name for names in MASK_SETS.values() for name in names}
