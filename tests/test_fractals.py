@@ -1,0 +1,204 @@
+"""Systems by the rule of the paper, pictures worth blending in, and a bank that keeps them."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from diffaug import FractalBank, fractals
+from diffaug.errors import UnreadableImageError
+from diffaug.fractals import FractalFolder, render, sample_systems
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@given(st.integers(0, 2**32))
+def test_singular_values_satisfy_the_paper_s_rule(seed):
+    maps, probabilities = sample_systems(3, generator(seed))
+    for system, shares in zip(maps, probabilities, strict=True):
+        k = int((shares > 0).sum())
+        values = np.linalg.svd(system[:k, :, :2].double().numpy(), compute_uv=False)
+        total = (values[:, 0] + 2 * values[:, 1]).sum()
+        assert 2 <= k <= 8
+        assert (5 + k) / 2 - 1e-4 <= total <= (6 + k) / 2 + 1e-4
+        assert values.max() <= 1 + 1e-5  # no map expands
+        assert system[:k, :, 2].abs().max() <= 1
+        assert torch.count_nonzero(system[k:]) == 0
+
+
+@given(st.integers(0, 2**32))
+def test_probabilities_follow_the_areas(seed):
+    maps, probabilities = sample_systems(2, generator(seed))
+    torch.testing.assert_close(torch.ones(2), probabilities.sum(1))
+    areas = torch.linalg.det(maps[..., :2].double()).abs()
+    for area, shares in zip(areas, probabilities, strict=True):
+        order = area[shares > 0].argsort()
+        assert (shares[shares > 0][order].diff() >= -1e-6).all()
+
+
+def test_the_chaos_game_draws_the_attractor(monkeypatch):
+    """Sierpinski's triangle has no mark in its central hole, nor beyond its longest side."""
+    monkeypatch.setattr(fractals, "_shade", lambda density, *_: density.expand(3, -1, -1))
+    maps = torch.zeros(1, 8, 2, 3)
+    for i, (x, y) in enumerate([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)]):
+        maps[0, i] = torch.tensor([[0.5, 0, x / 2], [0, 0.5, y / 2]])
+    shares = torch.tensor([[1 / 3] * 3 + [0.0] * 5])
+    [[density, *_]] = render(maps, shares, seeds=[0], size=128)
+    assert 0 == density[44:54, 44:54].sum()
+    assert 0 == density[80:, 80:].sum()
+    assert density[4:40, 4:40].sum() > 12_000
+
+
+def test_draws_are_as_frequent_as_their_probabilities():
+    shares = torch.tensor([0.6, 0.3, 0.1, 0, 0, 0, 0, 0])
+    drawn = fractals._draw_maps(shares, 200, generator())
+    found = torch.bincount(drawn, minlength=8) / len(drawn)
+    torch.testing.assert_close(shares, found, atol=0.005, rtol=0)
+
+
+def test_a_picture_does_not_depend_on_its_company():
+    systems = sample_systems(3, generator())
+    together = render(*systems, seeds=[5, 6, 7], size=64)
+    alone = render(systems[0][1:2], systems[1][1:2], seeds=[6], size=64)
+    assert torch.equal(alone[0], together[1])
+    assert (together.shape, together.dtype) == ((3, 3, 64, 64), torch.uint8)
+
+
+@given(st.integers(1, 70), st.integers(1, 5000))
+def test_any_size_and_any_number_of_points_can_be_rendered(size, points):
+    [picture] = render(*sample_systems(1, generator(1)), seeds=[0], size=size, points=points)
+    assert picture.shape == (3, size, size)
+
+
+def test_neither_drawing_nor_rendering_touches_the_global_generator():
+    before = torch.get_rng_state()
+    render(*sample_systems(1, generator()), seeds=[0], size=32)
+    FractalBank(1, 16, seed=77)[0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_no_degenerate_picture_gets_into_a_bank():
+    for picture in FractalBank(40, 64).batch(range(40)):
+        assert not fractals._is_degenerate(picture)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_empty_and_solid_pictures_are_degenerate(level):
+    picture = torch.full((3, 64, 64), level, dtype=torch.uint8)
+    assert fractals._is_degenerate(picture)
+    picture[:, 30:32, 30:32] = 255 - level
+    assert fractals._is_degenerate(picture)
+
+
+def test_pictures_differ_and_depend_on_seed_size_and_index_alone():
+    large, small = FractalBank(9, 32, seed=1), FractalBank(5, 32, seed=1)
+    assert torch.equal(large[4], small[4])
+    assert not torch.equal(large[4], large[5])
+    assert not torch.equal(large[4], FractalBank(9, 32, seed=2)[4])
+    assert "fractal-1-4" == large.name(4)
+
+
+def test_another_process_finds_what_this_one_rendered(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path))
+    expected = FractalBank(3, 32, seed=3)[2].sum().item()
+    code = (
+        "import diffaug.fractals as f; f.render = None;"
+        "print(f.FractalBank(3, 32, seed=3)[2].sum().item())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=120
+    )
+    assert str(expected) == run.stdout.strip(), run.stderr
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
+def test_a_damaged_record_is_rendered_again(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path))
+    expected = FractalBank(2, 32)[1]
+    [file] = tmp_path.rglob("*.bin")
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes({"flipped": data, "cut": data[:-9], "emptied": b""}[damage])
+    assert torch.equal(expected, FractalBank(2, 32)[1])
+    assert torch.equal(expected, FractalBank(2, 32)[1])
+
+
+def test_a_larger_bank_extends_the_file_of_a_smaller_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path))
+    small, large = FractalBank(2, 16), FractalBank(20, 16)
+    first = small[1].clone()
+    large[19]
+    assert torch.equal(first, small[1]) and torch.equal(first, large[1])
+
+
+def test_without_a_writable_cache_it_warns_once_and_goes_on(tmp_path, monkeypatch):
+    expected = FractalBank(1, 16)[0]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "file"))
+    bank = FractalBank(1, 16)
+    with pytest.warns(RuntimeWarning, match="cannot write") as caught:
+        assert torch.equal(expected, bank[0]) and torch.equal(expected, bank[0])
+    assert 1 == len(caught)
+
+
+def test_a_bank_pickles_as_its_settings():
+    bank = FractalBank(7, 32, seed=5)
+    fresh = pickle.dumps(bank)
+    bank[0]
+    assert pickle.dumps(bank) == fresh and len(fresh) < 200
+    assert bank == pickle.loads(fresh) and hash(bank) == hash(pickle.loads(fresh))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name, size in (("b.png", (40, 20)), ("sub/a.jpg", (9, 30))):
+        Image.new("RGB", size, "red").save(tmp_path / name)
+    return tmp_path
+
+
+def test_a_folder_of_pictures_serves_as_fractals(folder):
+    bank = FractalFolder(folder, size=16)
+    assert (2, "b.png", "sub/a.jpg") == (len(bank), bank.name(0), bank.name(1))
+    assert bank.batch([1, 0]).shape == (2, 3, 16, 16)
+    assert len(pickle.loads(pickle.dumps(bank))) == 2
+
+
+def test_an_unreadable_picture_is_named(folder):
+    (folder / "a.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError, match="a.png"):
+        FractalFolder(folder)[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: FractalBank(0), ValueError, "'count' must be at least 1, got 0"),
+        (lambda: FractalBank(size=8), ValueError, "'size' must be at least 16, got 8"),
+        (lambda: FractalBank(2, 16)[2], IndexError, r"'index' must be in \[0, 2\), got 2"),
+        (lambda: FractalFolder("nowhere"), ValueError, "must be a folder of images, got 'nowhere'"),
+        (lambda: FractalFolder(os.path.dirname(__file__)), ValueError, "holds none"),
+        (
+            lambda: render(*sample_systems(2, generator()), seeds=[1]),
+            ValueError,
+            "one seed for each of the 2 systems, got 1",
+        ),
+        (
+            lambda: render(*sample_systems(1, generator()), seeds=[1], size=0),
+            ValueError,
+            "'size' must be at least 1, got 0",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
