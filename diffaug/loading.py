@@ -1,0 +1,259 @@
+"""From a spec to a diffusers pipeline on its device: only safetensors, nothing random, no code."""
+
+import importlib
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffaug.errors import GenerationError, ModelError, require
+from diffaug.generation import ModelSpec
+from diffaug.presets import components, read_index, read_json, show_licence
+from diffaug.weights import adapter_file, download, weights_of
+
+#: Editors without a U-Net. None takes a batch of images with a prompt each.
+EDITORS = {
+    "Flux2KleinPipeline",
+    "FluxKontextPipeline",
+    "LongCatImageEditPipeline",
+    "QwenImageEditPipeline",
+    "QwenImageEditPlusPipeline",
+}
+
+
+def load_pipeline(spec: ModelSpec) -> Any:
+    """Load a pinned spec's pipeline onto its device; whatever is missing or unsafe is an error.
+
+    The global random state is as before. The licence is logged.
+
+    Raises:
+        ModelError: of another task, incomplete, pickled, or asking for code of its own.
+        ModelUnavailableError: not on this machine and not to be fetched.
+        GenerationError: the device is not there, or the model does not fit on it.
+    """
+    folder = download(spec)
+    index = read_index(folder)
+    _check_task(folder, index, spec)
+    device = choose_device(spec.device)
+    show_licence(spec)
+    try:
+        with torch.random.fork_rng(devices=[]), _quiet():
+            pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
+            _add_adapters(pipe, spec)
+            return _place(pipe, device, spec)
+    except torch.OutOfMemoryError as error:
+        raise GenerationError(
+            f"'{spec.model}' does not fit on {device}; set offload=True, or free the device."
+        ) from error
+
+
+def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
+    name = index["_class_name"]
+    if "unet" not in index:
+        if spec.task == "edit" and name not in EDITORS:
+            raise ModelError(
+                f"'{spec.model}' is a {name}, which does not edit; set task='translate' or "
+                "task='generate', or choose an editing model."
+            )
+        return
+    unet = read_json(folder / "unet" / "config.json")
+    found = unet.get("in_channels")
+    # An editing U-Net sees the source's latents beside the noisy ones.
+    wanted = (2 if spec.task == "edit" else 1) * unet.get("out_channels", 4)
+    if found != wanted:
+        other = "task='edit'" if spec.task != "edit" else "task='translate' or task='generate'"
+        raise ModelError(
+            f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {found} channels where "
+            f"that needs {wanted}; set {other}, or choose another model."
+        )
+
+
+def refuse_forked_cuda(device: str) -> None:
+    """Raise where CUDA was in use before this process was forked, for then it cannot be used.
+
+    ``"auto"`` meant CUDA there; here torch would see no GPU, and a CPU would quietly take over.
+    """
+    # Private, but there is no public way to ask, and CUDA's own error names no way out.
+    in_bad_fork = getattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+    if device.startswith(("auto", "cuda")) and in_bad_fork():
+        raise GenerationError(
+            "CUDA cannot be used in a forked process; give the DataLoader "
+            "multiprocessing_context='spawn' or num_workers=0."
+        )
+
+
+def choose_device(device: str) -> torch.device:
+    """Turn ``"auto"`` into a device that is there: this rank's GPU, the first one, MPS, the CPU.
+
+    Raises:
+        GenerationError: a GPU that is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            rank = int(os.environ.get("LOCAL_RANK", "0"))
+            device = f"cuda:{rank if rank < torch.cuda.device_count() else 0}"
+        else:
+            device = "mps" if torch.backends.mps.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise GenerationError(
+            f"'device' is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; "
+            "set device='auto' or 'cpu'."
+        )
+    return chosen
+
+
+def _choose_dtype(dtype: str, device: torch.device, index: dict[str, Any]) -> torch.dtype:
+    if dtype != "auto":
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[
+            dtype
+        ]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.float16 if "unet" in index else torch.bfloat16
+
+
+def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    name = index["_class_name"]
+    if spec.task == "edit" and "unet" in index:
+        xl = "XL" if "text_encoder_2" in index else ""
+        name = f"StableDiffusion{xl}InstructPix2PixPipeline"
+    pipeline = getattr(diffusers, name, None)
+    if pipeline is None:
+        raise ModelError(f"'{spec.model}' is a {name}, which this diffusers lacks; upgrade it.")
+    chosen = components(index, spec)
+    if spec.safety_checker and "safety_checker" not in chosen:
+        raise ModelError(f"'{spec.model}' has no safety checker; set safety_checker=False.")
+    parts = {
+        part: _load_part(folder / part, library, kind, dtype, spec.variant)
+        for part, (library, kind) in chosen.items()
+    }
+    if spec.scheduler is not None:
+        kind = getattr(diffusers, spec.scheduler, None)
+        if kind is None or not hasattr(kind, "from_config"):
+            raise ModelError(f"'scheduler' must be a diffusers scheduler, got {spec.scheduler!r}.")
+        parts["scheduler"] = kind.from_config(parts["scheduler"].config)
+    parameters = inspect.signature(pipeline.__init__).parameters
+    settings = {
+        key: None if isinstance(value, list) else value
+        for key, value in index.items()
+        if key in parameters and key not in parts
+    }
+    if "requires_safety_checker" in parameters:
+        settings["requires_safety_checker"] = spec.safety_checker
+    pipe = pipeline(**parts, **settings)
+    if spec.task == "edit":
+        return pipe
+    auto = (
+        diffusers.AutoPipelineForImage2Image
+        if spec.task == "translate"
+        else diffusers.AutoPipelineForText2Image
+    )
+    try:
+        return auto.from_pipe(pipe)
+    except ValueError as error:
+        raise ModelError(
+            f"'{spec.model}' is a {name}, which cannot do task={spec.task!r}; choose another model."
+        ) from error
+
+
+def _load_part(
+    folder: Path, library: str, name: str, dtype: torch.dtype, variant: str | None
+) -> Any:
+    """Load one part of a pipeline, from diffusers or transformers and from nowhere else."""
+    source: Any
+    if library in ("diffusers", "transformers"):
+        source = importlib.import_module(library)
+    else:
+        source = getattr(importlib.import_module("diffusers.pipelines"), library, None)
+    # The name that older models give to the same class.
+    kind = getattr(source, {"CLIPFeatureExtractor": "CLIPImageProcessor"}.get(name, name), None)
+    if kind is None:
+        raise ModelError(
+            f"'{folder}' asks for {library}.{name}, which neither diffusers nor transformers has; "
+            "upgrade them, or choose another model: code inside a model is never run."
+        )
+    if not issubclass(kind, torch.nn.Module):
+        return kind.from_pretrained(str(folder), local_files_only=True)
+    weights = weights_of((file.name for file in folder.iterdir()), variant, str(folder))
+    try:
+        part, report = kind.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            variant=variant if any(f".{variant}" in file for file in weights) else None,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(f"'{folder}' could not be loaded: {reason}") from error
+    # A missing tensor would silently be a random one.
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if missing:
+        raise ModelError(
+            f"'{folder}' lacks {len(missing)} weights that {name} needs ({missing[0]}, ...); it "
+            "was saved incomplete, or by another version of the library: get it anew or upgrade."
+        )
+    return part
+
+
+def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
+    if not spec.adapters:
+        return
+    require("peft")
+    names: list[str] = []
+    for adapter in spec.adapters:
+        file = adapter_file(adapter)
+        names.append(f"adapter{len(names)}")
+        try:
+            pipe.load_lora_weights(
+                str(file.parent),
+                weight_name=file.name,
+                adapter_name=names[-1],
+                use_safetensors=True,
+                local_files_only=True,
+            )
+            # Also notices an adapter of which nothing fitted, which loading passes over in silence.
+            pipe.set_adapters(names)
+        except (AttributeError, OSError, RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ModelError(
+                f"the adapter '{adapter}' does not fit '{spec.model}': {reason}"
+            ) from error
+
+
+def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    if hasattr(pipe, "watermark"):
+        pipe.watermark = None  # there only if some package is: images would differ by machine
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    if spec.offload and device.type == "cuda":
+        require("accelerate")
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    if spec.compile:
+        if device.type == "cuda":
+            denoiser.to(memory_format=torch.channels_last)
+        denoiser.compile()
+    return pipe
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' loading bars off the user's terminal."""
+    bars: Any = importlib.import_module("transformers.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()

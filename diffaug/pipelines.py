@@ -1,0 +1,359 @@
+"""Running a diffusion model on requests: grouping, batching, seeding, and what goes wrong."""
+
+import inspect
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+
+from diffaug.errors import GenerationError, RefusedError
+from diffaug.functional import is_blank, resize
+from diffaug.generation import MAX_SEED, Generated, GenerationRequest, ModelSpec
+from diffaug.loading import EDITORS, choose_device, load_pipeline, refuse_forked_cuda
+from diffaug.weights import pin
+
+_log = logging.getLogger("diffaug")
+
+#: Images made for one request before the source stands in.
+ATTEMPTS = 4
+
+_TOKEN = re.compile(r"<[^<>\s]+>")
+#: From this many parameters on, a CPU takes minutes for an image.
+_BIG = 100_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request on its way through the model: its place, its resized source, the seed to try."""
+
+    place: int
+    request: GenerationRequest
+    source: torch.Tensor | None
+    seed: int
+
+
+class DiffusersBackend:
+    """Generate with a diffusers pipeline, loaded on the first request.
+
+    Sources are resized to the model's square; what comes back has that size. Each image has its own
+    random generator, so with ``spec.pad`` it is the same, bit for bit, whatever is generated with
+    it. A batch that does not fit into memory is halved, for the rest of the backend's life.
+    Blank and refused outputs are made again with the next seed, three times; then the source stands
+    in. The backend pickles as its spec and may be used from several threads, one at a time.
+
+    Args:
+        spec: the model and how to run it.
+
+    Raises:
+        ValueError: (``generate``) a request does not suit the task, or has an unknown ``<token>``.
+        ModelError: (on first use) the model cannot be used; the message says why.
+        GenerationError: the model fails, or not even one image fits into memory.
+        RefusedError: every attempt at a text-to-image request was blank or refused.
+
+    Example:
+        >>> from diffaug import DiffusersBackend, ModelSpec
+        >>> backend = DiffusersBackend(ModelSpec("timbrooks/instruct-pix2pix"))  # loads nothing
+        >>> backend.size
+        512
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        #: How many requests got their source back because every attempt was blank or refused.
+        self.fallbacks = 0
+        self._pinned: ModelSpec | None = None
+        self._pipe: Any = None
+        self._batch_size = spec.batch_size
+        self._warned: set[str] = set()
+        # By process: a fork may copy a lock while a thread of the parent holds it.
+        self._locks: dict[int, threading.RLock] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DiffusersBackend, (self.spec,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the model and its settings; resolves the revision on first use."""
+        if self._pinned is None:
+            self._pinned = pin(self.spec)
+        return self._pinned.fingerprint
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the square that the model works at."""
+        return self.spec.size
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
+        """Return one image for each request, in order."""
+        requests = list(requests)
+        for request in requests:
+            _check(request, self.spec)
+        if not requests:
+            return []
+        with self._lock:
+            pipe = self._loaded()
+            self._check_prompts(pipe, requests)
+            return self._generate(pipe, requests)
+
+    def close(self) -> None:
+        """Free the model; the next call of ``generate`` loads it again."""
+        with self._lock:
+            if self._pipe is None:
+                return
+            if self.fallbacks:
+                _log.warning("'%s': in all, %d originals stood in", self.spec.model, self.fallbacks)
+            self._pipe = None
+            torch.cuda.empty_cache()  # nothing where CUDA was never used
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._locks.setdefault(os.getpid(), threading.RLock())
+
+    def _loaded(self) -> Any:
+        refuse_forked_cuda(self.spec.device)
+        if self._pipe is None:
+            self._pinned = pin(self.spec)
+            self._pipe = load_pipeline(self._pinned)
+            big = sum(map(_parameters, self._pipe.components.values())) > _BIG
+            if big and choose_device(self.spec.device).type == "cpu":
+                self._warn(
+                    "cpu",
+                    f"'{self.spec.model}' runs on the CPU: expect minutes an image; "
+                    "use backend='tiny' or a GPU.",
+                )
+        return self._pipe
+
+    def _check_prompts(self, pipe: Any, requests: list[GenerationRequest]) -> None:
+        """Raise for what the text encoder would pass over in silence, warn of what it cuts off."""
+        parameters = inspect.signature(pipe.__call__).parameters
+        if "negative_prompt" not in parameters and any(r.negative_prompt for r in requests):
+            raise ValueError(
+                f"'negative_prompt' must be empty: {type(pipe).__name__} takes none, "
+                f"got {next(r.negative_prompt for r in requests if r.negative_prompt)!r}."
+            )
+        tokenizer = getattr(pipe, "tokenizer", None)
+        if tokenizer is None:
+            return
+        known = tokenizer.get_added_vocab()
+        for prompt in {text for r in requests for text in (r.prompt, r.negative_prompt)}:
+            unknown = [token for token in _TOKEN.findall(prompt) if token not in known]
+            if unknown:
+                raise ValueError(
+                    f"'prompt' must use tokens that '{self.spec.model}' has learned, got "
+                    f"{unknown[0]!r} in {prompt!r}; add its learned embeddings to 'adapters'."
+                )
+            length = len(tokenizer(prompt, verbose=False)["input_ids"])
+            if length > tokenizer.model_max_length:
+                self._warn(
+                    "long",
+                    f"the model reads {tokenizer.model_max_length} tokens of a prompt; of "
+                    f"{prompt[:60]!r}... it does not see the last "
+                    f"{length - tokenizer.model_max_length}.",
+                )
+
+    def _generate(self, pipe: Any, requests: list[GenerationRequest]) -> list[Generated]:
+        results: dict[int, Generated] = {}
+        jobs = []
+        for place, request in enumerate(requests):
+            source = request.image
+            if source is not None:
+                source = resize(source, (self.size, self.size))
+            if request.strength == 0 and source is not None:
+                results[place] = Generated(source, request.seed)
+            else:
+                jobs.append(Job(place, request, source, request.seed))
+
+        for attempt in range(1, ATTEMPTS + 1):
+            failed = []
+            for job, image, refused in self._run(pipe, jobs):
+                if refused or is_blank(image, job.source):
+                    failed.append(replace(job, seed=(job.seed + 1) % MAX_SEED))
+                else:
+                    results[job.place] = Generated(image, job.seed, attempts=attempt)
+            jobs = failed
+
+        for job in jobs:
+            if job.source is None:
+                raise RefusedError(
+                    f"every image for {job.request.prompt!r} (seed {job.request.seed}) was blank "
+                    f"or refused, {ATTEMPTS} times; change the prompt or the seed."
+                )
+            results[job.place] = Generated(
+                job.source, job.request.seed, attempts=ATTEMPTS, fallback=True
+            )
+        self.fallbacks += len(jobs)
+        if jobs:
+            self._warn(
+                "fallback",
+                f"{len(jobs)} of {len(requests)} generated images were blank or refused {ATTEMPTS} "
+                "times; their originals stand in (later ones are counted in 'fallbacks').",
+            )
+        return [results[place] for place in range(len(requests))]
+
+    def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, torch.Tensor, bool]]:
+        """Yield each job with its image and whether the safety checker refused it."""
+        # An empty negative prompt beside a full one is not the same as none at all (SDXL), so an
+        # image would depend on its company.
+        groups: dict[tuple[int, bool], list[Job]] = {}
+        for job in jobs:
+            kind = (real_steps(self.spec, job.request), bool(job.request.negative_prompt))
+            groups.setdefault(kind, []).append(job)
+        for (steps, _), waiting in groups.items():
+            while waiting:
+                batch = waiting[: self._batch_size]
+                padding = 0
+                if self.spec.pad or self.spec.compile:
+                    padding = self._batch_size - len(batch)
+                made = self._try(pipe, batch + batch[-1:] * padding, steps)
+                if made is not None:
+                    yield from zip(batch, *made, strict=False)
+                    waiting = waiting[len(batch) :]
+
+    def _try(
+        self, pipe: Any, batch: list[Job], steps: int
+    ) -> tuple[torch.Tensor, list[bool]] | None:
+        """Run one batch; if it does not fit into memory, halve later ones and return None."""
+        try:
+            return run_batch(pipe, self.spec, batch, steps)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                reason = (str(error).splitlines() or [""])[0]
+                raise GenerationError(
+                    f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
+                ) from error
+        # Only here, after the exception, are the tensors that it held gone.
+        torch.cuda.empty_cache()
+        if len(batch) == 1:
+            raise GenerationError(
+                f"'{self.spec.model}' does not have the memory for one image of {self.size} px; "
+                "set offload=True, or choose a smaller 'size' or model."
+            )
+        self._batch_size = len(batch) // 2
+        self._warn(
+            "memory",
+            f"a batch of {len(batch)} does not fit into memory; going on with {self._batch_size} "
+            "(halved again where that is too many).",
+        )
+        return None
+
+    def _warn(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            warnings.warn(message, UserWarning, stacklevel=1)
+
+
+def _check(request: GenerationRequest, spec: ModelSpec) -> None:
+    if not isinstance(request, GenerationRequest):
+        raise TypeError(
+            f"'requests' must hold GenerationRequest objects, got {type(request).__name__}."
+        )
+    wanted = {"image": spec.task != "generate", "strength": spec.task == "translate"}
+    for name, needed in wanted.items():
+        value = getattr(request, name)
+        if (value is not None) != needed:
+            got = tuple(value.shape) if isinstance(value, torch.Tensor) else value
+            raise ValueError(
+                f"'{name}' must be {'given' if needed else 'None'} for task {spec.task!r}, "
+                f"got {got}."
+            )
+
+
+def real_steps(spec: ModelSpec, request: GenerationRequest) -> int:
+    """Return how many scheduler steps a request runs."""
+    if request.strength is None:
+        return spec.steps
+    return max(1, int(spec.steps * request.strength))
+
+
+def run_batch(
+    pipe: Any, spec: ModelSpec, jobs: Sequence[Job], steps: int
+) -> tuple[torch.Tensor, list[bool]]:
+    """Call a pipeline; return uint8 images (B, 3, size, size) and which of them were refused."""
+    settings: dict[str, Any] = {
+        "num_inference_steps": spec.steps,
+        "guidance_scale": spec.guidance_scale,
+        "output_type": "pt",
+    }
+    if spec.task == "edit":
+        settings["image_guidance_scale"] = spec.image_guidance_scale
+    if spec.task == "translate":
+        # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
+        settings["strength"] = min(1.0, (steps + 0.5) / spec.steps)
+    if spec.task == "generate" or type(pipe).__name__ in EDITORS:
+        settings["height"] = settings["width"] = spec.size
+    accepted = inspect.signature(pipe.__call__).parameters
+    settings = {name: value for name, value in settings.items() if name in accepted}
+
+    if type(pipe).__name__ in EDITORS:
+        outputs = [pipe(**settings, **_arguments_for_one(job)) for job in jobs]
+    else:
+        outputs = [pipe(**settings, **_arguments_for_all(jobs))]
+    images = torch.cat([output.images.float().cpu() for output in outputs])
+    # An overflow in half precision is as black as a refusal, and is tried again like one.
+    levels = (images.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    refused = [
+        bool(flag)
+        for output in outputs
+        for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
+    ]
+    return resize(levels, (spec.size, spec.size)), refused
+
+
+def _arguments_for_all(jobs: Sequence[Job]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "prompt": [job.request.prompt for job in jobs],
+        "generator": [torch.Generator().manual_seed(job.seed) for job in jobs],
+    }
+    if any(job.request.negative_prompt for job in jobs):
+        arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
+    sources = [job.source for job in jobs if job.source is not None]
+    if sources:
+        arguments["image"] = torch.stack(sources) / 255  # (B, 3, H, W) in [0, 1]
+    return arguments
+
+
+def _arguments_for_one(job: Job) -> dict[str, Any]:
+    """A list of images would mean several references for one prompt, and tensors are refused."""
+    arguments: dict[str, Any] = {
+        "prompt": job.request.prompt,
+        "generator": torch.Generator().manual_seed(job.seed),
+    }
+    if job.source is not None:
+        arguments["image"] = to_pil_image(job.source)
+    if job.request.negative_prompt:
+        arguments["negative_prompt"] = job.request.negative_prompt
+    return arguments
+
+
+def _parameters(part: Any) -> int:
+    return sum(p.numel() for p in part.parameters()) if isinstance(part, torch.nn.Module) else 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, (RuntimeError, MemoryError))
+        and any(
+            phrase in text
+            for phrase in ("can't allocate memory", "not enough memory", "out of memory")
+        )
+    )

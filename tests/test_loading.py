@@ -1,0 +1,192 @@
+"""From a folder to a pipeline: what is missing, unsafe or of another task is an error."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_pipelines import SIZE, make_request, model_folder, tiny_spec
+
+from diffaug import DiffusersBackend, ModelSpec, loading
+from diffaug.errors import GenerationError, ModelError
+from diffaug.loading import choose_device
+
+
+@pytest.mark.parametrize(
+    ("saved", "task", "message"),
+    [
+        ("edit", "translate", "its U-Net takes 8 channels where that needs 4; set task='edit'"),
+        ("edit", "generate", "takes 8 channels where that needs 4"),
+        ("generate", "edit", "takes 4 channels where that needs 8; set task='translate'"),
+    ],
+)
+def test_a_model_of_another_task_is_named_before_it_is_loaded(saved, task, message):
+    spec = ModelSpec(model_folder(saved), task=task, size=SIZE)
+    with pytest.raises(ModelError, match=message) as caught:
+        DiffusersBackend(spec).generate([make_request(task)])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(model_folder("edit"), tmp_path / "model")
+
+
+def load(folder, **changes):
+    return loading.load_pipeline(ModelSpec(folder, size=SIZE, device="cpu", **changes))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_a_missing_weight_is_an_error_and_not_a_random_number(folder, file):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / file)
+    del weights[min(weights)]
+    save_file(weights, folder / file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 weights that .* needs"):
+        load(folder)
+
+
+def test_weights_of_another_shape_are_an_error(folder):
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_in.weight"] = weights["conv_in.weight"][:1]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="unet"):
+        load(folder)
+
+
+def test_a_truncated_weight_file_is_an_error(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="unet.* could not be loaded"):
+        load(folder)
+
+
+def test_a_folder_of_pickles_is_refused_unread(folder):
+    for file in folder.glob("*/*.safetensors"):
+        file.unlink()
+        (file.parent / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
+    with pytest.raises(ModelError, match="pickled, which can run code when read, and are refused"):
+        load(folder)
+
+
+@pytest.mark.parametrize("library", ["mine", "os", "torch"])
+def test_a_part_from_elsewhere_than_diffusers_and_transformers_is_refused(folder, library):
+    index = json.loads((folder / "model_index.json").read_text())
+    index["unet"] = [library, "system"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "unet" / f"{library}.py").write_text("raise SystemExit")
+    with pytest.raises(ModelError, match="code inside a model is never run"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scheduler": "BestScheduler"}, "'scheduler' must be a diffusers scheduler, got 'Best"),
+        ({"safety_checker": True}, "has no safety checker; set safety_checker=False"),
+    ],
+)
+def test_a_setting_that_the_model_cannot_follow_is_an_error(folder, changes, message):
+    with pytest.raises(ModelError, match=message):
+        load(folder, **changes)
+
+
+def test_a_class_that_does_not_edit_or_is_unknown_is_an_error(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["unet"]
+    for name, task, message in (
+        ("FluxPipeline", "edit", "is a FluxPipeline, which does not edit"),
+        ("PipelineOfTomorrow", "translate", "which this diffusers lacks; upgrade it"),
+    ):
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+        with pytest.raises(ModelError, match=message):
+            load(folder, task=task)
+
+
+def test_a_variant_is_used_where_there_is_one(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    [made] = DiffusersBackend(ModelSpec(folder, size=SIZE, steps=2, variant="fp16")).generate(
+        [make_request()]
+    )
+    [expected] = DiffusersBackend(tiny_spec("edit")).generate([make_request()])
+    assert torch.equal(expected.image, made.image)
+
+
+def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = StableDiffusionPipeline.from_pretrained(model_folder("translate"))
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    state = get_peft_model_state_dict(pipe.unet)
+    pipe.save_lora_weights(tmp_path / "lora", unet_lora_layers=state)
+    spec = tiny_spec("translate")
+    adapted = DiffusersBackend(replace(spec, adapters=(tmp_path / "lora",)))
+    [plain] = DiffusersBackend(spec).generate([make_request("translate")])
+    [other] = adapted.generate([make_request("translate")])
+    assert not torch.equal(plain.image, other.image)
+    assert adapted.fingerprint != DiffusersBackend(spec).fingerprint
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="holds no safetensors file"):
+        DiffusersBackend(replace(spec, adapters=(tmp_path / "empty",))).generate(
+            [make_request("translate")]
+        )
+    for name, unfit in {
+        "shapes": {name: weight[..., :1].contiguous() for name, weight in state.items()},
+        "names": {name.replace("attentions", "others"): w for name, w in state.items()},
+    }.items():
+        pipe.save_lora_weights(tmp_path / name, unet_lora_layers=unfit)
+        with pytest.raises(ModelError, match=f"the adapter '.*{name}.*' does not fit"):
+            DiffusersBackend(replace(spec, adapters=(tmp_path / name,))).generate(
+                [make_request("translate")]
+            )
+
+
+def test_loading_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    load(model_folder("edit"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank, expected in (("1", "cuda:1"), ("5", "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert choose_device("auto") == torch.device(expected)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert choose_device("auto") == torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(GenerationError, match="'device' is 'cuda:3', but torch sees 1 CUDA"):
+        choose_device("cuda:3")
+    with pytest.raises(ValueError, match="'device' must be 'auto' or a torch device .* got 'gpu'"):
+        ModelSpec("a/b", device="gpu")
+
+
+def test_the_editors_named_here_are_classes_of_diffusers():
+    import diffusers
+
+    assert all(hasattr(diffusers, name) for name in loading.EDITORS)

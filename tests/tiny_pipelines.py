@@ -1,0 +1,166 @@
+"""Tiny random pipelines on disk, through the real diffusers and transformers classes.
+
+`save_pipeline` writes one; `model_folder` gives the one of a task, made once per process, and
+`tiny_spec` a spec for it; `make_requests` gives requests that suit a task.
+"""
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
+
+from diffaug import GenerationRequest, ModelSpec
+from diffaug.generation import Task
+
+#: Side in pixels that the pipelines work at.
+SIZE = 16
+
+
+def tiny_spec(task: Task, **changes: Any) -> ModelSpec:
+    """Describe the tiny random pipeline of a task: two steps of a 16 px model, on the CPU."""
+    settings: dict[str, object] = {"size": SIZE, "steps": 2, "batch_size": 4, "device": "cpu"}
+    return ModelSpec(str(model_folder(task)), task=task, **{**settings, **changes})
+
+
+def make_request(
+    task: Task = "edit", n: int = 0, prompt: str = "snowy", **changes: Any
+) -> GenerationRequest:
+    """Make a request that suits the task; `n` is its image and seed."""
+    generator = torch.Generator().manual_seed(n)
+    image = torch.randint(0, 256, (3, 11 + n, 20), generator=generator, dtype=torch.uint8)
+    fields: dict[str, Any] = {
+        "seed": n,
+        "image": None if task == "generate" else image,
+        "strength": 0.6 if task == "translate" else None,
+    }
+    return GenerationRequest(prompt, **{**fields, **changes})
+
+
+def make_requests(task: Task = "edit", count: int = 5) -> list[GenerationRequest]:
+    """Make requests that suit the task, each for another image."""
+    return [make_request(task, n, prompt=f"prompt {n}") for n in range(count)]
+
+
+@cache
+def model_folder(task: Task) -> Path:
+    """Make the tiny random pipeline of a task, once; do not change it, copy it."""
+    # Kept in an attribute so that it lives, and goes, with the process.
+    holder = tempfile.TemporaryDirectory(prefix="diffaug-tests-")
+    _HOLDERS.append(holder)
+    return save_pipeline(Path(holder.name) / task, task)
+
+
+_HOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def save_pipeline(folder: Path, task: Task, seed: int = 0) -> Path:
+    """Write a Stable-Diffusion-shaped pipeline with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _tokenizer(folder / "vocabulary")
+        parts = {
+            "tokenizer": tokenizer,
+            "text_encoder": _text_encoder(tokenizer),
+            "vae": _autoencoder(),
+            "unet": _unet(in_channels=8 if task == "edit" else 4),
+            "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),
+        }
+    kind = StableDiffusionInstructPix2PixPipeline if task == "edit" else StableDiffusionPipeline
+    pipe = kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_xl_pipeline(folder: Path, task: Task, seed: int = 0) -> Path:
+    """Write a Stable-Diffusion-XL-shaped pipeline with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _tokenizer(folder / "vocabulary")
+        text_encoder = _text_encoder(tokenizer)
+        text_encoder.config.projection_dim = 16
+        pipe = StableDiffusionXLPipeline(
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            text_encoder=text_encoder,
+            text_encoder_2=CLIPTextModelWithProjection(text_encoder.config),
+            vae=_autoencoder(),
+            unet=_unet(
+                in_channels=8 if task == "edit" else 4,
+                cross_attention_dim=32,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=6 * 8 + 16,
+            ),
+            scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """CLIP's 256 byte symbols, each also with </w>, and no merges: every prompt can be read."""
+    codes = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = [chr(code) for code in codes] + [chr(256 + n) for n in range(256 - len(codes))]
+    words = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+
+
+def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=SIZE,
+    )
+
+
+def _unet(in_channels: int, **changes: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE // 2,
+        in_channels=in_channels,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        attention_head_dim=8,
+        norm_num_groups=4,
+        **{"cross_attention_dim": 16, **changes},
+    )
