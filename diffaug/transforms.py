@@ -1,0 +1,444 @@
+"""What people compose: image transforms that draw once, ask a backend, and finish.
+
+Every transform works in the ``Compose`` of torchvision's ``transforms.v2`` and ``transforms``: on
+PIL images of any mode, on uint8 and float tensors, and on ``tv_tensors.Image``, one image or a
+batch ``(..., C, H, W)``, within any nesting of tuples, lists and dicts. What comes out has the
+size, type, dtype and device of what went in; labels, boxes and masks pass through untouched.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.transforms import v2
+
+from diffaug import functional, images, presets, registry
+from diffaug.fractals import FractalBank, FractalFolder
+from diffaug.functional import Rounding
+from diffaug.generation import (
+    MAX_SEED,
+    Backend,
+    Generated,
+    GenerationRequest,
+    ModelSpec,
+    derive_seed,
+)
+from diffaug.prompts import DIFFUSEMIX_PROMPTS, fill
+
+#: What was drawn for one image: plain JSON values.
+Params = dict[str, Any]
+BackendLike = str | Path | ModelSpec | Backend
+Fractals = FractalBank | FractalFolder | str | os.PathLike[str] | None
+
+
+class ImageTransform(v2.Transform):
+    """Base of the transforms: types in and out, the gate ``p``, and three hooks.
+
+    A subclass overrides ``draw`` (every random number, once), ``requests`` (which images it needs
+    generated) and ``finish`` (the result, from the image, what was generated, and what was drawn).
+    Online use, offline plans and previews call these three and nothing else.
+    """
+
+    _transformed_types = images.TRANSFORMED_TYPES
+    backend: ModelSpec | Backend | None = None
+    cache = False
+    #: How many augmented copies of one image an offline set has by default.
+    copies = 1
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = _unit("p", p)
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
+        """Draw what is random about ``n`` images; None is torch's global generator, as in v2."""
+        return [{} for _ in range(n)]
+
+    def draw_copy(self, copy: int, generator: torch.Generator) -> Params:
+        """Draw for the copy of this number of one image of an offline set, ``p`` left aside."""
+        return self.draw(1, generator)[0]
+
+    def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
+        """Ask for what the images (N, 3, H, W) need generated."""
+        return []
+
+    def finish(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> torch.Tensor:
+        """Make the result (N, 3, H, W), in the dtype and on the device of the images."""
+        return image
+
+    def stages(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> dict[str, torch.Tensor]:
+        """Return what each stage made, by name and in order, the result last; for previews."""
+        return {"result": self.finish(image, generated, params)}
+
+    def describe(self, params: Params) -> Params:
+        """Say in plain values what was drawn, for a manifest."""
+        return dict(params)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
+        """Draw for ``n`` images; None for those that ``p`` passes over."""
+        gate = torch.rand(n, generator=generator) < self.p
+        drawn = self.draw(n, generator)
+        return [one if passes else None for one, passes in zip(drawn, gate.tolist(), strict=True)]
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        if any(images.is_video(value) for value in flat_inputs):
+            raise TypeError(
+                f"{type(self).__name__} takes images, got a Video; "
+                "pass its frames as a tv_tensors.Image of shape (T, C, H, W)."
+            )
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        if not flat_inputs:
+            raise TypeError(
+                f"{type(self).__name__} found no image in its input: no PIL image and no tensor; "
+                "put v2.ToImage() before it."
+            )
+        return {"drawn": self.sample(max(images.check_image(image) for image in flat_inputs))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        count = images.check_image(inpt)
+        live = [i for i, drawn in enumerate(params["drawn"][:count]) if drawn is not None]
+        if not live:
+            return inpt
+        pixels, restore = images.unpack(inpt)  # (N, 3, H, W)
+        chosen, drawn = pixels[live], [params["drawn"][i] for i in live]
+        requests = self.requests(chosen, drawn)
+        generated = self.live_backend().generate(requests) if requests else []
+        result = pixels.clone()
+        result[live] = self.finish(chosen, generated, drawn)
+        return restore(result)
+
+    def live_backend(self) -> Backend:
+        """Return the process's backend for this transform; it loads on first use."""
+        if self.backend is None:
+            raise TypeError(f"{type(self).__name__} generates nothing and has no backend.")
+        return registry.backend_for(self.backend, cache=self.cache)
+
+
+class PromptEdit(ImageTransform):
+    """Edit the image by an instruction drawn from a list; the label stays.
+
+    Args:
+        prompts: instructions or styles, at least one; the nine of DiffuseMix by default.
+        template: a sentence with ``{prompt}`` in it that the model is told; None tells it the bare
+            prompt.
+        p: probability in [0, 1] that an image is edited.
+        variants: how many different edits there are of one image and one prompt, >= 1, so that
+            later epochs find them in the cache; None makes a fresh one each time, uncached.
+        backend: name of a preset, model id, local folder, :class:`ModelSpec` or a backend.
+            ``"tiny"`` comes with the package and runs on a CPU.
+        cache: keep generated images on disk.
+        seed: salts every image's seed, which follows from its content and the variant.
+
+    Shape:
+        A PIL image, or ``(..., C, H, W)`` with 1 or 3 channels, uint8 or float in [0, 1]; the same
+        comes out.
+
+    Raises:
+        ValueError: an argument or an image is outside its range.
+        DiffaugError: on first use, if the model cannot be loaded or run.
+
+    Example:
+        >>> import torch
+        >>> from diffaug import PromptEdit, RecordingBackend
+        >>> backend = RecordingBackend()
+        >>> edit = PromptEdit(["snowy"], template="make it {prompt}", backend=backend)
+        >>> edit(torch.rand(3, 48, 32)).shape, backend.requests[0].prompt
+        (torch.Size([3, 48, 32]), 'make it snowy')
+
+    Reference:
+        Brooks et al., InstructPix2Pix, 2023, arXiv 2211.09800; prompts of Islam et al., DiffuseMix,
+        2024, arXiv 2405.14881.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str] = DIFFUSEMIX_PROMPTS,
+        *,
+        template: str | None = None,
+        p: float = 1.0,
+        variants: int | None = 1,
+        backend: BackendLike = "instruct-pix2pix",
+        cache: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(p)
+        self.prompts = _prompts(prompts)
+        self.template = "{prompt}" if template is None else template
+        if "{prompt}" not in self.template:
+            raise ValueError(f"'template' must contain '{{prompt}}', got {template!r}.")
+        if variants is not None and variants < 1:
+            raise ValueError(f"'variants' must be at least 1 or None, got {variants}.")
+        self.variants = variants
+        self.backend = backend if isinstance(backend, Backend) else presets.resolve(backend)
+        if isinstance(self.backend, ModelSpec) and self.backend.task != "edit":
+            raise ValueError(
+                f"'backend' must be a model for the task edit, got {self.backend.model!r} "
+                f"for {self.backend.task}; 'tiny' and 'instruct-pix2pix' are such models."
+            )
+        self.cache = cache and variants is not None
+        self.seed = seed
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
+        prompts = torch.randint(len(self.prompts), (n,), generator=generator).tolist()
+        variants = torch.randint(self.variants or MAX_SEED, (n,), generator=generator).tolist()
+        return [
+            {"prompt": self.prompts[prompt], "variant": variant}
+            for prompt, variant in zip(prompts, variants, strict=True)
+        ]
+
+    def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
+        height, width = image.shape[-2:]
+        size = self.backend.size or max(height, width)  # type: ignore[union-attr]
+        small = functional.resize(images.to_uint8(image), (min(height, size), min(width, size)))
+        return [
+            GenerationRequest(
+                prompt=fill(self.template, drawn["prompt"]),
+                seed=derive_seed(source, self.seed, drawn["variant"]),
+                image=source,
+            )
+            for source, drawn in zip(small.cpu(), params, strict=True)
+        ]
+
+    def finish(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> torch.Tensor:
+        size = (image.shape[-2], image.shape[-1])
+        return torch.stack(
+            [
+                source
+                if made.fallback  # at full size, rather than what the model was shown of it
+                else images.to_dtype(functional.resize(made.image, size), like=image)
+                for source, made in zip(image, generated, strict=True)
+            ]
+        )
+
+
+class HalfConcat(ImageTransform):
+    """Join half of the image with the complementary half of its transformed self; the label stays.
+
+    Args:
+        transform: what the other half has been through: :class:`PromptEdit` by default, or any
+            transform that keeps the size. It is called with the images that ``p`` picks only.
+        masks: ``"paper"`` (left, right, top, bottom, hard), ``"release"`` (right, bottom, with a
+            soft seam), ``"genmix"`` (four soft halves and a soft circle), or names among
+            ``functional.MASKS``, drawn uniformly.
+        p: probability in [0, 1] that an image is changed.
+
+    Shape:
+        A PIL image, or ``(..., C, H, W)`` with 1 or 3 channels, uint8 or float in [0, 1]; the same
+        comes out.
+
+    Raises:
+        ValueError: an unknown mask, ``p`` outside [0, 1], or a transform that changes the size.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.transforms import v2
+        >>> from diffaug import HalfConcat
+        >>> HalfConcat(v2.RandomInvert(p=1), masks=["left"])(torch.zeros(3, 1, 4))[0]
+        tensor([[1., 1., 0., 0.]])
+
+    Reference:
+        Islam et al., DiffuseMix, 2024, arXiv 2405.14881, section 3.
+    """
+
+    def __init__(
+        self,
+        transform: Any = None,
+        *,
+        masks: str | Sequence[str] = "paper",
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p)
+        inner = PromptEdit() if transform is None else transform
+        if not callable(inner):
+            raise TypeError(f"'transform' must be callable, got {type(inner).__name__}.")
+        self.inner = inner if isinstance(inner, ImageTransform) else _Foreign(inner)
+        self.masks = _masks(masks)
+        self.rounding: Rounding = "round"
+        self.backend, self.cache = self.inner.backend, self.inner.cache
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
+        masks = torch.randint(len(self.masks), (n,), generator=generator).tolist()
+        inner = self.inner.sample(n, generator)
+        return [
+            {"mask": self.masks[mask], "inner": one} for mask, one in zip(masks, inner, strict=True)
+        ]
+
+    def _live(
+        self, image: torch.Tensor, params: list[Params]
+    ) -> tuple[list[int], torch.Tensor, list[Params]]:
+        """Pick the images that the inner transform's own ``p`` does not pass over."""
+        live = [i for i, drawn in enumerate(params) if drawn["inner"] is not None]
+        return live, image[live], [params[i]["inner"] for i in live]
+
+    def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
+        _, chosen, drawn = self._live(image, params)
+        return self.inner.requests(chosen, drawn) if drawn else []
+
+    def finish(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> torch.Tensor:
+        live, chosen, drawn = self._live(image, params)
+        other = image.clone()
+        if live:
+            other[live] = self.inner.finish(chosen, generated, drawn)
+        return torch.stack(
+            [
+                functional.half_concat(one, changed, drawn["mask"], rounding=self.rounding)
+                for one, changed, drawn in zip(image, other, params, strict=True)
+            ]
+        )
+
+    def describe(self, params: Params) -> Params:
+        inner = {} if params["inner"] is None else self.inner.describe(params["inner"])
+        return {"mask": params["mask"], **inner}
+
+
+class FractalBlend(ImageTransform):
+    """Blend a fractal into the image: ``(1 - alpha) image + alpha fractal``; the label stays.
+
+    Args:
+        alpha: weight of the fractal in [0, 1], or a range ``(low, high)`` to draw it from.
+        fractals: a :class:`FractalBank`, a folder of images, or None for 256 rendered ones.
+        p: probability in [0, 1] that an image is changed.
+
+    Shape:
+        A PIL image, or ``(..., C, H, W)`` with 1 or 3 channels, uint8 or float in [0, 1]; the same
+        comes out. The fractal is stretched to the image.
+
+    Raises:
+        ValueError: ``alpha`` or ``p`` outside [0, 1], or a folder without images.
+
+    Example:
+        >>> import torch
+        >>> from diffaug import FractalBank, FractalBlend
+        >>> blend = FractalBlend(alpha=(0.1, 0.3), fractals=FractalBank(count=2, size=32))
+        >>> blend(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([8, 3, 32, 32])
+
+    Reference:
+        Hendrycks et al., PixMix, 2022, arXiv 2112.05135, for fractals; Islam et al., DiffuseMix,
+        2024, arXiv 2405.14881, for this blend.
+    """
+
+    def __init__(
+        self,
+        alpha: float | tuple[float, float] = 0.2,
+        *,
+        fractals: Fractals = None,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p)
+        self.alpha = _range("alpha", alpha)
+        self.fractals = _bank(fractals)
+        self.rounding: Rounding = "round"
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
+        indices = torch.randint(len(self.fractals), (n,), generator=generator).tolist()
+        low, high = self.alpha
+        weights = torch.rand(n, generator=generator, dtype=torch.float64) * (high - low) + low
+        return [
+            {"fractal": index, "alpha": weight}
+            for index, weight in zip(indices, weights.tolist(), strict=True)
+        ]
+
+    def finish(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> torch.Tensor:
+        alpha = torch.tensor([drawn["alpha"] for drawn in params])
+        return functional.blend(image, self.pick(image, params), alpha, rounding=self.rounding)
+
+    def pick(self, image: torch.Tensor, params: list[Params]) -> torch.Tensor:
+        """Return the drawn fractals in the size, dtype and device of the images."""
+        drawn = self.fractals.batch([one["fractal"] for one in params])
+        size = (image.shape[-2], image.shape[-1])
+        return images.to_dtype(functional.resize(drawn, size), like=image)
+
+    def describe(self, params: Params) -> Params:
+        return {"fractal": self.fractals.name(params["fractal"]), "alpha": params["alpha"]}
+
+
+class _Foreign(ImageTransform):
+    """Let any callable be the inner transform: its own random numbers come from one drawn seed."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__(p=1.0)
+        self.call = call
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
+        seeds = torch.randint(MAX_SEED, (n,), generator=generator).tolist()
+        return [{"inner_seed": seed} for seed in seeds]
+
+    def finish(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> torch.Tensor:
+        with torch.random.fork_rng(devices=[]):
+            return torch.stack(
+                [
+                    self._one(source, drawn["inner_seed"])
+                    for source, drawn in zip(image, params, strict=True)
+                ]
+            )
+
+    def _one(self, source: torch.Tensor, seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        made = self.call(source)
+        if not isinstance(made, torch.Tensor) or made.shape != source.shape:
+            got = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+            raise ValueError(
+                f"'transform' must keep the image's shape {tuple(source.shape)}, got {got}."
+            )
+        return made.to(source.dtype)
+
+
+def _unit(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"'{name}' must be in [0, 1], got {value}.")
+    return float(value)
+
+
+def _range(name: str, value: float | Sequence[float]) -> tuple[float, float]:
+    if not isinstance(value, Sequence):
+        return (_unit(name, value), float(value))
+    if len(value) != 2 or value[0] > value[1]:
+        raise ValueError(f"'{name}' must be a number or a range (low, high), got {value}.")
+    return (_unit(name, value[0]), _unit(name, value[1]))
+
+
+def _prompts(prompts: Sequence[str]) -> tuple[str, ...]:
+    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not listed:
+        raise ValueError("'prompts' must hold at least one prompt, got none.")
+    for prompt in listed:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(f"'prompts' must hold non-empty strings, got {prompt!r}.")
+    return tuple(prompt.strip() for prompt in listed)
+
+
+def _masks(masks: str | Sequence[str]) -> tuple[str, ...]:
+    listed = [masks] if isinstance(masks, str) else list(masks)
+    names = [name for one in listed for name in functional.MASK_SETS.get(one, (one,))]
+    for name in names:
+        if name not in functional.MASKS:
+            raise ValueError(
+                f"'masks' must be one of {', '.join(functional.MASK_SETS)}, or names among "
+                f"{', '.join(functional.MASKS)}, got {name!r}."
+            )
+    if not names:
+        raise ValueError("'masks' must name at least one mask, got none.")
+    return tuple(names)
+
+
+def _bank(fractals: Fractals) -> FractalBank | FractalFolder:
+    if fractals is None:
+        return FractalBank()
+    if isinstance(fractals, (str, os.PathLike)):
+        return FractalFolder(fractals)
+    return fractals
