@@ -1,0 +1,153 @@
+"""The offline job: a folder or a dataset in, a set of augmented images with its manifest out."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffaug.errors import DestinationError
+from diffaug.manifest import Destination
+from diffaug.offline import Options, Planned, Run, Summary, plan
+from diffaug.provenance import identity, pinned
+from diffaug.sources import DatasetSource, FolderSource, Skipped, Source
+from diffaug.transforms import ImageTransform
+
+__all__ = ["Planned", "Skipped", "Summary", "augment_dataset", "augment_folder", "plan"]
+
+
+def augment_folder(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    transform: ImageTransform,
+    *,
+    per_image: int | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    format: str = "jpg",
+    include_originals: bool = False,
+    strict: bool = False,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> Summary:
+    """Augment a class-per-folder tree of images into a set on disk; the label is the folder.
+
+    Run it again after any interruption, and it makes what is missing. The set holds
+    ``<class>/<path and stem>__<n>.<format>`` (the source's extension stays where two stems are the
+    same), ``metadata.jsonl`` with a row for each image, and ``run.json``. It loads with
+    torchvision's ``ImageFolder``, and with Hugging Face's ``load_dataset("imagefolder",
+    data_dir=..., data_files={"train": "**"})``, which else takes names like ``val_1`` for splits.
+
+    Args:
+        source: a folder with one folder per class.
+        destination: a new folder, or one that this same run was stopped in.
+        transform: which augmentation; its ``p`` is left aside.
+        per_image: copies of each image, >= 1; None for as many as the transform advises. More than
+            before adds the missing ones; with fewer none goes.
+        seed: with the transform's settings it determines the set.
+        size: resize sources to this shorter side in pixels; None keeps their size.
+        format: ``"jpg"``, ``"png"`` or ``"webp"``.
+        include_originals: write each source too, in the same size and format, as ``__original``.
+        strict: stop at the first unreadable image rather than skip it.
+        dry_run: count, write nothing.
+        progress: show a bar on stderr.
+
+    Raises:
+        ValueError: an argument is outside its range, or there is no image in a class folder.
+        UnreadableImageError: with ``strict``, a file is no whole image.
+        DestinationError: the destination lies in the source, holds something else, is in use, or
+            cannot be written to.
+        DiffaugError: the model cannot be loaded or run.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torchvision.utils import save_image
+        >>> from diffaug import PromptEdit, RecordingBackend, augment_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "photos", "cat").mkdir(parents=True)
+        ...     save_image(torch.rand(3, 32, 48), f"{folder}/photos/cat/tom.png")
+        ...     edit = PromptEdit(backend=RecordingBackend())
+        ...     done = augment_folder(f"{folder}/photos", f"{folder}/set", edit, per_image=2)
+        ...     sorted(path.name for path in Path(folder, "set", "cat").iterdir()), done.made
+        (['tom__0.jpg', 'tom__1.jpg'], 2)
+    """
+    options = Options(per_image, seed, size, format, include_originals, strict, dry_run, progress)
+    below, root = Path(destination).expanduser().resolve(), Path(source).expanduser().resolve()
+    if below.is_relative_to(root):
+        raise DestinationError(
+            f"'{destination}' lies inside the source '{source}', whose next run would take it for "
+            "a class; choose a folder outside it."
+        )
+    return _augment(FolderSource(source), destination, transform, options)
+
+
+def augment_dataset(
+    dataset: Any,
+    destination: str | os.PathLike[str],
+    transform: ImageTransform,
+    *,
+    per_image: int | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    format: str = "jpg",
+    include_originals: bool = False,
+    class_names: Sequence[str] | None = None,
+    strict: bool = False,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> Summary:
+    """Augment a map-style dataset into a set on disk, each image in the folder of its label.
+
+    It works as :func:`augment_folder` does, and names images ``<class>/<index>__<n>.<format>``.
+
+    Args:
+        dataset: of ``(image, label)`` pairs (torchvision) or of dicts with ``image`` or ``img`` and
+            ``label``, ``labels`` or ``fine_label`` (Hugging Face); without random transforms.
+        destination, transform, per_image, seed, size, format, include_originals, strict, dry_run,
+            progress: as for :func:`augment_folder`.
+        class_names: names by label; by default the dataset's own ``classes`` or features, or else
+            the number itself.
+
+    Shape:
+        Images: PIL, or ``(C, H, W)`` with 1 or 3 channels, uint8 or float in [0, 1].
+
+    Raises:
+        TypeError: the dataset has no length or no integer indices, or an item holds no image.
+        ValueError, DiffaugError: as for :func:`augment_folder`; a label that has no name.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from diffaug import PromptEdit, RecordingBackend, augment_dataset
+        >>> data = [(torch.rand(3, 32, 32), 1)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     edit = PromptEdit(backend=RecordingBackend())
+        ...     done = augment_dataset(data, folder, edit, class_names=["cat", "dog"])
+        ...     [path.name for path in Path(folder, "dog").iterdir()]
+        ['000000__0.jpg']
+    """
+    options = Options(per_image, seed, size, format, include_originals, strict, dry_run, progress)
+    return _augment(DatasetSource(dataset, class_names), destination, transform, options)
+
+
+def _augment(
+    source: Source,
+    destination: str | os.PathLike[str],
+    transform: ImageTransform,
+    options: Options,
+) -> Summary:
+    if not isinstance(transform, ImageTransform):
+        raise TypeError(
+            "'transform' must be one of diffaug's, such as DiffuseMix, "
+            f"got {type(transform).__name__}."
+        )
+    spec = pinned(transform.backend)
+    place = Destination(destination, identity(transform, spec, options.identity()))
+    recorded = place.recorded()  # a folder is refused before it is touched
+    if recorded and not source.may_be(recorded["source"]):
+        raise DestinationError(
+            f"'{destination}' holds a set made from '{recorded['source']}', and 'source' is "
+            f"'{source.name}' now; choose another folder."
+        )
+    if options.dry_run:
+        return Run(source, place, transform, spec, options).summary()
+    with place:
+        return Run(source, place, transform, spec, options).go()

@@ -1,0 +1,313 @@
+"""A generated set on disk: its rows, its run, and the one run at a time that adds to it.
+
+A finished set is its class folders, ``metadata.jsonl`` (a row for each image) and ``run.json``.
+While it is made, rows are journalled in a hidden file, so that a run killed at any moment can be
+gone on with; everything hidden starts with ``.diffaug.`` and goes at the end.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from diffaug.errors import DestinationError
+
+#: What is known of one image, in plain JSON values.
+Row = dict[str, Any]
+
+MANIFEST = "metadata.jsonl"
+RUN = "run.json"
+#: What every row has, in this order; what else was drawn comes behind.
+COLUMNS = (
+    *("file_name", "source", "label", "method", "prompt", "seed", "strength", "mask"),
+    *("fractal", "alpha", "attempts", "fallback", "model", "revision", "versions"),
+)
+
+_HIDDEN = ".diffaug."
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
+    """Read the rows of a finished set, in order.
+
+    Args:
+        folder: what ``augment_folder`` or ``augment_dataset`` was given as destination.
+
+    Raises:
+        ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.manifest import read_manifest, write_manifest
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_manifest(folder, [{"file_name": "cat/1__0.jpg", "label": "cat"}])
+        ...     read_manifest(folder)[0]["label"]
+        'cat'
+    """
+    path = Path(folder, MANIFEST)
+    if not path.is_file():
+        raise ValueError(
+            f"'folder' must hold a generated set, and '{folder}' has no {MANIFEST}; "
+            "make one with augment_folder or 'diffaug augment'."
+        )
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        row = _parse(line)
+        if row is None:
+            raise ValueError(f"'{path}', line {number}, is not a row with a 'file_name'.")
+        rows.append(row)
+    return rows
+
+
+def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Write the rows of a set, in the order given, whole or not at all.
+
+    Args:
+        folder: the set's folder, which exists.
+        rows: plain JSON values. Every row gets every column that any of them has, empty where it
+            says nothing: Hugging Face's reader wants it so.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.manifest import write_manifest
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_manifest(folder, [])
+    """
+    rows = list(rows)
+    extras = sorted({name for row in rows for name in row}.difference(COLUMNS))
+    lines = [_line({name: row.get(name) for name in (*COLUMNS, *extras)}) for row in rows]
+    _replace(Path(folder), MANIFEST, b"".join(lines))
+
+
+def read_run(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Read what made a set, from ``run.json``; None where there is none.
+
+    Raises:
+        DestinationError: it is not readable.
+
+    Example:
+        >>> from diffaug.manifest import read_run
+        >>> read_run("no/such/folder") is None
+        True
+    """
+    path = Path(folder, RUN)
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise DestinationError(
+            f"'{path}' could not be read ({error}); choose another folder."
+        ) from error
+    if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
+        raise DestinationError(f"'{path}' is not diffaug's; choose another folder.")
+    return run
+
+
+def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
+    """Write ``run.json``, whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.manifest import read_run, write_run
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_run(folder, {"identity": {"seed": 0}})
+        ...     read_run(folder)
+        {'identity': {'seed': 0}}
+    """
+    text = json.dumps(run, ensure_ascii=False, indent=2) + "\n"
+    _replace(Path(folder), RUN, text.encode())
+
+
+class Journal:
+    """Rows appended one by one; a last line cut by a crash counts as not written.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.manifest import Journal
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     journal = Journal(folder)
+        ...     journal.start()
+        ...     journal.append({"file_name": "cat/1__0.jpg"})
+        ...     journal.rows()
+        [{'file_name': 'cat/1__0.jpg'}]
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder, f"{_HIDDEN}journal.jsonl")
+
+    def rows(self) -> list[Row]:
+        """Return the whole rows, none if there is no journal."""
+        try:
+            lines = self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        return [row for row in map(_parse, lines) if row is not None]
+
+    def start(self) -> None:
+        """Make the file, or cut off what follows its last whole line."""
+        with self.path.open("a+b") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+    def append(self, row: Row) -> None:
+        """Add a row; it is in the file when this returns."""
+        # Not mode "ab", which would make the file anew in a folder that was removed and remade.
+        with self.path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(_line(row))
+
+
+class Destination:
+    """The folder of a set, for the one run that may add to it at a time.
+
+    Nothing stays of it until ``begin``: an error before leaves no trace.
+
+    Args:
+        folder: need not exist.
+        identity: the plain values that make a run what it is. A folder with another run's images is
+            refused; so is one with anything else in it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.journal = Journal(self.folder)
+        self._identity = json.loads(json.dumps(identity))
+        self.begun = False
+        self._made: list[Path] = []
+        self._lock: Any = None
+
+    def recorded(self) -> dict[str, Any] | None:
+        """Return what ``run.json`` says of this run so far, None for a new folder.
+
+        Raises:
+            DestinationError: the folder holds something else; the message says what.
+        """
+        with self._told("read"):
+            if not self.folder.exists():
+                return None
+            names = sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
+        run = read_run(self.folder)
+        if run is None:
+            if not names:
+                return None
+            raise DestinationError(
+                f"'{self.folder}' must be empty or hold a set of this run, and it holds "
+                f"'{names[0]}' and no {RUN}; choose another folder."
+            )
+        there = run["identity"]
+        for name in [*self._identity, *there]:
+            if name not in there or there[name] != self._identity.get(name):
+                raise DestinationError(
+                    f"'{self.folder}' holds a different run: '{name}' is {there.get(name)!r} there "
+                    f"and {self._identity.get(name)!r} here; choose another folder, "
+                    "or the same settings."
+                )
+        return run
+
+    def rows(self) -> list[Row]:
+        """Return what is known of every image that is there, each once."""
+        known = read_manifest(self.folder) if (self.folder / MANIFEST).exists() else []
+        rows = {row["file_name"]: row for row in known + self.journal.rows()}
+        return [row for name, row in rows.items() if _has_bytes(self.folder / name)]
+
+    def __enter__(self) -> Self:
+        """Lock the folder, making it if need be."""
+        from filelock import FileLock, Timeout
+
+        with self._told("written to"):
+            parents = (self.folder, *self.folder.parents)
+            self._made = [folder for folder in parents if not folder.exists()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / f"{_HIDDEN}lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise DestinationError(
+                    f"'{self.folder}' is being written to by another run; "
+                    "wait for it, or choose another folder."
+                ) from error
+            self._lock = lock
+            for abandoned in self.folder.glob(f"{_HIDDEN}*.tmp"):
+                abandoned.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Unlock the folder; remove it if nothing came of the run."""
+        # Under the lock: whoever opened the file before sees that it has no name any more.
+        with suppress(OSError):
+            os.unlink(self._lock.lock_file)
+        self._lock.release()
+        if not self.begun:
+            for folder in self._made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Record the run, before its first image."""
+        with self._told("written to"):
+            if not (self.folder / RUN).exists():
+                write_run(self.folder, {"identity": self._identity, **run})
+            self.journal.start()
+        self.begun = True
+
+    def add(self, row: Row, data: bytes) -> None:
+        """Write an image, and then its row: a row's image is always there, and whole."""
+        with self._told("written to"):
+            _replace(self.folder, row["file_name"], data)
+            self.journal.append(row)
+
+    def finish(self, run: Mapping[str, Any], order: Callable[[Row], Any]) -> None:
+        """Write the manifest, sorted by ``order``, and remove what was hidden."""
+        if not self.begun and not self.journal.path.exists():
+            return
+        with self._told("written to"):
+            rows = sorted(self.rows(), key=order)
+            write_manifest(self.folder, rows)
+            write_run(self.folder, {"identity": self._identity, **run, "images": len(rows)})
+            self.journal.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DestinationError(
+                f"'{self.folder}' could not be {done}: {error.strerror or error}; once it can, "
+                "the same command goes on where it stopped."
+            ) from error
+
+
+def _parse(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    named = isinstance(row, dict) and isinstance(row.get("file_name"), str)
+    return row if named else None
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _has_bytes(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size > 0  # a power cut can leave an empty file
+    return False
+
+
+def _replace(folder: Path, name: str, data: bytes) -> None:
+    """Write a file of a set under a hidden name and rename it; subfolders are made."""
+    temporary = folder / f"{_HIDDEN}{secrets.token_hex(8)}.tmp"
+    try:
+        # First, and in the set's own folder: one that vanished must not be made anew.
+        temporary.write_bytes(data)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, folder / name)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

@@ -1,0 +1,85 @@
+"""What a set was made with: the transform's settings, the model, the versions, in plain values."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from diffaug.fractals import FractalFolder
+from diffaug.generation import Backend, ModelSpec, derive_seed
+from diffaug.transforms import ImageTransform
+from diffaug.weights import pin
+
+
+def pinned(backend: ModelSpec | Backend | None) -> ModelSpec | None:
+    """Return the spec of a model, or of a backend that has one, with its revision filled in."""
+    spec: Any = backend
+    while spec is not None and not isinstance(spec, ModelSpec):
+        spec = getattr(spec, "spec", None) or getattr(spec, "backend", None)
+    return spec and pin(spec)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that pixels depend on, without importing anything."""
+    found = {}
+    for package in ("diffaug", "diffusers", "torch"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a source tree
+            found[package] = "unknown"
+    return found
+
+
+def identity(
+    transform: ImageTransform, spec: ModelSpec | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Say in plain values what makes a run this one; images of two are never in one folder."""
+    model = dataclasses.asdict(spec) if spec else {}
+    for name in ("device", "batch_size", "pad", "compile", "offload"):
+        model.pop(name, None)
+    if spec and str(spec.revision).startswith("sha256:"):
+        del model["model"]  # a folder is its weights, wherever it lies
+    return {
+        "method": type(transform).__name__,
+        **options,
+        **{f"transform.{name}": value for name, value in settings_of(transform).items()},
+        **{f"model.{name}": value for name, value in model.items()},
+        "fingerprint": getattr(spec or transform.backend, "fingerprint", None),
+        "diffaug": versions()["diffaug"],
+    }
+
+
+def settings_of(transform: ImageTransform) -> dict[str, Any]:
+    """Return the settings of a transform and of those inside it, as plain values.
+
+    Left out is what does not change an offline set: ``p``, the cache, and the backend, which has a
+    fingerprint of its own.
+    """
+    found: dict[str, Any] = {}
+    for path, module in transform.named_modules():
+        if path:
+            found[path] = type(module).__name__
+        for name, value in vars(module).items():
+            if name.startswith("_") or name in ("training", "backend", "cache", "copies"):
+                continue
+            if path or name != "p":
+                found[f"{path}.{name}".lstrip(".")] = _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(fingerprint := getattr(value, "fingerprint", None), str):
+        return fingerprint
+    if isinstance(value, FractalFolder):  # its pictures, wherever it lies
+        names = [value.name(index) for index in range(len(value))]
+        return f"{len(names)} pictures, {derive_seed(value.size, names):x}"
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an address is new each time

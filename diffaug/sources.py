@@ -1,0 +1,221 @@
+"""Where an offline run's images come from: a class-per-folder tree, or a map-style dataset."""
+
+import operator
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from diffaug import images
+from diffaug.errors import UnreadableImageError
+
+IMAGE_KEYS = ("image", "img")
+LABEL_KEYS = ("label", "labels", "fine_label")
+
+
+class Skipped(NamedTuple):
+    """A source, or one of its copies, that is not in the set, and why."""
+
+    source: str
+    reason: str
+
+
+class Item(NamedTuple):
+    """A source image: uint8 pixels (1, 3, H, W), its class, and how its copies' names start."""
+
+    pixels: torch.Tensor
+    label: str
+    base: str
+
+
+class Source(Protocol):
+    """Images by key, in a fixed order; a key is all that a copy's random numbers know of it."""
+
+    name: str
+    keys: list[str]
+    skipped: list[Skipped]
+
+    def load(self, key: str) -> Item:
+        """Read one image, or raise UnreadableImageError."""
+
+    def may_be(self, name: str) -> bool:
+        """Tell whether this may be the source that a run was begun with."""
+
+
+class FolderSource:
+    """A class-per-folder tree; an image's key is its path below the root.
+
+    Raises:
+        ValueError: no such folder, or no image in a class folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.root = Path(folder).expanduser()
+        if not self.root.is_dir():
+            raise ValueError(
+                f"'source' must be an existing folder, got '{folder}'; "
+                "give the one that holds one folder per class."
+            )
+        self.name = str(self.root.absolute())
+        found = [path.relative_to(self.root).as_posix() for path in images.list_images(self.root)]
+        reasons = {path: reason for path in found if (reason := _unfit(path))}
+        self.keys = [path for path in found if path not in reasons]
+        self.skipped = [Skipped(_printable(path), reason) for path, reason in reasons.items()]
+        if not self.keys:
+            beside = f"'{self.skipped[0].source}' lies directly in it" if found else "it has none"
+            raise ValueError(
+                f"'source' must hold images in one folder per class, and {beside}: '{folder}'; "
+                "move them into a folder named after their class."
+            )
+        self._bases = _bases(self.keys)
+
+    def load(self, key: str) -> Item:
+        pixels = images.read_image(self.root / key)[None]
+        return Item(pixels, key.split("/")[0], self._bases[key])
+
+    def may_be(self, name: str) -> bool:
+        return name == self.name or not Path(name).exists()  # a folder may have been moved
+
+
+class DatasetSource:
+    """A map-style dataset of ``(image, label)`` pairs or of dicts; an image's key is its index.
+
+    Raises:
+        TypeError: no length, or no integer index.
+        ValueError: no items.
+    """
+
+    def __init__(self, dataset: Any, class_names: Sequence[str] | None) -> None:
+        map_style = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        if not map_style or isinstance(dataset, Mapping):
+            hint = "pass one of its splits" if isinstance(dataset, Mapping) else "wrap it in a list"
+            raise TypeError(
+                "'dataset' must have a length and integer indices, "
+                f"got {type(dataset).__name__}; {hint}."
+            )
+        if not len(dataset):
+            raise ValueError("'dataset' must hold at least one image, got none.")
+        self.dataset = dataset
+        self.name = f"{type(dataset).__name__} of {len(dataset)}"
+        self.keys = [str(index) for index in range(len(dataset))]
+        self.skipped: list[Skipped] = []
+        self._class_names = class_names
+
+    def load(self, key: str) -> Item:
+        index = int(key)
+        try:
+            image, label, label_key = _pair(self.dataset[index], index)
+            count = images.check_image(image)
+            pixels = images.to_uint8(images.unpack(image)[0])  # (1, 3, H, W)
+        except (OSError, SyntaxError) as error:  # what Pillow raises on a damaged file
+            reason = " ".join(str(error).split())
+            raise UnreadableImageError(f"item {index} is not readable: {reason}.") from error
+        if count != 1:
+            raise ValueError(f"item {index} must hold one image, got shape {tuple(image.shape)}.")
+        name = self._class_name(label, label_key, index)
+        return Item(pixels, name, f"{class_folder(name)}/{index:06d}")
+
+    def may_be(self, name: str) -> bool:
+        return name == self.name
+
+    def _class_name(self, label: Any, label_key: str | None, index: int) -> str:
+        if isinstance(label, str):
+            return label
+        try:
+            number = operator.index(label)
+        except TypeError as error:
+            raise ValueError(
+                f"the label of item {index} must be a class number or name, "
+                f"got {type(label).__name__}."
+            ) from error
+        names = self._class_names or _class_names(self.dataset, label_key)
+        if names is None:
+            return str(number)
+        if not 0 <= number < len(names):
+            raise ValueError(
+                f"the label of item {index} must be below the {len(names)} class names, "
+                f"got {number}; give 'class_names'."
+            )
+        return str(names[number])
+
+
+def class_folder(name: str) -> str:
+    """Turn a class's name into a folder's, different for different names.
+
+    What a file system or a reader of image folders would not take is written as in an address:
+    separators, control characters, a leading dot or double underscore.
+
+    Raises:
+        ValueError: the name is empty.
+
+    Example:
+        >>> from diffaug.sources import class_folder
+        >>> class_folder("AC/DC, 100%"), class_folder("..")
+        ('AC%2FDC, 100%', '%2E%2E')
+    """
+    if not name:
+        raise ValueError("a class's name must not be empty; give 'class_names'.")
+    # A percent sign only where it could be taken for one of ours, so that names stay readable.
+    odd = r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]|%(?=[0-9A-F]{2})|^\.|^_(?=_)|[. ]$'
+    return re.sub(odd, lambda match: _percent(match[0]), name)
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogatepass"))
+
+
+def _bases(keys: Sequence[str]) -> dict[str, str]:
+    """Leave the extension out of each path's start, unless two would then be the same."""
+    stems = {key: str(PurePosixPath(key).with_suffix("")) for key in keys}
+    count = Counter(stems.values())
+    taken = set(keys)  # "a.jpg" next to "a.png" keeps its name, so "a.jpg.png" cannot have it
+    return {
+        key: stem if count[stem] == 1 and stem not in taken else key for key, stem in stems.items()
+    }
+
+
+def _unfit(path: str) -> str | None:
+    if "/" not in path:
+        return "it lies beside the class folders; move it into one"
+    if _printable(path) != path:
+        return "its name is not valid Unicode; rename it"
+    return None
+
+
+def _printable(text: str) -> str:
+    """Replace the bytes of a file's name that are no text."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _pair(item: Any, index: int) -> tuple[Any, Any, str | None]:
+    """Return an item's image, its label, and the key of the label if the item is a dict."""
+    if isinstance(item, Mapping):
+        image = next((key for key in IMAGE_KEYS if key in item), None)
+        label = next((key for key in LABEL_KEYS if key in item), None)
+        if image is None or label is None:
+            raise ValueError(
+                f"item {index} must have an image ({', '.join(IMAGE_KEYS)}) and a label "
+                f"({', '.join(LABEL_KEYS)}), got the keys {', '.join(map(str, item))}; "
+                "rename its columns."
+            )
+        return item[image], item[label], label
+    if isinstance(item, (tuple, list)) and len(item) >= 2:
+        return item[0], item[1], None
+    raise ValueError(
+        f"item {index} must be (image, label) or a dict of them, got {type(item).__name__}."
+    )
+
+
+def _class_names(dataset: Any, label_key: str | None) -> Sequence[str] | None:
+    """Find the names that a dataset, or what a subset is taken from, gives its classes."""
+    while dataset is not None:
+        feature = (getattr(dataset, "features", None) or {}).get(label_key)
+        names = getattr(feature, "names", None) or getattr(dataset, "classes", None)
+        if names is not None:
+            return list(names)
+        dataset = getattr(dataset, "dataset", None)
+    return None
