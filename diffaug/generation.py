@@ -128,13 +128,17 @@ class ModelSpec:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that changes a pixel; device and batch size, for one, do not."""
+        return _digest([FORMAT_VERSION, self.identity()]).hex()[:32]
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that change a pixel, as plain values."""
         fields = dataclasses.asdict(self)
         for name in ("device", "batch_size", "pad", "compile", "offload"):
             del fields[name]
         if self.revision and self.revision.startswith("sha256:"):
             del fields["model"]  # a folder is its weights, wherever it lies
         fields["adapters"] = [name.partition("@sha256:")[2] or name for name in self.adapters]
-        return _digest([FORMAT_VERSION, fields]).hex()[:32]
+        return fields
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,13 +1,12 @@
 """What a set was made with: the transform's settings, the model, the versions, in plain values."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from diffaug.fractals import FractalFolder
-from diffaug.generation import Backend, ModelSpec, derive_seed
+from diffaug.generation import FORMAT_VERSION, Backend, ModelSpec, derive_seed
 from diffaug.transforms import ImageTransform
 from diffaug.weights import pin
 
@@ -35,18 +34,14 @@ def identity(
     transform: ImageTransform, spec: ModelSpec | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Say in plain values what makes a run this one; images of two are never in one folder."""
-    model = dataclasses.asdict(spec) if spec else {}
-    for name in ("device", "batch_size", "pad", "compile", "offload"):
-        model.pop(name, None)
-    if spec and str(spec.revision).startswith("sha256:"):
-        del model["model"]  # a folder is its weights, wherever it lies
+    model = spec.identity() if spec else {}
     return {
         "method": type(transform).__name__,
         **options,
         **{f"transform.{name}": value for name, value in settings_of(transform).items()},
         **{f"model.{name}": value for name, value in model.items()},
         "fingerprint": getattr(spec or transform.backend, "fingerprint", None),
-        "diffaug": versions()["diffaug"],
+        "format_version": FORMAT_VERSION,
     }
 
 

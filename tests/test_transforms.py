@@ -80,6 +80,19 @@ def test_out_comes_the_type_size_and_dtype_that_went_in(kind, compose, which):
 
 
 @pytest.mark.parametrize("which", range(4))
+def test_they_run_among_kornia_s_augmentations(which):
+    import kornia.augmentation as kornia
+
+    image, mask = torch.rand(3, 3, 24, 30), torch.rand(3, 1, 24, 30)
+    sequence = kornia.AugmentationSequential(
+        every_transform()[which], kornia.RandomHorizontalFlip(p=0.0), data_keys=["input", "mask"]
+    )
+    made, same = sequence(image, mask)
+    assert made.shape == image.shape and not torch.equal(image, made)
+    assert torch.equal(mask, same)
+
+
+@pytest.mark.parametrize("which", range(4))
 def test_nothing_but_the_image_of_a_sample_changes(which):
     boxes = tv_tensors.BoundingBoxes([[1, 2, 3, 4]], format="XYXY", canvas_size=(24, 30))
     mask = tv_tensors.Mask(torch.ones(24, 30))
