@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ import torch
 
 from diffaug import images
 from diffaug.generation import Backend, Generated, GenerationRequest
-from diffaug.paths import cache_root
+from diffaug.paths import cache_root, write_whole
 
 Format = Literal["jpeg", "raw"]
 
@@ -179,7 +178,8 @@ class CachedBackend:
     def _store(self, name: str, made: Generated) -> Generated:
         data = _encode(name, made, self.format)
         try:
-            _write(self._path(name), data)
+            with suppress(FileNotFoundError):  # the cache is being cleared this moment
+                write_whole(self._path(name), data)
         except OSError as error:
             if not self._warned:
                 self._warned = True
@@ -264,20 +264,6 @@ def _start(name: str, body: bytes | memoryview) -> bytes:
     sha = hashlib.sha256(name.encode())
     sha.update(body)
     return f"diffaug-{_VERSION} {sha.hexdigest()} ".encode()
-
-
-def _write(path: Path, data: bytearray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except FileNotFoundError:
-        pass  # the cache was cleared this moment
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
 def _files(root: Path) -> Iterator[_File]:

@@ -25,12 +25,14 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _err.print("diffaug: stopped; the same command goes on where it was.")
+            _err.print("diffaug: stopped; the same command goes on, or begins anew.")
             raise typer.Exit(130) from None
-        except (DiffaugError, ValueError, TypeError, OSError) as error:
-            if ctx.params.get("debug"):
+        except Exception as error:
+            if ctx.params.get("debug") or hasattr(error, "exit_code"):  # typer's own
                 raise
-            _err.print("diffaug: error: " + " ".join(str(error).split()))
+            expected = isinstance(error, (DiffaugError, ValueError, TypeError, OSError))
+            text = str(error) if expected else f"{type(error).__name__}: {error} (see --debug)"
+            _err.print("diffaug: error: " + " ".join(text.split()))
             raise typer.Exit(2 if isinstance(error, (ValueError, TypeError)) else 1) from None
 
 
@@ -173,12 +175,11 @@ def fractals(
     """Render fractals as PNG files."""
     from diffaug.fractals import FractalBank
     from diffaug.images import encode_image
+    from diffaug.paths import write_whole
 
     bank = FractalBank(count, size, seed)
-    destination.mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        file = destination / f"{bank.name(index)}.png"
-        file.write_bytes(encode_image(bank[index], "png"))
+        write_whole(destination / f"{bank.name(index)}.png", encode_image(bank[index], "png"))
     _out.print(f"{count} fractals in {destination}", markup=False)
 
 

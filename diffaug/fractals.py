@@ -183,7 +183,7 @@ def _to_cells(marks: torch.Tensor, last: torch.Tensor, size: int) -> torch.Tenso
     low, spread = low - 0.03 * spread, 1.06 * spread
     column, row = ((marks - low) * (size / spread)).floor()
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    return torch.where(inside, row * size + column, float(size * size)).long()
+    return torch.where(inside, row.long() * size + column.long(), size * size)
 
 
 def _shade(density: torch.Tensor, tone: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -311,9 +311,13 @@ class FractalBank:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with open(path, "ab") as file:
-                    if file.tell() < self.count * kind.itemsize:
-                        # Not truncate(), which could cut off what a larger bank just added.
-                        os.posix_fallocate(file.fileno(), 0, self.count * kind.itemsize)
+                    size = file.tell()
+                if size < self.count * kind.itemsize:
+                    # Not truncate(), which could cut off what a larger bank just added. Should this
+                    # byte fall into a record just written, its checksum tells.
+                    with open(path, "r+b") as file:
+                        file.seek(self.count * kind.itemsize - 1)
+                        file.write(b"\0")
                 self._records = np.memmap(path, kind, "r+", shape=(self.count,))
             except OSError as error:
                 warnings.warn(
@@ -363,6 +367,10 @@ class FractalFolder:
     def name(self, index: int) -> str:
         """Name a picture by its path below the folder."""
         return self._paths[index].relative_to(self.folder).as_posix()
+
+    def contents(self) -> list[tuple[str, int]]:
+        """Return every picture's name and size in bytes, by which two folders differ."""
+        return [(self.name(i), path.stat().st_size) for i, path in enumerate(self._paths)]
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return several pictures, (N, 3, size, size)."""

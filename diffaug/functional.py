@@ -155,8 +155,9 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return image
     if tuple(size) == (1, 1) and image.dtype == torch.uint8:
         # torch's uint8 kernel stops with an internal error on a single pixel
-        return resize(image.float(), size).round().clamp(0, 255).to(torch.uint8)
-    return F.resize(image, list(size), F.InterpolationMode.BICUBIC, antialias=True)
+        return (resize(image.float() / 255, size) * 255).round().to(torch.uint8)
+    resized = F.resize(image, list(size), F.InterpolationMode.BICUBIC, antialias=True)
+    return resized if image.dtype == torch.uint8 else resized.clamp(0, 1)  # bicubic overshoots
 
 
 def is_blank(image: torch.Tensor, source: torch.Tensor | None = None) -> bool:

@@ -1,9 +1,7 @@
 """Pictures to judge a transform by: a contact sheet of what each stage made."""
 
 import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from diffaug import functional, images
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.generation import derive_seed
+from diffaug.paths import write_whole
 from diffaug.transforms import ImageTransform, Params
 
 BACKGROUND = (248, 247, 244)
@@ -167,15 +166,9 @@ def _line(
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        write_whole(path, data)
     except OSError as error:
         raise DestinationError(
             f"'{path}' could not be written: {error.strerror or error}; choose another place."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

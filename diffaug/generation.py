@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 
 import torch
+from typing_extensions import TypeIs
 
 #: Part of every key: raise it when the same request would give other pixels than before.
 FORMAT_VERSION = 1
@@ -55,7 +56,7 @@ class ModelSpec:
         guidance_scale: text guidance; 1 turns it off.
         image_guidance_scale: guidance towards the source image, ``"edit"`` only, >= 1.
         scheduler: class name of a diffusers scheduler, or None for the model's own.
-        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``) and learned embeddings, in
+        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``) , in
             the order they are applied.
         safety_checker: run the model's own safety checker; refused images are made again.
         dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
@@ -108,15 +109,19 @@ class ModelSpec:
                 f"'dtype' must be auto, float32, float16 or bfloat16, got {self.dtype!r}."
             )
         try:
-            torch.device("cpu" if self.device == "auto" else self.device)
+            device = "auto" if self.device == "auto" else str(torch.device(self.device))
         except RuntimeError as error:
             raise ValueError(
                 f"'device' must be 'auto' or a torch device like 'cuda:0', got {self.device!r}."
             ) from error
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1, got {getattr(self, name)}.")
-        if self.size < 8 or self.size % 8:
+        object.__setattr__(self, "device", device)
+        for name in ("guidance_scale", "image_guidance_scale"):  # 4 and 4.0 are one fingerprint
+            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("size", "steps", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
+        if self.size % 8:
             raise ValueError(f"'size' must be a positive multiple of 8, got {self.size}.")
         if self.guidance_scale < 0:
             raise ValueError(f"'guidance_scale' must be at least 0, got {self.guidance_scale}.")
@@ -260,6 +265,11 @@ class Backend(Protocol):
         trace: TracebackType | None,
     ) -> None:
         """Close the backend."""
+
+
+def is_backend(value: object) -> TypeIs[Backend]:
+    """Tell whether a value is a backend, without touching its properties, which may need a hub."""
+    return callable(getattr(type(value), "generate", None))
 
 
 @dataclass(eq=False)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 from diffaug.errors import UnreadableImageError
 
@@ -61,7 +60,7 @@ def check_image(image: Any) -> int:
         if not (low >= 0 and high <= 1):  # this way round a NaN is refused too
             raise ValueError(
                 f"'image' must hold floats in [0, 1], got {low:.3g} to {high:.3g}; "
-                "put this transform before Normalize."
+                "put this transform before Normalize, and clamp what a bicubic resize overshoots."
             )
     return int(np.prod(shape[:-3], dtype=int))
 
@@ -74,13 +73,22 @@ def unpack(image: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
     grey = pixels.shape[1] == 1
 
     def restore(result: torch.Tensor) -> torch.Tensor:
-        result = F.rgb_to_grayscale(result) if grey else result
+        result = _grey(result) if grey else result
         result = result.reshape(image.shape).to(image.device)
         if isinstance(image, tv_tensors.TVTensor):
             return tv_tensors.wrap(result, like=image)
         return result
 
     return (pixels.expand(-1, 3, -1, -1) if grey else pixels), restore
+
+
+def _grey(pixels: torch.Tensor) -> torch.Tensor:
+    """Return the luma (N, 1, H, W); equal channels come back as they were."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=pixels.device)
+    luma = torch.einsum("nchw,c->nhw", pixels.double(), weights)[:, None]
+    if pixels.dtype == torch.uint8:
+        return luma.round().to(torch.uint8)
+    return luma.clamp(0, 1).to(pixels.dtype)
 
 
 def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
@@ -157,9 +165,13 @@ def _like(pixels: torch.Tensor, original: Image.Image) -> Image.Image:
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """List the image files below a folder by extension, in a fixed order, hidden ones left out."""
-    found = []
+    found, seen = [], set()
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = os.path.realpath(root)
+        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
+        if real in seen:  # a link that leads back up
+            continue
+        seen.add(real)
         found += [
             Path(root, name)
             for name in files
@@ -177,7 +189,7 @@ def read_image(path: str | os.PathLike[str] | BinaryIO) -> torch.Tensor:
     try:
         with Image.open(path) as image:
             return _rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file can trip any of the parsers inside Pillow
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(f"'{path}' is not a readable image: {reason}.") from error
 

@@ -233,15 +233,15 @@ def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
     pipe.set_progress_bar_config(disable=True)
     if hasattr(pipe, "watermark"):
         pipe.watermark = None  # there only if some package is: images would differ by machine
-    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     if spec.offload and device.type == "cuda":
         require("accelerate")
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
-    if spec.compile:
-        if device.type == "cuda":
-            denoiser.to(memory_format=torch.channels_last)
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if device.type == "cuda" and hasattr(pipe, "unet"):
+        pipe.unet.to(memory_format=torch.channels_last)
+    if spec.compile and denoiser is not None:
         denoiser.compile()
     return pipe
 

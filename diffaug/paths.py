@@ -1,6 +1,8 @@
-"""Where things are kept between runs."""
+"""Where things are kept between runs, and how they get there whole."""
 
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -12,3 +14,18 @@ def cache_root() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("diffaug", appauthor=False)
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
+    """Write a file whole or not at all, making its folder; no reader ever sees a part of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = f"{path}.{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,5 +1,6 @@
 """Running a diffusion model on requests: grouping, batching, seeding, and what goes wrong."""
 
+import gc
 import inspect
 import logging
 import os
@@ -111,6 +112,7 @@ class DiffusersBackend:
             if self.fallbacks:
                 _log.warning("'%s': in all, %d originals stood in", self.spec.model, self.fallbacks)
             self._pipe = None
+            gc.collect()  # offloading and compiling leave cycles behind
             torch.cuda.empty_cache()  # nothing where CUDA was never used
 
     def __enter__(self) -> Self:
@@ -159,7 +161,7 @@ class DiffusersBackend:
             if unknown:
                 raise ValueError(
                     f"'prompt' must use tokens that '{self.spec.model}' has learned, got "
-                    f"{unknown[0]!r} in {prompt!r}; add its learned embeddings to 'adapters'."
+                    f"{unknown[0]!r} in {prompt!r}; use words that any text encoder knows."
                 )
             length = len(tokenizer(prompt, verbose=False)["input_ids"])
             if length > tokenizer.model_max_length:
@@ -242,6 +244,9 @@ class DiffusersBackend:
                 ) from error
         # Only here, after the exception, are the tensors that it held gone.
         torch.cuda.empty_cache()
+        if hasattr(pipe, "vae") and hasattr(pipe, "unet"):
+            # SDXL decodes in float32 and casts back afterwards, which an error skips.
+            pipe.vae.to(pipe.unet.dtype)
         if len(batch) == 1:
             raise GenerationError(
                 f"'{self.spec.model}' does not have the memory for one image of {self.size} px; "
@@ -298,8 +303,7 @@ def run_batch(
     if spec.task == "translate":
         # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
         settings["strength"] = min(1.0, (steps + 0.5) / spec.steps)
-    if spec.task == "generate" or type(pipe).__name__ in EDITORS:
-        settings["height"] = settings["width"] = spec.size
+    settings["height"] = settings["width"] = spec.size
     accepted = inspect.signature(pipe.__call__).parameters
     settings = {name: value for name, value in settings.items() if name in accepted}
 
@@ -308,13 +312,15 @@ def run_batch(
     else:
         outputs = [pipe(**settings, **_arguments_for_all(jobs))]
     images = torch.cat([output.images.float().cpu() for output in outputs])
-    # An overflow in half precision is as black as a refusal, and is tried again like one.
+    broken = ~images.isfinite().flatten(1).all(1)
     levels = (images.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     refused = [
         bool(flag)
         for output in outputs
         for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
     ]
+    # An overflow in half precision is tried again like a refusal.
+    refused = [flag or bool(nan) for flag, nan in zip(refused, broken, strict=True)]
     return resize(levels, (spec.size, spec.size)), refused
 
 
@@ -354,6 +360,9 @@ def _is_out_of_memory(error: Exception) -> bool:
         isinstance(error, (RuntimeError, MemoryError))
         and any(
             phrase in text
-            for phrase in ("can't allocate memory", "not enough memory", "out of memory")
+            for phrase in (
+                *("can't allocate memory", "not enough memory", "out of memory"),
+                "cublas_status_alloc_failed",
+            )
         )
     )

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 from diffaug.fractals import FractalFolder
@@ -20,7 +19,9 @@ def pinned(backend: ModelSpec | Backend | None) -> ModelSpec | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that pixels depend on, without importing anything."""
+    """Return the versions that pixels depend on, without importing the packages."""
+    from importlib import metadata  # a third of the time that importing diffaug takes
+
     found = {}
     for package in ("diffaug", "diffusers", "torch"):
         try:
@@ -73,8 +74,7 @@ def _plain(value: Any) -> Any:
     if isinstance(fingerprint := getattr(value, "fingerprint", None), str):
         return fingerprint
     if isinstance(value, FractalFolder):  # its pictures, wherever it lies
-        names = [value.name(index) for index in range(len(value))]
-        return f"{len(names)} pictures, {derive_seed(value.size, names):x}"
+        return f"{len(value)} pictures, {derive_seed(value.size, value.contents()):x}"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an address is new each time

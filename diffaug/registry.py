@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from diffaug.cache import CachedBackend
-from diffaug.generation import Backend, ModelSpec
+from diffaug.generation import Backend, ModelSpec, is_backend
 from diffaug.pipelines import DiffusersBackend
 from diffaug.presets import resolve
 from diffaug.weights import pin
@@ -41,7 +41,7 @@ def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True
         True
     """
     global _hooked
-    if not isinstance(backend, (str, Path, ModelSpec)) and isinstance(backend, Backend):
+    if is_backend(backend):
         return backend
     with _lock:
         if not _hooked:

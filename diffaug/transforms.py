@@ -24,6 +24,7 @@ from diffaug.generation import (
     GenerationRequest,
     ModelSpec,
     derive_seed,
+    is_backend,
 )
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, fill
 
@@ -175,7 +176,7 @@ class PromptEdit(ImageTransform):
         if variants is not None and variants < 1:
             raise ValueError(f"'variants' must be at least 1 or None, got {variants}.")
         self.variants = variants
-        self.backend = backend if isinstance(backend, Backend) else presets.resolve(backend)
+        self.backend = backend if is_backend(backend) else presets.resolve(backend)
         if isinstance(self.backend, ModelSpec) and self.backend.task != "edit":
             raise ValueError(
                 f"'backend' must be a model for the task edit, got {self.backend.model!r} "
@@ -366,7 +367,7 @@ class FractalBlend(ImageTransform):
 
 
 class _Foreign(ImageTransform):
-    """Let any callable be the inner transform: its own random numbers come from one drawn seed."""
+    """Let any callable be the inner transform: what it draws from torch follows one drawn seed."""
 
     def __init__(self, call: Any) -> None:
         super().__init__(p=1.0)
@@ -379,7 +380,7 @@ class _Foreign(ImageTransform):
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> torch.Tensor:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
             return torch.stack(
                 [
                     self._one(source, drawn["inner_seed"])
@@ -388,14 +389,20 @@ class _Foreign(ImageTransform):
             )
 
     def _one(self, source: torch.Tensor, seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which would reseed every GPU, and only this one is restored.
+        torch.default_generator.manual_seed(seed)
+        if source.is_cuda:
+            with torch.cuda.device(source.device):
+                torch.cuda.manual_seed(seed)
         made = self.call(source)
-        if not isinstance(made, torch.Tensor) or made.shape != source.shape:
-            got = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
-            raise ValueError(
-                f"'transform' must keep the image's shape {tuple(source.shape)}, got {got}."
-            )
-        return made.to(source.dtype)
+        if _kind(made) != _kind(source):
+            raise ValueError(f"'transform' must keep the image {_kind(source)}, got {_kind(made)}.")
+        return made
+
+
+def _kind(image: Any) -> str:
+    is_tensor = isinstance(image, torch.Tensor)
+    return f"{tuple(image.shape)} of {image.dtype}" if is_tensor else type(image).__name__
 
 
 def _unit(name: str, value: float) -> float:
@@ -437,8 +444,6 @@ def _masks(masks: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _bank(fractals: Fractals) -> FractalBank | FractalFolder:
-    if fractals is None:
-        return FractalBank()
     if isinstance(fractals, (str, os.PathLike)):
         return FractalFolder(fractals)
-    return fractals
+    return FractalBank() if fractals is None else fractals

@@ -109,7 +109,7 @@ def _pin(reference: str, revision: str | None) -> tuple[str, str]:
     if revision and _COMMIT.fullmatch(revision):
         return reference, revision
     commit = _commit(reference, revision or "main")
-    _log.info("'%s' is pinned to revision %s", reference, commit)
+    _log.warning("'%s' is pinned to revision %s", reference, commit)
     return reference, commit
 
 

@@ -327,8 +327,17 @@ def test_a_dry_run_counts_and_writes_nothing(photos, tmp_path):
     assert before == contents(tmp_path / "set")
 
 
-def test_progress_goes_to_stderr(photos, tmp_path, capsys):
-    augment_folder(photos, tmp_path / "set", mixer(), per_image=2, progress=True)
+def test_progress_goes_to_stderr_once_a_run_takes_longer_than_an_error(photos, tmp_path, capsys):
+    augment_folder(photos, tmp_path / "quick", mixer(), progress=True)
+    assert "" == capsys.readouterr().err
+
+    class Slow(RecordingBackend):
+        def generate(self, requests):
+            time.sleep(1.1)
+            return super().generate(requests)
+
+    transform = mixer(backend=Slow())
+    augment_folder(photos, tmp_path / "set", transform, per_image=2, progress=True)
     out, err = capsys.readouterr()
     assert "" == out
     assert "14/14" in err

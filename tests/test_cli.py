@@ -141,7 +141,7 @@ def test_the_cache_is_shown_and_cleared(photos, tmp_path, model, monkeypatch):
         (2, ("--fractals", "nowhere"), "'fractals' must be a folder of images, got 'nowhere'"),
         (2, ("--format", "gif"), "'format' must be"),
         (2, ("--per-image", "0"), "'per_image' must be at least 1, got 0"),
-        (2, ("--steps", "0"), "'steps' must be at least 1, got 0"),
+        (2, ("--steps", "0"), "'steps' must be an integer of at least 1, got 0"),
         (2, ("--device", "abacus"), "'device' must be"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_tensor_comes_back_in_its_type_shape_and_dtype(dtype, shape, wrap):
     torch.testing.assert_close(
         back.as_subclass(torch.Tensor).float(),
         image.as_subclass(torch.Tensor).float(),
-        atol=1 if dtype == torch.uint8 else 0.01,
+        atol=0 if dtype == torch.uint8 else 1e-7,
         rtol=0,
     )
 

@@ -332,7 +332,7 @@ def test_an_overflow_to_nan_counts_as_blank():
 
     job = pipelines.Job(0, make_request(), resize(make_request().image, (SIZE, SIZE)), 0)
     made, refused = pipelines.run_batch(Pipe(), tiny_spec("edit"), [job], 2)
-    assert made.max() == 0 and refused == [False]
+    assert made.max() == 0 and refused == [True]
 
 
 def save_with_safety_checker(folder, refuses):
@@ -411,7 +411,7 @@ def test_what_is_no_request_is_refused():
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
 def test_a_token_that_nobody_learned_is_an_error(field):
     backend = DiffusersBackend(tiny_spec("edit"))
-    with pytest.raises(ValueError, match=r"got '<class_3>' in 'a photo of a <class_3> bird'; add"):
+    with pytest.raises(ValueError, match=r"got '<class_3>' in 'a photo of a <class_3> bird'; use"):
         backend.generate([make_request(**{field: "a photo of a <class_3> bird"})])
     backend.generate([make_request(prompt="<|endoftext|> 3 < 4 and 5 > 4")])
 

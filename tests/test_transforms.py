@@ -300,11 +300,18 @@ def test_a_wrong_image_is_one_clear_line_whether_or_not_p_picks_it(image, error,
             transform(image)
 
 
-def test_an_inner_transform_that_changes_the_size_is_named():
-    with pytest.raises(
-        ValueError, match=r"must keep the image's shape \(3, 8, 8\), got \(3, 4, 4\)"
-    ):
-        HalfConcat(v2.Resize((4, 4)))(torch.rand(3, 8, 8))
+@pytest.mark.parametrize(
+    ("transform", "got"),
+    [
+        (v2.Resize((4, 4)), r"\(3, 4, 4\) of torch.float32"),
+        (v2.ToDtype(torch.float64), r"\(3, 8, 8\) of torch.float64"),
+        (v2.ToPILImage(), "Image"),
+    ],
+)
+def test_an_inner_transform_that_changes_shape_or_type_is_named(transform, got):
+    message = rf"must keep the image \(3, 8, 8\) of torch.float32, got {got}"
+    with pytest.raises(ValueError, match=message):
+        HalfConcat(transform)(torch.rand(3, 8, 8))
 
 
 def test_an_empty_batch_comes_back():
