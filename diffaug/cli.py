@@ -1,6 +1,7 @@
 """The command ``diffaug``: parse, call one function, print."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ class _Commands(typer.core.TyperGroup):
     """Turn what goes wrong in any command into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
+        warnings.showwarning = lambda message, *_: _err.print(f"diffaug: warning: {message}")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -33,7 +35,8 @@ class _Commands(typer.core.TyperGroup):
             expected = isinstance(error, (DiffaugError, ValueError, TypeError, OSError))
             text = str(error) if expected else f"{type(error).__name__}: {error} (see --debug)"
             _err.print("diffaug: error: " + " ".join(text.split()))
-            raise typer.Exit(2 if isinstance(error, (ValueError, TypeError)) else 1) from None
+            argument = isinstance(error, (ValueError, TypeError))
+            raise typer.Exit(2 if argument and not isinstance(error, DiffaugError) else 1) from None
 
 
 app = typer.Typer(
@@ -174,12 +177,11 @@ def fractals(
 ) -> None:
     """Render fractals as PNG files."""
     from diffaug.fractals import FractalBank
-    from diffaug.images import encode_image
-    from diffaug.paths import write_whole
+    from diffaug.gallery import write_picture
 
     bank = FractalBank(count, size, seed)
     for index in range(count):
-        write_whole(destination / f"{bank.name(index)}.png", encode_image(bank[index], "png"))
+        write_picture(destination / f"{bank.name(index)}.png", bank[index])
     _out.print(f"{count} fractals in {destination}", markup=False)
 
 

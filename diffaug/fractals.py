@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from diffaug import functional, images
+from diffaug.arguments import whole
 from diffaug.generation import derive_seed
 from diffaug.paths import cache_root
 
@@ -252,10 +253,8 @@ class FractalBank:
     """
 
     def __init__(self, count: int = 256, size: int = 256, seed: int = 0) -> None:
-        for name, value, least in (("count", count, 1), ("size", size, 16)):
-            if value < least:
-                raise ValueError(f"'{name}' must be at least {least}, got {value}.")
-        self.count, self.size, self.seed = count, size, seed
+        self.count, self.size = whole("count", count, 1), whole("size", size, 16)
+        self.seed = whole("seed", seed, 0)
         self._records: np.ndarray[Any, Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:

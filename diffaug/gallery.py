@@ -84,7 +84,7 @@ def preview(
         stages = transform.stages(pixels, [next(made) for _ in asked], [params])
         pictures = {"original": pixels[0], **{stage: one[0] for stage, one in stages.items()}}
         rows.append(Row(_caption(name, transform.describe(params)), pictures))
-    _write(Path(path), images.encode_image(contact_sheet(rows, tile), "png"))
+    write_picture(path, contact_sheet(rows, tile))
     return skipped
 
 
@@ -165,9 +165,10 @@ def _line(
     return strip.round().to(torch.uint8)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_picture(path: str | os.PathLike[str], picture: torch.Tensor) -> None:
+    """Write uint8 (3, H, W) as a PNG file, whole or not at all."""
     try:
-        write_whole(path, data)
+        write_whole(Path(path).expanduser(), images.encode_image(picture, "png"))
     except OSError as error:
         raise DestinationError(
             f"'{path}' could not be written: {error.strerror or error}; choose another place."

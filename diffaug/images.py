@@ -39,6 +39,7 @@ def check_image(image: Any) -> int:
         ValueError: wrong rank, channels or an empty side, or floats outside [0, 1].
     """
     if isinstance(image, Image.Image):
+        _check_mode(image)
         return 1
     if not isinstance(image, torch.Tensor):
         raise TypeError(
@@ -127,13 +128,24 @@ def _is_deep(mode: str) -> bool:
     return mode == "I" or mode.startswith("I;16")
 
 
+def _check_mode(image: Image.Image) -> None:
+    if image.mode == "F":
+        raise ValueError(
+            "'image' must not be a PIL image of mode F, whose range nobody knows; "
+            "scale it to [0, 255] and convert it to 'L', or use a tensor."
+        )
+
+
 def _rgb(image: Image.Image) -> torch.Tensor:
     """Return any PIL image as uint8 (3, H, W), without its alpha channel."""
+    _check_mode(image)
     if _is_deep(image.mode):
         levels = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     elif image.mode == "LAB":
         image = _convert_lab(image, "RGB")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns about the straight way
     elif image.mode in ("RGBa", "La"):  # no direct way to RGB in Pillow
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     return _tensor(image.convert("RGB"))

@@ -79,7 +79,8 @@ def refuse_forked_cuda(device: str) -> None:
     """
     # Private, but there is no public way to ask, and CUDA's own error names no way out.
     in_bad_fork = getattr(torch.cuda, "_is_in_bad_fork", lambda: False)
-    if device.startswith(("auto", "cuda")) and in_bad_fork():
+    # Asking whether there is a GPU is enough for torch to call the fork bad, so ask for one, too.
+    if device.startswith(("auto", "cuda")) and in_bad_fork() and torch.cuda.device_count():
         raise GenerationError(
             "CUDA cannot be used in a forked process; give the DataLoader "
             "multiprocessing_context='spawn' or num_workers=0."
@@ -108,6 +109,11 @@ def choose_device(device: str) -> torch.device:
 
 
 def _choose_dtype(dtype: str, device: torch.device, index: dict[str, Any]) -> torch.dtype:
+    if dtype == "float16" and device.type == "cpu":
+        raise ModelError(
+            "'dtype' must be float32 or bfloat16 on a CPU, which is hopelessly slow in float16; "
+            "set dtype='float32', or use a GPU."
+        )
     if dtype != "auto":
         return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[
             dtype
@@ -179,10 +185,12 @@ def _load_part(
             f"'{folder}' asks for {library}.{name}, which neither diffusers nor transformers has; "
             "upgrade them, or choose another model: code inside a model is never run."
         )
-    if not issubclass(kind, torch.nn.Module):
-        return kind.from_pretrained(str(folder), local_files_only=True)
-    weights = weights_of((file.name for file in folder.iterdir()), variant, str(folder))
+    is_module = isinstance(kind, type) and issubclass(kind, torch.nn.Module)
+    names = [file.name for file in folder.iterdir()]
+    weights = weights_of(names, variant, str(folder)) if is_module else []
     try:
+        if not is_module:
+            return kind.from_pretrained(str(folder), local_files_only=True)
         part, report = kind.from_pretrained(
             str(folder),
             dtype=dtype,
@@ -191,9 +199,9 @@ def _load_part(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"'{folder}' could not be loaded: {reason}") from error
+    except Exception as error:  # damaged files trip any of the parsers below
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"'{folder}' could not be loaded: {reason}; get it anew.") from error
     # A missing tensor would silently be a random one.
     missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if missing:

@@ -274,9 +274,14 @@ class Destination:
         try:
             yield
         except OSError as error:
+            in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
             raise DestinationError(
-                f"'{self.folder}' could not be {done}: {error.strerror or error}; once it can, "
-                "the same command goes on where it stopped."
+                f"'{self.folder}' could not be {done}: {error.strerror or error}; "
+                + (
+                    "choose another folder."
+                    if in_the_way
+                    else "once it can, the same command goes on where it stopped."
+                )
             ) from error
 
 

@@ -15,6 +15,8 @@ from diffaug.errors import UnreadableImageError
 
 IMAGE_KEYS = ("image", "img")
 LABEL_KEYS = ("label", "labels", "fine_label")
+#: File systems take names of 255 bytes, and copies get a number and an extension.
+LONGEST_NAME = 230
 
 
 class Skipped(NamedTuple):
@@ -60,7 +62,7 @@ class FolderSource:
                 f"'source' must be an existing folder, got '{folder}'; "
                 "give the one that holds one folder per class."
             )
-        self.name = str(self.root.absolute())
+        self.name = str(self.root.resolve())
         found = [path.relative_to(self.root).as_posix() for path in images.list_images(self.root)]
         reasons = {path: reason for path in found if (reason := _unfit(path))}
         self.keys = [path for path in found if path not in reasons]
@@ -109,7 +111,9 @@ class DatasetSource:
         index = int(key)
         try:
             image, label, label_key = _pair(self.dataset[index], index)
-            count = images.check_image(image)
+            if image is None:
+                raise UnreadableImageError(f"item {index} holds no image.")
+            count = _check(image, index)
             pixels = images.to_uint8(images.unpack(image)[0])  # (1, 3, H, W)
         except (OSError, SyntaxError) as error:  # what Pillow raises on a damaged file
             reason = " ".join(str(error).split())
@@ -140,7 +144,9 @@ class DatasetSource:
                 f"the label of item {index} must be below the {len(names)} class names, "
                 f"got {number}; give 'class_names'."
             )
-        return str(names[number])
+        name = str(names[number])
+        # Two classes of one name, such as ImageNet's cranes, must not become one.
+        return f"{name} ({number})" if list(names).count(name) > 1 else name
 
 
 def class_folder(name: str) -> str:
@@ -183,6 +189,8 @@ def _unfit(path: str) -> str | None:
         return "it lies beside the class folders; move it into one"
     if _printable(path) != path:
         return "its name is not valid Unicode; rename it"
+    if len(PurePosixPath(path).name.encode()) > LONGEST_NAME:
+        return f"its name is longer than {LONGEST_NAME} bytes; shorten it"
     return None
 
 
@@ -213,9 +221,19 @@ def _pair(item: Any, index: int) -> tuple[Any, Any, str | None]:
 def _class_names(dataset: Any, label_key: str | None) -> Sequence[str] | None:
     """Find the names that a dataset, or what a subset is taken from, gives its classes."""
     while dataset is not None:
-        feature = (getattr(dataset, "features", None) or {}).get(label_key)
+        features = getattr(dataset, "features", None)
+        feature = features.get(label_key) if isinstance(features, Mapping) else None
         names = getattr(feature, "names", None) or getattr(dataset, "classes", None)
-        if names is not None:
-            return list(names)
+        if isinstance(names, (list, tuple)) and names:
+            # torchvision's ImageNet gives each class a tuple of names
+            return [name[0] if isinstance(name, tuple) else str(name) for name in names]
         dataset = getattr(dataset, "dataset", None)
     return None
+
+
+def _check(image: Any, index: int) -> int:
+    """Count the images of an item, saying which item it is if it is not one."""
+    try:
+        return images.check_image(image)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"item {index}: {error}") from error

@@ -9,12 +9,14 @@ size, type, dtype and device of what went in; labels, boxes and masks pass throu
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torchvision.transforms import v2
 
 from diffaug import functional, images, presets, registry
+from diffaug.arguments import texts, unit, unit_range, whole
 from diffaug.fractals import FractalBank, FractalFolder
 from diffaug.functional import Rounding
 from diffaug.generation import (
@@ -50,7 +52,7 @@ class ImageTransform(v2.Transform):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        self.p = _unit("p", p)
+        self.p = unit("p", p)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         """Draw what is random about ``n`` images; None is torch's global generator, as in v2."""
@@ -169,13 +171,11 @@ class PromptEdit(ImageTransform):
         seed: int = 0,
     ) -> None:
         super().__init__(p)
-        self.prompts = _prompts(prompts)
+        self.prompts = texts("prompts", prompts)
         self.template = "{prompt}" if template is None else template
         if "{prompt}" not in self.template:
             raise ValueError(f"'template' must contain '{{prompt}}', got {template!r}.")
-        if variants is not None and variants < 1:
-            raise ValueError(f"'variants' must be at least 1 or None, got {variants}.")
-        self.variants = variants
+        self.variants = None if variants is None else whole("variants", variants, 1)
         self.backend = backend if is_backend(backend) else presets.resolve(backend)
         if isinstance(self.backend, ModelSpec) and self.backend.task != "edit":
             raise ValueError(
@@ -183,7 +183,7 @@ class PromptEdit(ImageTransform):
                 f"for {self.backend.task}; 'tiny' and 'instruct-pix2pix' are such models."
             )
         self.cache = cache and variants is not None
-        self.seed = seed
+        self.seed = whole("seed", seed, 0)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         prompts = torch.randint(len(self.prompts), (n,), generator=generator).tolist()
@@ -337,7 +337,7 @@ class FractalBlend(ImageTransform):
         p: float = 1.0,
     ) -> None:
         super().__init__(p)
-        self.alpha = _range("alpha", alpha)
+        self.alpha = unit_range("alpha", alpha)
         self.fractals = _bank(fractals)
         self.rounding: Rounding = "round"
 
@@ -405,32 +405,8 @@ def _kind(image: Any) -> str:
     return f"{tuple(image.shape)} of {image.dtype}" if is_tensor else type(image).__name__
 
 
-def _unit(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"'{name}' must be in [0, 1], got {value}.")
-    return float(value)
-
-
-def _range(name: str, value: float | Sequence[float]) -> tuple[float, float]:
-    if not isinstance(value, Sequence):
-        return (_unit(name, value), float(value))
-    if len(value) != 2 or value[0] > value[1]:
-        raise ValueError(f"'{name}' must be a number or a range (low, high), got {value}.")
-    return (_unit(name, value[0]), _unit(name, value[1]))
-
-
-def _prompts(prompts: Sequence[str]) -> tuple[str, ...]:
-    listed = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not listed:
-        raise ValueError("'prompts' must hold at least one prompt, got none.")
-    for prompt in listed:
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"'prompts' must hold non-empty strings, got {prompt!r}.")
-    return tuple(prompt.strip() for prompt in listed)
-
-
 def _masks(masks: str | Sequence[str]) -> tuple[str, ...]:
-    listed = [masks] if isinstance(masks, str) else list(masks)
+    listed = texts("masks", masks)
     names = [name for one in listed for name in functional.MASK_SETS.get(one, (one,))]
     for name in names:
         if name not in functional.MASKS:
@@ -438,12 +414,14 @@ def _masks(masks: str | Sequence[str]) -> tuple[str, ...]:
                 f"'masks' must be one of {', '.join(functional.MASK_SETS)}, or names among "
                 f"{', '.join(functional.MASKS)}, got {name!r}."
             )
-    if not names:
-        raise ValueError("'masks' must name at least one mask, got none.")
     return tuple(names)
 
 
 def _bank(fractals: Fractals) -> FractalBank | FractalFolder:
     if isinstance(fractals, (str, os.PathLike)):
         return FractalFolder(fractals)
-    return FractalBank() if fractals is None else fractals
+    if not isinstance(fractals, (FractalBank, FractalFolder, NoneType)):
+        raise TypeError(
+            f"'fractals' must be a FractalBank, a folder or None, got {type(fractals).__name__}."
+        )
+    return fractals or FractalBank()

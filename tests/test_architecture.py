@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "diffaug"
 
 #: Dependency order: a module may import those before it, and no others.
 ORDER = """
-errors paths images functional generation fractals prompts presets weights loading pipelines cache
-registry transforms diffusemix manifest provenance sources offline augment gallery cli
+errors arguments paths images functional generation fractals prompts presets weights loading
+pipelines cache registry transforms diffusemix manifest provenance sources offline augment gallery
+cli
 """.split()
 
 #: Who may import what is outside.

@@ -1,5 +1,7 @@
 """What goes in comes back: PIL modes, tensors, tv_tensors, files."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torchvision import tv_tensors
 from diffaug import images
 from diffaug.errors import UnreadableImageError
 
-SIMPLE_MODES = ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LA", "F"]
+SIMPLE_MODES = ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LA"]
 
 
 @pytest.fixture
@@ -87,6 +89,7 @@ def test_a_tensor_comes_back_in_its_type_shape_and_dtype(dtype, shape, wrap):
     [
         (np.zeros((4, 4, 3)), TypeError, "must be a PIL image or a tensor, got ndarray"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), TypeError, "uint8 or floating, got torch.int64"),
+        (Image.new("F", (4, 4)), ValueError, "mode F, whose range nobody knows"),
         (torch.zeros(4, 4), ValueError, r"1 or 3 channels, got \(4, 4\)"),
         (torch.zeros(4, 4, 4), ValueError, r"1 or 3 channels, got \(4, 4, 4\)"),
         (torch.zeros(3, 0, 4), ValueError, r"got \(3, 0, 4\)"),
@@ -146,6 +149,40 @@ def test_images_are_listed_in_a_fixed_order_without_hidden_ones(tmp_path):
         (tmp_path / name).touch()
     listed = [path.relative_to(tmp_path).as_posix() for path in images.list_images(tmp_path)]
     assert listed == ["a.x/1.webp", "b/1.jpg", "b/2.PNG"]
+
+
+def test_a_link_that_leads_back_up_is_followed_once(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").touch()
+    (tmp_path / "cat" / "up").symlink_to("..")
+    assert [tmp_path / "cat" / "1.jpg"] == images.list_images(tmp_path)
+
+
+def test_a_palette_with_transparency_raises_no_warning(recwarn):
+    image = Image.new("P", (2, 2))
+    image.info["transparency"] = bytes(range(256))
+    assert images.unpack(image)[0].shape == (1, 3, 2, 2)
+    assert [] == list(recwarn)
+
+
+def test_whatever_a_parser_trips_over_is_a_damaged_image(tmp_path, photo, monkeypatch):
+    def trip(image):
+        raise struct.error("unpack requires a buffer of 2 bytes")  # Pillow, on some EXIF blocks
+
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", trip)
+    photo.save(tmp_path / "image.png")
+    with pytest.raises(UnreadableImageError, match="image.png' is not a readable image: unpack"):
+        images.read_image(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("level", [0, 1, 200, 255])
+def test_grey_levels_are_not_changed_by_the_way_through_colour(level):
+    for image in (
+        torch.full((2, 1, 3, 3), level, dtype=torch.uint8),
+        torch.full((1, 3, 3), level / 255),
+    ):
+        pixels, restore = images.unpack(image)
+        torch.testing.assert_close(image, restore(pixels), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("format", ["jpg", "png", "webp"])

@@ -178,6 +178,12 @@ def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypa
     assert choose_device("auto") == torch.device("cpu")
 
 
+def test_half_precision_on_a_cpu_is_refused():
+    spec = tiny_spec("edit", dtype="float16")
+    with pytest.raises(ModelError, match="'dtype' must be float32 or bfloat16 on a CPU"):
+        loading.load_pipeline(spec)
+
+
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(GenerationError, match="'device' is 'cuda:3', but torch sees 1 CUDA"):

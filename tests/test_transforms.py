@@ -268,14 +268,14 @@ def test_alpha_is_drawn_from_its_range():
         (lambda: PromptEdit(p=1.2), r"'p' must be in \[0, 1\], got 1.2"),
         (lambda: FractalBlend(-0.1), r"'alpha' must be in \[0, 1\], got -0.1"),
         (lambda: FractalBlend((0.4, 0.1)), r"'alpha' must be a number or a range \(low, high\)"),
-        (lambda: PromptEdit([]), "'prompts' must hold at least one prompt, got none"),
+        (lambda: PromptEdit([]), "'prompts' must hold at least one string, got none"),
         (lambda: PromptEdit(["a", " "]), "'prompts' must hold non-empty strings, got ' '"),
         (lambda: PromptEdit(template="no slot"), "'template' must contain '{prompt}'"),
-        (lambda: PromptEdit(variants=0), "'variants' must be at least 1 or None, got 0"),
+        (lambda: PromptEdit(variants=0), "'variants' must be at least 1, got 0"),
         (lambda: PromptEdit(backend="tinny"), "tiny"),
         (lambda: PromptEdit(backend=ModelSpec("a/b", task="translate")), "for the task edit"),
         (lambda: HalfConcat(masks="middle"), "'masks' must be one of paper.* got 'middle'"),
-        (lambda: HalfConcat(masks=[]), "'masks' must name at least one mask"),
+        (lambda: HalfConcat(masks=[]), "'masks' must hold at least one string"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_is_loaded(make, message):
