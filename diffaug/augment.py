@@ -102,8 +102,8 @@ def augment_dataset(
     Args:
         dataset: of ``(image, label)`` pairs (torchvision) or of dicts with ``image`` or ``img`` and
             ``label``, ``labels`` or ``fine_label`` (Hugging Face); without random transforms.
-        destination, transform, per_image, seed, size, format, include_originals, strict, dry_run,
-            progress: as for :func:`augment_folder`.
+        destination: as for :func:`augment_folder`, and so are transform, per_image, seed, size,
+            format, include_originals, strict, dry_run and progress.
         class_names: names by label; by default the dataset's own ``classes`` or features, or else
             the number itself.
 
