@@ -71,7 +71,7 @@ _SD_TURBO = ModelSpec(
 #: Every named model. Revisions are commits seen in public repositories.
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        ModelSpec(str(_ASSETS / "tiny"), size=64, steps=10, guidance_scale=2.5),
+        ModelSpec(str(_ASSETS / "tiny"), size=64, steps=10, guidance_scale=2.0),
         licence="that of diffaug",
         commercial="yes",
         gigabytes=0.0,
