@@ -1,0 +1,36 @@
+"""The code in README and documentation runs as it stands, and links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_repository_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [] == [target for target in targets if not (page.parent / target).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "photos").symlink_to(ROOT / "examples" / "photos")
+    names: dict = {"__name__": "__main__"}
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S)):
+        exec(compile(block, f"{page.name}, example {number + 1}", "exec"), names)
+    assert page.name not in ("README.md", "transforms.md") or "torch" in names
+
+
+def test_numbers_of_the_embedded_model_come_from_its_measurements():
+    import json
+
+    folder = ROOT / "diffaug" / "assets" / "tiny"
+    figures = json.loads((folder / "figures.json").read_text())
+    card = (folder / "README.md").read_text()
+    assert f"{figures['autoencoder_psnr']:.1f} dB" in card
+    assert f"{100 * figures['style_accuracy_on_edits']:.0f} %" in card
