@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_an_unreadable_picture_is_named(folder):
         (lambda: FractalBank(size=8), ValueError, "'size' must be at least 16, got 8"),
         (lambda: FractalBank(2, 16)[2], IndexError, r"'index' must be in \[0, 2\), got 2"),
         (lambda: FractalFolder("nowhere"), ValueError, "must be a folder of images, got 'nowhere'"),
-        (lambda: FractalFolder(os.path.dirname(__file__)), ValueError, "holds none"),
+        (lambda: FractalFolder(Path(__file__).parents[1] / "scripts"), ValueError, "holds none"),
         (
             lambda: render(*sample_systems(2, generator()), seeds=[1]),
             ValueError,

@@ -434,6 +434,7 @@ def test_a_prompt_longer_than_the_model_reads_warns_once():
 def test_cuda_in_a_forked_process_says_what_to_do(monkeypatch, device):
     backend = DiffusersBackend(tiny_spec("edit", device=device))
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(GenerationError, match="multiprocessing_context='spawn' or num_workers=0"):
         backend.generate(make_requests())
     assert DiffusersBackend(tiny_spec("edit")).generate(make_requests(count=1))
