@@ -39,7 +39,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 LATENT_NOISE = 0.05
 
 
-def _square(image: Image.Image, size: int) -> Tensor:
+def square(image: Image.Image, size: int) -> Tensor:
     """Crop the middle square and resize it to a uint8 tensor."""
     image = image.convert("RGB")
     if image.size != (size, size):
@@ -77,11 +77,11 @@ def load_images(source: str | Path, size: int = 64, limit: int | None = None) ->
         for row in pyarrow.parquet.read_table(table, columns=["image"])["image"].to_pylist():
             if limit is not None and len(images) >= limit:
                 break
-            images.append(_square(Image.open(io.BytesIO(row["bytes"])), size))
+            images.append(square(Image.open(io.BytesIO(row["bytes"])), size))
     for picture in pictures if not tables else ():
         if limit is not None and len(images) >= limit:
             break
-        images.append(_square(Image.open(picture), size))
+        images.append(square(Image.open(picture), size))
     if not images:
         raise FileNotFoundError(f"'data' must hold Parquet files or images, found none at {source}")
     return torch.stack(images)

@@ -15,32 +15,30 @@ import argparse
 import json
 import logging
 import math
-import re
-import shutil
-from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionInstructPix2PixPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline
 from safetensors.torch import load_file, save_file
 from tiny_autoencoder import fit, load_images, to_model, train_autoencoder
+from tiny_parts import (
+    export,
+    make_scheduler,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+    tokens_of,
+    velocity_loss,
+)
 from tiny_styles import stylise
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
 
 log = logging.getLogger("tiny")
+PIPELINE = StableDiffusionInstructPix2PixPipeline
 
-#: Tokens that the text encoder reads; the longest prompt here has twelve.
-TOKENS = 32
 #: Other words for the nine styles, so that a user's own wording is not lost on the model.
 SYNONYMS: tuple[tuple[str, ...], ...] = (
     ("autumn", "fall", "autumn leaves", "in autumn"),
@@ -54,96 +52,6 @@ SYNONYMS: tuple[tuple[str, ...], ...] = (
     ("crayon sketch", "a crayon drawing", "a sketch", "wax crayon"),
 )
 SENTENCES = (*DIFFUSEMIX_TEMPLATES.values(), "make it {prompt}", "turn it into {prompt}")
-
-
-def _merge(parts: list[str], left: str, right: str) -> list[str]:
-    """Join each occurrence of two neighbouring symbols, from the left."""
-    merged: list[str] = []
-    for part in parts:
-        if merged and (merged[-1], part) == (left, right):
-            merged[-1] = left + right
-        else:
-            merged.append(part)
-    return merged
-
-
-def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write a CLIP tokenizer that has each word of the prompts as one token.
-
-    Its symbols are CLIP's 512 (256 bytes, each also at the end of a word), so any text is read.
-    """
-    codes = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    symbols = [chr(code) for code in codes] + [chr(256 + i) for i in range(256 - len(codes))]
-    texts = [*DIFFUSEMIX_PROMPTS, *SENTENCES, *(text for row in SYNONYMS for text in row)]
-    words = sorted({word for text in texts for word in re.findall("[a-z]+", text.lower())})
-    spelt = [[*word[:-1], word[-1] + "</w>"] for word in words]
-    merges: list[tuple[str, str]] = []
-    # Byte-pair encoding: the most frequent pair becomes one symbol until every word is one.
-    while pairs := Counter(pair for parts in spelt for pair in pairwise(parts)):
-        merges.append(max(sorted(pairs), key=pairs.__getitem__))
-        spelt = [_merge(parts, *merges[-1]) for parts in spelt]
-    vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols)]
-    vocabulary += [left + right for left, right in merges]
-    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    numbered = {token: number for number, token in enumerate(dict.fromkeys(vocabulary))}
-    (folder / "vocab.json").write_text(json.dumps(numbered, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
-def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return an untrained text encoder for the tokenizer."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=TOKENS,
-            projection_dim=64,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def make_unet(widths: tuple[int, ...], side: int) -> UNet2DConditionModel:
-    """Return an untrained U-Net that sees the photograph's latents beside the noisy ones."""
-    levels = len(widths)
-    reads = [i >= levels - 2 for i in range(levels)]  # attention is cheap only on the small levels
-    return UNet2DConditionModel(
-        sample_size=side,
-        in_channels=8,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=widths,
-        down_block_types=tuple("CrossAttnDownBlock2D" if r else "DownBlock2D" for r in reads),
-        up_block_types=tuple("CrossAttnUpBlock2D" if r else "UpBlock2D" for r in reversed(reads)),
-        cross_attention_dim=64,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    ).to(memory_format=torch.channels_last)
-
-
-def make_scheduler() -> DDIMScheduler:
-    """Return the noise schedule: it starts from pure noise, which ten steps would not forgive."""
-    return DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        steps_offset=1,
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        rescale_betas_zero_snr=True,
-    )
 
 
 @torch.no_grad()
@@ -186,17 +94,11 @@ class Prompter:
         own = [[fill(t, row[0]) for t in DIFFUSEMIX_TEMPLATES.values()] for row in rows]
         other = [[fill(s, words) for words in row for s in SENTENCES] for row in rows]
         self.ids = [
-            [self._tokens(tokenizer, text) for text in group]
+            [tokens_of(tokenizer, text) for text in group]
             for pair in zip(own, other, strict=True)
             for group in pair
         ]
-        self.empty = self._tokens(tokenizer, "")
-
-    @staticmethod
-    def _tokens(tokenizer: CLIPTokenizer, text: str) -> Tensor:
-        return tokenizer(
-            text, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-        ).input_ids[0]
+        self.empty = tokens_of(tokenizer, "")
 
     def __call__(self, styles: Tensor, dropped: Tensor, generator: torch.Generator) -> Tensor:
         """Return token numbers (B, TOKENS); those of the empty prompt where it is dropped."""
@@ -227,10 +129,10 @@ def train_editor(
     side = pairs["photo"].shape[-1]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet = make_unet(widths, side).to(device)
+        unet = make_unet(widths, side, 8).to(device)
         text_encoder = make_text_encoder(tokenizer).to(device)
-    scheduler, prompter = make_scheduler(), Prompter(tokenizer)
-    alphas = scheduler.alphas_cumprod.to(device)
+    prompter = Prompter(tokenizer)
+    alphas = make_scheduler().alphas_cumprod.to(device)
     predict = torch.compile(unet) if compile else unet
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -242,14 +144,9 @@ def train_editor(
         tokens = prompter(pairs["style"][index, which], no_prompt, generator).to(device)
         photo = pairs["photo"][index].float() * (~no_image)[:, None, None, None]
         clean = pairs["styled"][index, which].float().to(device)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        time = torch.randint(1000, (batch_size,), generator=generator).to(device)
-        signal = alphas[time].sqrt()[:, None, None, None]
-        spread = (1 - alphas[time]).sqrt()[:, None, None, None]
-        noisy = torch.cat([signal * clean + spread * noise, photo.to(device)], 1)
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        made = predict(noisy, time, text_encoder(tokens)[0]).sample
-        return mse_loss(made.float(), signal * noise - spread * clean)
+        return velocity_loss(
+            predict, text_encoder, alphas, clean, tokens, generator, photo.to(device)
+        )
 
     trained = fit(
         {"unet": unet, "text_encoder": text_encoder}, loss, folder / "editor.safetensors",
@@ -261,49 +158,18 @@ def train_editor(
     return trained[0]
 
 
-def export(
-    modules: dict[str, nn.Module], vae: AutoencoderKL, tokenizer_folder: Path, target: Path
-) -> None:
-    """Write the pipeline in half precision, in a form that every supported version reads."""
-    pipe = StableDiffusionInstructPix2PixPipeline(
-        vae=vae,
-        text_encoder=modules["text_encoder"],
-        tokenizer=CLIPTokenizer.from_pretrained(tokenizer_folder),
-        unet=modules["unet"],
-        scheduler=make_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    for part in (vae, modules["text_encoder"], modules["unet"]):
-        part.to("cpu", torch.float16)
-    pipe.save_pretrained(target, safe_serialization=True)
-    for name in ("vocab.json", "merges.txt"):  # transformers 5 writes tokenizer.json alone
-        shutil.copy(tokenizer_folder / name, target / "tokenizer" / name)
-    for file in target.glob("*/config.json"):  # where a part was loaded from is nobody's business
-        config = json.loads(file.read_text())
-        config.pop("_name_or_path", None)
-        file.write_text(json.dumps(config, indent=2) + "\n")
-    # Transformers changed the prefix of these keys between 5.5 and 5.10; this one loads in both.
-    weights = target / "text_encoder" / "model.safetensors"
-    tensors = {
-        f"text_model.{k.removeprefix('text_model.')}": v for k, v in load_file(weights).items()
-    }
-    save_file(tensors, weights, {"format": "pt"})
-
-
 def export_checkpoint(folder: Path, target: Path, widths: tuple[int, ...], side: int) -> None:
     """Write the averaged weights of an unfinished run as a pipeline, to look at."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     modules = nn.ModuleDict(
-        {"unet": make_unet(widths, side), "text_encoder": make_text_encoder(tokenizer)}
+        {"unet": make_unet(widths, side, 8), "text_encoder": make_text_encoder(tokenizer)}
     )
     tensors = load_file(folder / "editor.safetensors")
     modules.load_state_dict(
         {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
     )
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
-    export(dict(modules.items()), vae, folder / "tokenizer", target)
+    export(PIPELINE, dict(modules.items()), vae, make_scheduler(), folder / "tokenizer", target)
 
 
 def main(argv: list[str] | None = None) -> Path | None:
@@ -337,7 +203,8 @@ def main(argv: list[str] | None = None) -> Path | None:
     vae = train_autoencoder(images, args.out, minutes=args.autoencoder_minutes, **shared)
     if vae is None:
         return None
-    tokenizer = make_tokenizer(args.out / "tokenizer")
+    texts = [*DIFFUSEMIX_PROMPTS, *SENTENCES, *(text for row in SYNONYMS for text in row)]
+    tokenizer = make_tokenizer(args.out / "tokenizer", texts)
     pairs = encode_pairs(
         vae, images[: args.photos], args.out / "pairs.safetensors", styles_each=args.styles_each
     )
@@ -347,7 +214,7 @@ def main(argv: list[str] | None = None) -> Path | None:
     )
     if modules is None:
         return None
-    export(modules, vae, args.out / "tokenizer", target)
+    export(PIPELINE, modules, vae, make_scheduler(), args.out / "tokenizer", target)
     log.info("wrote %s", target)
     return target
 
