@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +12,14 @@ from typing import Any
 
 import torch
 
+from diffaug import learned
 from diffaug.errors import GenerationError, ModelError, require
 from diffaug.generation import ModelSpec
 from diffaug.presets import components, read_index, read_json, show_licence
-from diffaug.weights import adapter_file, download, weights_of
+from diffaug.weights import adapter_file, download, pin, split_revision, weights_of
 
+#: What a learned word looks like.
+TOKEN = re.compile(r"<[^<>\s]+>")
 #: Editors without a U-Net. None takes a batch of images with a prompt each.
 EDITORS = {
     "Flux2KleinPipeline",
@@ -31,17 +36,19 @@ def load_pipeline(spec: ModelSpec) -> Any:
     The global random state is as before. The licence is logged.
 
     Raises:
-        ModelError: of another task, incomplete, pickled, or asking for code of its own.
+        ModelError: of another task, incomplete, pickled, or asking for code of its own; what was
+            learned on another model.
         ModelUnavailableError: not on this machine and not to be fetched.
         GenerationError: the device is not there, or the model does not fit on it.
     """
+    _check_base(spec)
     folder = download(spec)
     index = read_index(folder)
     _check_task(folder, index, spec)
     device = choose_device(spec.device)
     show_licence(spec)
     try:
-        with torch.random.fork_rng(devices=[]), _quiet():
+        with torch.random.fork_rng(devices=[]), quiet():
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
             _add_adapters(pipe, spec)
             return _place(pipe, device, spec)
@@ -49,6 +56,29 @@ def load_pipeline(spec: ModelSpec) -> Any:
         raise GenerationError(
             f"'{spec.model}' does not fit on {device}; set offload=True, or free the device."
         ) from error
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    """Load a pinned spec's tokenizer alone, fetching the model if it has to be."""
+    folder = download(spec)
+    library, kind = components(read_index(folder), spec)["tokenizer"]
+    return _load_part(folder / "tokenizer", library, kind, torch.float32, spec.variant)
+
+
+def _check_base(spec: ModelSpec) -> None:
+    for adapter in spec.adapters:
+        if learned.is_learned(split_revision(adapter)[0]):
+            raise ModelError(
+                f"the adapter '{adapter}' is a fine-tuned folder, which names its own base; give "
+                "it as the model."
+            )
+    found = learned.find(spec)
+    # A revision is a commit, or a hash of the weights: a model that has only moved is the same.
+    if found and pin(spec).revision != found.revision:
+        raise ModelError(
+            f"'{found.folder}' was fine-tuned on '{found.base}' ({found.revision}) and does not "
+            f"fit '{spec.model}' ({pin(spec).revision}); give that folder as the model."
+        )
 
 
 def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
@@ -213,14 +243,16 @@ def _load_part(
 
 
 def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
-    if not spec.adapters:
-        return
-    require("peft")
     names: list[str] = []
     for adapter in spec.adapters:
         file = adapter_file(adapter)
-        names.append(f"adapter{len(names)}")
         try:
+            parts = learned.tensor_names(file)
+            if parts and all(map(TOKEN.fullmatch, parts)):
+                _add_embeddings(pipe, file)
+                continue
+            require("peft")
+            names.append(f"adapter{len(names)}")
             pipe.load_lora_weights(
                 str(file.parent),
                 weight_name=file.name,
@@ -235,6 +267,43 @@ def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
             raise ModelError(
                 f"the adapter '{adapter}' does not fit '{spec.model}': {reason}"
             ) from error
+
+
+def _add_embeddings(pipe: Any, file: Path) -> None:
+    """Teach a pipeline tokens; diffusers' own loader takes one token a file and draws numbers."""
+    from safetensors.torch import load_file
+
+    rows = load_file(file)
+    if hasattr(pipe, "text_encoder_2") or not hasattr(pipe, "text_encoder"):
+        raise ValueError("learned embeddings need a model with one text encoder.")
+    table = pipe.text_encoder.get_input_embeddings().weight
+    for token, row in rows.items():
+        if row.shape != table.shape[1:]:
+            raise ValueError(
+                f"{token} is of shape {tuple(row.shape)}, and the text encoder takes "
+                f"{tuple(table.shape[1:])}."
+            )
+    places = add_tokens(pipe.tokenizer, list(rows))
+    if places[-1] >= len(table):
+        table = pipe.text_encoder.resize_token_embeddings(
+            places[-1] + 1, mean_resizing=False
+        ).weight
+    with torch.no_grad():
+        table[places] = torch.stack(list(rows.values())).to(table)
+
+
+def add_tokens(tokenizer: Any, tokens: list[str]) -> list[int]:
+    """Add tokens, each read as one from now on, and return their numbers.
+
+    Raises:
+        ValueError: the tokenizer has one of them already.
+    """
+    known = tokenizer.get_vocab()
+    for token in tokens:
+        if token in known:
+            raise ValueError(f"its tokenizer has a token {token} already.")
+    tokenizer.add_tokens(tokens)
+    return [int(number) for number in tokenizer.convert_tokens_to_ids(tokens)]
 
 
 def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
@@ -255,13 +324,21 @@ def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' loading bars off the user's terminal."""
+def quiet() -> Iterator[None]:
+    """Keep transformers' loading bars, and needless advice, off the user's terminal."""
     bars: Any = importlib.import_module("transformers.utils.logging")
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
+    adviser = logging.getLogger("diffusers.loaders.lora_base")
+    adviser.addFilter(_is_needed)
     try:
         yield
     finally:
+        adviser.removeFilter(_is_needed)
         if shown:
             bars.enable_progress_bar()
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    """Drop the remark that a LoRA is for the U-Net alone, as ours all are."""
+    return "No LoRA keys associated to CLIPText" not in record.getMessage()

@@ -11,6 +11,7 @@ from typing import Any
 
 from diffaug.errors import ModelError
 from diffaug.generation import ModelSpec, Task
+from diffaug.learned import EMBEDDINGS, LORA, is_learned, read
 
 _log = logging.getLogger("diffaug")
 
@@ -154,12 +155,14 @@ def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
 
     Args:
         backend: a name in ``PRESETS``; a folder in diffusers' layout, whose task and size are read
-            from its small JSON files; an id ``"org/name"``, taken for an editing model of 512 px
+            from its small JSON files; a folder that ``finetune`` wrote, which becomes its base
+            model with what was learned; an id ``"org/name"``, taken for an editing model of 512 px
             (otherwise give a ``ModelSpec``); or a spec, which comes back as it is.
 
     Raises:
         ValueError: none of these; the message lists the presets and what comes close.
-        ModelError: a folder whose ``model_index.json`` is absent or unreadable.
+        ModelError: a folder whose ``model_index.json`` is absent or unreadable, or a fine-tuned one
+            that is incomplete or whose base is gone.
 
     Example:
         >>> resolve("sd15").task
@@ -178,6 +181,8 @@ def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
         return PRESETS[backend].spec
     folder = Path(backend).expanduser()
     if backend and folder.is_dir():
+        if is_learned(folder):
+            return _spec_of_learned(folder)
         return _spec_of_folder(folder.resolve())
     if isinstance(backend, str) and HUB_ID.fullmatch(backend):
         return ModelSpec(backend)
@@ -199,6 +204,19 @@ def _spec_of_folder(folder: Path) -> ModelSpec:
         blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", ())
         size = unet["sample_size"] * 2 ** max(0, len(blocks) - 1)
     return ModelSpec(str(folder), task=task, size=size)
+
+
+def _spec_of_learned(folder: Path) -> ModelSpec:
+    found = read(folder)
+    # A preset's folder is wherever diffaug is installed now.
+    model = PRESETS[found.base].spec.model if found.base in PRESETS else found.spec.model
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise ModelError(
+            f"'{folder}' was fine-tuned on the model folder '{model}', which is gone; put it back, "
+            "or write where it is now as spec.model into its finetune.json."
+        )
+    parts = (str(found.folder / LORA), str(found.folder / EMBEDDINGS))
+    return replace(found.spec, model=model, adapters=(*found.spec.adapters, *parts))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,11 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_pipelines import SIZE, make_request, model_folder, tiny_spec
+from tiny_pipelines import (
+    SIZE,
+    make_request,
+    model_folder,
+    save_learned,
+    save_pipeline,
+    save_xl_pipeline,
+    tiny_spec,
+)
 
 from diffaug import DiffusersBackend, ModelSpec, loading
 from diffaug.errors import GenerationError, ModelError
 from diffaug.loading import choose_device
+from diffaug.presets import resolve
+from diffaug.weights import pin
 
 
 @pytest.mark.parametrize(
@@ -155,6 +165,93 @@ def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
             DiffusersBackend(replace(spec, adapters=(tmp_path / name,))).generate(
                 [make_request("translate")]
             )
+
+
+@pytest.fixture(scope="module")
+def learned_folder(tmp_path_factory):
+    return save_learned(tmp_path_factory.mktemp("learned") / "run")
+
+
+def test_learned_embeddings_are_tokens_with_their_rows_and_the_old_ones_stay(learned_folder):
+    from safetensors.torch import load_file
+
+    plain = load(model_folder("translate"), task="translate")
+    before = torch.get_rng_state()
+    pipe = loading.load_pipeline(replace(resolve(learned_folder), device="cpu"))
+    assert torch.equal(before, torch.get_rng_state())
+    table, old = (one.text_encoder.get_input_embeddings().weight for one in (pipe, plain))
+    assert torch.equal(old, table[: len(old)])
+    for token, row in load_file(learned_folder / "embeddings.safetensors").items():
+        numbers = pipe.tokenizer(f"a photo of a {token}, bird", add_special_tokens=False).input_ids
+        words = pipe.tokenizer("a photo of a", add_special_tokens=False).input_ids
+        assert words == numbers[: len(words)]
+        assert torch.equal(row, table[numbers[len(words)]])
+        assert len(plain.tokenizer(", bird", add_special_tokens=False).input_ids) == len(
+            numbers[len(words) + 1 :]
+        )
+
+
+def test_a_learned_word_in_a_prompt_works_and_an_unknown_one_is_refused(learned_folder):
+    backend = DiffusersBackend(replace(resolve(learned_folder), device="cpu"))
+    request = make_request("translate", prompt="a photo of a <class_0> bird")
+    [one] = backend.generate([request])
+    [other] = backend.generate([replace(request, prompt="a photo of a <class_1> bird")])
+    assert not torch.equal(one.image, other.image)
+    with pytest.raises(ValueError, match="must use tokens that .* has learned, got '<class_2>'"):
+        backend.generate([replace(request, prompt="a photo of a <class_2> bird")])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"<a>": torch.zeros(8)}, r"<a> is of shape \(8,\), and the text encoder takes \(16,\)"),
+        ({"<class_0>": torch.zeros(16)}, "has a token <class_0> already"),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_an_error_in_one_line(
+    learned_folder, tmp_path, rows, message
+):
+    from safetensors.torch import save_file
+
+    save_file(rows, tmp_path / "more.safetensors")
+    spec = resolve(learned_folder)
+    spec = replace(
+        spec, device="cpu", adapters=(*spec.adapters, str(tmp_path / "more.safetensors"))
+    )
+    with pytest.raises(ModelError, match=f"more.safetensors' does not fit '.*': .*{message}"):
+        loading.load_pipeline(spec)
+
+
+def test_a_model_with_two_text_encoders_takes_no_embeddings(learned_folder, tmp_path):
+    folder = save_xl_pipeline(tmp_path / "xl", "translate")
+    rows = shutil.copy(learned_folder / "embeddings.safetensors", tmp_path / "rows.safetensors")
+    with pytest.raises(ModelError, match="need a model with one text encoder"):
+        load(folder, task="translate", adapters=(rows,))
+
+
+@pytest.mark.parametrize("pinning", [pin, lambda spec: spec])
+def test_what_was_learned_on_another_model_is_refused_before_loading(
+    learned_folder, tmp_path, pinning
+):
+    other = save_pipeline(tmp_path / "other", "translate", seed=1)
+    (other / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")  # never read
+    spec = pinning(replace(resolve(learned_folder), model=str(other), revision=None))
+    with pytest.raises(ModelError, match="was fine-tuned on '.*translate' .* does not fit '.*oth"):
+        loading.load_pipeline(spec)
+
+
+def test_a_base_that_has_only_moved_still_fits(learned_folder, tmp_path):
+    moved = shutil.copytree(model_folder("translate"), tmp_path / "moved")
+    loading.load_pipeline(replace(resolve(learned_folder), model=str(moved), device="cpu"))
+
+
+def test_a_fine_tuned_folder_is_no_adapter(learned_folder):
+    for adapter in (
+        str(learned_folder),
+        pin(tiny_spec("translate", adapters=(learned_folder,))).adapters[0],
+    ):
+        with pytest.raises(ModelError, match="is a fine-tuned folder, which names its own base"):
+            loading.load_pipeline(tiny_spec("translate", adapters=(adapter,)))
 
 
 def test_loading_leaves_the_global_random_state_alone():

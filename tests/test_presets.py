@@ -2,10 +2,11 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from tiny_pipelines import SIZE, model_folder
+from tiny_pipelines import SIZE, model_folder, save_learned
 
 from diffaug import ModelSpec
 from diffaug.errors import ModelError
@@ -55,6 +56,38 @@ def test_a_spec_comes_back_as_it_is_and_a_hub_id_edits():
     spec = ModelSpec("org/name", task="translate")
     assert resolve(spec) is spec
     assert resolve("org/name") == ModelSpec("org/name", task="edit")
+
+
+def test_a_fine_tuned_folder_is_its_base_with_what_was_learned_wherever_it_lies(tmp_path):
+    folder = save_learned(tmp_path / "first").rename(tmp_path / "second")
+    base = resolve(model_folder("translate"))
+    spec = resolve(folder)
+    assert ("translate", SIZE, base.model) == (spec.task, spec.size, spec.model)
+    names = ("adapters/pytorch_lora_weights.safetensors", "embeddings.safetensors")
+    assert tuple(str(folder.resolve() / name) for name in names) == spec.adapters
+    assert spec.revision.startswith("sha256:")
+
+
+def test_the_base_s_own_adapters_come_before_what_was_learned(tmp_path):
+    base = {"model": "org/name", "task": "translate", "adapters": ["org/lcm@" + "0" * 40]}
+    spec = resolve(save_learned(tmp_path / "run", base="org/name", spec=base))
+    assert "org/lcm@" + "0" * 40 == spec.adapters[0] and 3 == len(spec.adapters)
+
+
+def test_a_base_that_is_a_preset_is_where_diffaug_is_installed_now(tmp_path):
+    there = {"model": "/elsewhere/diffaug/assets/tiny", "size": 64}
+    assert (
+        resolve("tiny").model
+        == resolve(save_learned(tmp_path / "run", base="tiny", spec=there)).model
+    )
+
+
+def test_a_base_folder_that_is_gone_is_an_error(tmp_path):
+    base = shutil.copytree(model_folder("translate"), tmp_path / "base")
+    folder = save_learned(tmp_path / "run", base)
+    shutil.rmtree(base)
+    with pytest.raises(ModelError, match="fine-tuned on the model folder '.*base', which is gone"):
+        resolve(folder)
 
 
 def test_a_wrong_name_is_answered_with_what_comes_close():

@@ -1,7 +1,8 @@
 """Tiny random pipelines on disk, through the real diffusers and transformers classes.
 
 `save_pipeline` writes one; `model_folder` gives the one of a task, made once per process, and
-`tiny_spec` a spec for it; `make_requests` gives requests that suit a task.
+`tiny_spec` a spec for it; `make_requests` gives requests that suit a task. `save_learned` writes
+what fine-tuning would have made of one, and `save_classes` images to fine-tune it with.
 """
 
 import json
@@ -28,6 +29,8 @@ from transformers import (
 
 from diffaug import GenerationRequest, ModelSpec
 from diffaug.generation import Task
+from diffaug.images import encode_image
+from diffaug.weights import pin
 
 #: Side in pixels that the pipelines work at.
 SIZE = 16
@@ -111,6 +114,50 @@ def save_xl_pipeline(folder: Path, task: Task, seed: int = 0) -> Path:
             scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         )
     pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+#: Two classes, as a fine-tuned folder names them; the first of two spellings of one name.
+TOKENS = {"A two": "<class_0>", "b_one": "<class_1>"}
+
+
+def save_learned(folder: Path, model: Path | None = None, **changes: Any) -> Path:
+    """Write what fine-tuning a model would, at random; `changes` are of its finetune.json."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    base = model or model_folder("translate")
+    unet = UNet2DConditionModel.from_pretrained(base / "unet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+        rows = {token: torch.randn(16) for token in TOKENS.values()}
+    lora = {f"unet.{name}": weight for name, weight in get_peft_model_state_dict(unet).items()}
+    (folder / "adapters").mkdir(parents=True)
+    save_file(lora, folder / "adapters" / "pytorch_lora_weights.safetensors")
+    save_file(rows, folder / "embeddings.safetensors")
+    spec = {"model": str(base), "task": "translate", "revision": None, "size": SIZE, "steps": 2}
+    record = {
+        **{"format": 1, "finished": True, "base": str(base), "spec": spec},
+        "subset": {"shots": 1, "seed": 3, "files": ["A two/0.png", "b_one/1.png"]},
+    }
+    record["spec"]["revision"] = pin(ModelSpec(str(base))).revision
+    (folder / "finetune.json").write_text(json.dumps({**record, **changes}))
+    (folder / "classes.json").write_text(json.dumps({"metaclass": "bird", "classes": TOKENS}))
+    return folder
+
+
+def save_classes(folder: Path, **count: int) -> Path:
+    """Write a folder of PNGs for each class: each of a colour of its class, with some noise."""
+    for number, (name, images) in enumerate(count.items()):
+        (folder / name).mkdir(parents=True)
+        colour = torch.tensor([[[40]], [[200]], [[120]]]).roll(number, 0)
+        for n in range(images):
+            generator = torch.Generator().manual_seed(100 * number + n)
+            noise = torch.randint(-20, 20, (3, 18 + n, 24), generator=generator)
+            data = encode_image((colour + noise).to(torch.uint8), "png")
+            (folder / name / f"{n}.png").write_bytes(data)
     return folder
 
 
