@@ -1,16 +1,19 @@
 """The offline job: a folder or a dataset in, a set of augmented images with its manifest out."""
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffaug import learned
 from diffaug.errors import DestinationError
+from diffaug.generation import ModelSpec, derive_seed
+from diffaug.image_transform import ImageTransform
 from diffaug.manifest import Destination
-from diffaug.offline import Options, Planned, Run, Summary, plan
+from diffaug.offline import Options, Planned, Run, Summary, pairs_up, plan
 from diffaug.provenance import identity, pinned
 from diffaug.sources import DatasetSource, FolderSource, Skipped, Source
-from diffaug.transforms import ImageTransform
 
 __all__ = ["Planned", "Skipped", "Summary", "augment_dataset", "augment_folder", "plan"]
 
@@ -25,6 +28,7 @@ def augment_folder(
     size: int | None = None,
     format: str = "jpg",
     include_originals: bool = False,
+    only: Iterable[str] | None = None,
     strict: bool = False,
     dry_run: bool = False,
     progress: bool = False,
@@ -42,11 +46,13 @@ def augment_folder(
         destination: a new folder, or one that this same run was stopped in.
         transform: which augmentation; its ``p`` is left aside.
         per_image: copies of each image, >= 1; None for as many as the transform advises. More than
-            before adds the missing ones; with fewer none goes.
+            before adds the missing ones; with fewer none goes. :class:`DiffMix` draws so many
+            sources in all, and files each image under its target class.
         seed: with the transform's settings it determines the set.
         size: resize sources to this shorter side in pixels; None keeps their size.
         format: ``"jpg"``, ``"png"`` or ``"webp"``.
         include_originals: write each source too, in the same size and format, as ``__original``.
+        only: paths below the source to keep to, such as those a model was fine-tuned on.
         strict: stop at the first unreadable image rather than skip it.
         dry_run: count, write nothing.
         progress: show a bar on stderr.
@@ -77,7 +83,7 @@ def augment_folder(
             f"'{destination}' lies inside the source '{source}', whose next run would take it for "
             "a class; choose a folder outside it."
         )
-    return _augment(FolderSource(source), destination, transform, options)
+    return _augment(FolderSource(source, only), destination, transform, options)
 
 
 def augment_dataset(
@@ -128,6 +134,20 @@ def augment_dataset(
     return _augment(DatasetSource(dataset, class_names), destination, transform, options)
 
 
+def _check_subset(spec: ModelSpec | None, source: Source) -> None:
+    """Warn where a model was fine-tuned on a few images, and these are others."""
+    tuned = learned.find(spec) if spec else None
+    if tuned is None or tuned.shots is None or set(tuned.files) == set(source.keys):
+        return
+    warnings.warn(
+        f"'{tuned.folder}' was fine-tuned on {len(tuned.files)} images ({tuned.shots} of a class, "
+        f"seed {tuned.seed}), and 'source' has {len(source.keys)} that are not the same; what a "
+        "classifier may not learn from should not reach it through the generator: see 'only'.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
 def _augment(
     source: Source,
     destination: str | os.PathLike[str],
@@ -140,7 +160,11 @@ def _augment(
             f"got {type(transform).__name__}."
         )
     spec = pinned(transform.backend)
-    place = Destination(destination, identity(transform, spec, options.identity()))
+    asked = options.identity()
+    if pairs_up(transform):  # which images are drawn depends on which there are
+        asked["sources"] = f"{derive_seed(source.keys):x}"
+        _check_subset(spec, source)
+    place = Destination(destination, identity(transform, spec, asked))
     recorded = place.recorded()  # a folder is refused before it is touched
     if recorded and not source.may_be(recorded["source"]):
         raise DestinationError(

@@ -5,16 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from diffaug.generation import Generated, GenerationRequest
+from diffaug.image_transform import BackendLike, ImageTransform, Params
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES
-from diffaug.transforms import (
-    BackendLike,
-    FractalBlend,
-    Fractals,
-    HalfConcat,
-    ImageTransform,
-    Params,
-    PromptEdit,
-)
+from diffaug.transforms import FractalBlend, Fractals, HalfConcat, PromptEdit
 
 
 class DiffuseMix(ImageTransform):
@@ -100,8 +93,8 @@ class DiffuseMix(ImageTransform):
         blends = self.blend.draw(n, generator)
         return [{**half, **blend} for half, blend in zip(halves, blends, strict=True)]
 
-    def draw_copy(self, copy: int, generator: torch.Generator) -> Params:
-        drawn = super().draw_copy(copy, generator)
+    def draw_copy(self, copy: int, generator: torch.Generator, label: str | None = None) -> Params:
+        drawn = super().draw_copy(copy, generator, label)
         if self.recipe == "release":  # the authors' code goes through all prompts for every image
             drawn["inner"]["prompt"] = self.edit.prompts[copy % self.copies]
         return drawn

@@ -10,8 +10,8 @@ import torch
 from diffaug import functional, images
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.generation import derive_seed
+from diffaug.image_transform import ImageTransform, Params
 from diffaug.paths import write_whole
-from diffaug.transforms import ImageTransform, Params
 
 BACKGROUND = (248, 247, 244)
 INK = (38, 38, 42)
@@ -72,7 +72,7 @@ def preview(
     drawn = []
     for place, (name, _) in enumerate(read):
         generator = torch.Generator().manual_seed(derive_seed("preview", seed, name))
-        drawn.append(transform.draw_copy(place, generator))
+        drawn.append(transform.draw_copy(place, generator, name.split("/")[0]))
     requests = [
         transform.requests(pixels, [params])
         for (_, pixels), params in zip(read, drawn, strict=True)
@@ -83,7 +83,11 @@ def preview(
     for (name, pixels), params, asked in zip(read, drawn, requests, strict=True):
         stages = transform.stages(pixels, [next(made) for _ in asked], [params])
         pictures = {"original": pixels[0], **{stage: one[0] for stage, one in stages.items()}}
-        rows.append(Row(_caption(name, transform.describe(params)), pictures))
+        described = transform.describe(params)
+        label = transform.label_of(params, own := name.split("/")[0])
+        if label != own:
+            described["label"] = label
+        rows.append(Row(_caption(name, described), pictures))
     write_picture(path, contact_sheet(rows, tile))
     return skipped
 
@@ -134,7 +138,8 @@ def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], lis
 
 
 def _caption(name: str, described: Params) -> str:
-    words = [f"{key} {described[key]}" for key in ("prompt", "mask") if described.get(key)]
+    keys = ("prompt", "mask", "label", "strength")
+    words = [f"{key} {described[key]}" for key in keys if described.get(key) is not None]
     words += [str(described["fractal"])] if described.get("fractal") else []
     return "   ·   ".join([name, *words])
 

@@ -272,6 +272,13 @@ def is_backend(value: object) -> TypeIs[Backend]:
     return callable(getattr(type(value), "generate", None))
 
 
+def spec_of(backend: Any) -> ModelSpec | None:
+    """Return the spec of a model, or of a backend that has one, however it is wrapped."""
+    while backend is not None and not isinstance(backend, ModelSpec):
+        backend = getattr(backend, "spec", None) or getattr(backend, "backend", None)
+    return backend
+
+
 @dataclass(eq=False)
 class RecordingBackend:
     """Stand in for a model: remember every request and answer at once with a recognisable image.

@@ -31,6 +31,17 @@ def is_video(value: Any) -> bool:
     return isinstance(value, tv_tensors.Video)
 
 
+def is_annotation(value: Any) -> bool:
+    """Tell whether a value says where something is in an image: boxes, masks or keypoints."""
+    names = ("BoundingBoxes", "Mask", "KeyPoints")  # the last is new in torchvision 0.23
+    return isinstance(value, tuple(getattr(tv_tensors, n) for n in names if hasattr(tv_tensors, n)))
+
+
+def mark_image(image: Any) -> Any:
+    """Mark a pure tensor as an image, so that no label vector beside it is taken for one."""
+    return tv_tensors.Image(image) if is_pure_tensor(image) else image
+
+
 def check_image(image: Any) -> int:
     """Return how many images a value holds (leading dimensions multiplied), or raise.
 

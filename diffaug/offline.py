@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,11 @@ from diffaug import images, presets, registry
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
 from diffaug.generation import Generated, GenerationRequest, ModelSpec, derive_seed
+from diffaug.image_transform import ImageTransform, Params
 from diffaug.manifest import Destination, Row
+from diffaug.pipelines import real_steps
 from diffaug.provenance import versions
 from diffaug.sources import Item, Skipped, Source
-from diffaug.transforms import ImageTransform, Params
 
 #: Images in one call of a backend that does not say how many it takes.
 BATCH_SIZE = 8
@@ -116,6 +117,11 @@ class Options:
         return {name: getattr(self, name) for name in names}
 
 
+def pairs_up(transform: ImageTransform) -> bool:
+    """Tell whether a transform chooses the sources of a set, for which it must know classes."""
+    return transform.pair_up([], [], 0, 0) is not None
+
+
 class _Job(NamedTuple):
     """An image on its way; an original has neither params nor requests."""
 
@@ -147,6 +153,7 @@ class Run:
         self.versions = ", ".join(" ".join(pair) for pair in versions().items())
         self.made = self.retried = self.fallbacks = 0
         self.skipped = list(source.skipped)
+        self.labels = source.labels() if pairs_up(transform) else []
         self.bar: Any = None
 
     def go(self) -> Summary:
@@ -184,8 +191,12 @@ class Run:
         )
 
     def _plan(self) -> Iterator[Planned]:
-        originals = self.options.include_originals
-        return plan(self.source.keys, self.copies, include_originals=originals)
+        keys, originals = self.source.keys, self.options.include_originals
+        paired = self.transform.pair_up(keys, self.labels, self.copies, self.options.seed)
+        if paired is None:
+            return plan(keys, self.copies, include_originals=originals)
+        alone = plan(keys if originals else (), 0, include_originals=True)
+        return chain(alone, starmap(Planned, paired))
 
     def _progress(self) -> AbstractContextManager[Any]:
         if not self.options.progress:
@@ -199,10 +210,12 @@ class Run:
         return bar
 
     def _batches(self) -> Iterator[list[_Job]]:
-        """Read what is missing, each source once, and ask for full batches."""
+        """Read what is missing, sources in a row once, and ask for full batches.
+
+        A model runs images of one strength together, so they are put together here.
+        """
         missing = (one for one in self._plan() if one not in self.done)
-        batch: list[_Job] = []
-        asked = 0
+        waiting: dict[int, list[_Job]] = {}
         for key, copies in groupby(missing, key=lambda one: one.source):
             try:
                 item = self._load(key)
@@ -213,14 +226,21 @@ class Run:
                     self._skip(key, str(error))
                 continue
             for one in copies:
-                batch.append(self._job(one, item))
-                asked += len(batch[-1].requests)
+                job = self._job(one, item)
+                kind = self._kind(job)
+                batch = waiting.setdefault(kind, [])
+                batch.append(job)
+                asked = sum(len(other.requests) for other in batch)
                 # Images that ask for nothing must not pile up either.
                 if asked >= self.batch_size or len(batch) >= 4 * self.batch_size:
-                    yield batch
-                    batch, asked = [], 0
-        if batch:
-            yield batch
+                    yield waiting.pop(kind)
+        yield from waiting.values()
+
+    def _kind(self, job: _Job) -> int:
+        """Return what jobs must have in common to run in one batch: the number of steps."""
+        if self.spec is None or not job.requests or job.requests[0].strength is None:
+            return 0
+        return real_steps(self.spec, job.requests[0])
 
     def _load(self, key: str) -> Item:
         item, size = self.source.load(key), self.options.size
@@ -235,7 +255,8 @@ class Run:
         if planned.copy is None:
             return _Job(planned, item, None, [])
         seed = derive_seed(self.options.seed, planned.source, planned.copy)
-        drawn = self.transform.draw_copy(planned.copy, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        drawn = self.transform.draw_copy(planned.copy, generator, item.label)
         return _Job(planned, item, drawn, self.transform.requests(item.pixels, [drawn]))
 
     def _generate(self, requests: list[GenerationRequest]) -> list[Generated | None]:
@@ -263,6 +284,10 @@ class Run:
                 continue
             pixels = job.item.pixels
             if job.params is not None:
+                moved = self.transform.label_of(job.params, job.item.label) != job.item.label
+                if moved and any(one.fallback for one in whole):
+                    self._skip(job.planned.source, "it came out blank or refused each time")
+                    continue
                 pixels = self.transform.finish(pixels, whole, [job.params])
             finished.append((job, whole, pixels[0]))
         files = self.encoders.map(self._encode, [pixels for _, _, pixels in finished])
@@ -285,14 +310,20 @@ class Run:
         copy, item = job.planned.copy, job.item
         ask = job.requests[0] if job.requests else None
         drawn = {} if job.params is None else self.transform.describe(job.params)
+        label = item.label
+        if job.params is not None:
+            label = self.transform.label_of(job.params, label)
+        base = item.base
+        if label != item.label:  # into the folder of the class that it shows
+            base = f"{self.source.folder_of(label)}/{base.rpartition('/')[2]}"
         model = self.spec if ask else None
         return {
             "prompt": ask.prompt if ask else None,
             "strength": ask.strength if ask else None,
             **drawn,
-            "file_name": f"{item.base}__{_tag(copy)}.{self.options.format}",
+            "file_name": f"{base}__{_tag(copy)}.{self.options.format}",
             "source": job.planned.source,
-            "label": item.label,
+            "label": label,
             "method": "original" if copy is None else type(self.transform).__name__,
             "seed": made[0].seed if made else None,
             "attempts": made[0].attempts if made else None,
@@ -323,6 +354,7 @@ class Run:
             "per_image": self.copies,
             "batch_size": self.batch_size,
             "source": self.source.name,
+            "classes": self.source.classes,
             "versions": self.versions,
             "skipped": [one._asdict() for one in sorted(set(self.skipped))],
         }

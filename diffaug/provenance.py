@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffaug.fractals import FractalFolder
-from diffaug.generation import FORMAT_VERSION, Backend, ModelSpec, derive_seed
-from diffaug.transforms import ImageTransform
+from diffaug.generation import FORMAT_VERSION, Backend, ModelSpec, derive_seed, spec_of
+from diffaug.image_transform import ImageTransform
 from diffaug.weights import pin
 
 
 def pinned(backend: ModelSpec | Backend | None) -> ModelSpec | None:
     """Return the spec of a model, or of a backend that has one, with its revision filled in."""
-    spec: Any = backend
-    while spec is not None and not isinstance(spec, ModelSpec):
-        spec = getattr(spec, "spec", None) or getattr(spec, "backend", None)
+    spec = spec_of(backend)
     return spec and pin(spec)
 
 
@@ -56,10 +54,11 @@ def settings_of(transform: ImageTransform) -> dict[str, Any]:
     for path, module in transform.named_modules():
         if path:
             found[path] = type(module).__name__
+        skipped = {"training", "backend", "cache", "copies"}
+        if not path:
+            skipped |= transform.online_only
         for name, value in vars(module).items():
-            if name.startswith("_") or name in ("training", "backend", "cache", "copies"):
-                continue
-            if path or name != "p":
+            if not name.startswith("_") and name not in skipped:
                 found[f"{path}.{name}".lstrip(".")] = _plain(value)
     return found
 

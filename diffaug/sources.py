@@ -4,7 +4,7 @@ import operator
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
@@ -12,9 +12,9 @@ import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
+from diffaug.labels import dataset_labels
+from diffaug.samples import IMAGE_KEYS, LABEL_KEYS
 
-IMAGE_KEYS = ("image", "img")
-LABEL_KEYS = ("label", "labels", "fine_label")
 #: File systems take names of 255 bytes, and copies get a number and an extension.
 LONGEST_NAME = 230
 
@@ -40,6 +40,14 @@ class Source(Protocol):
     name: str
     keys: list[str]
     skipped: list[Skipped]
+    #: Every class in the order of the labels; None where they are plain numbers or names.
+    classes: list[str] | None
+
+    def folder_of(self, label: str) -> str:
+        """Name the folder that copies of this class go to."""
+
+    def labels(self) -> list[str]:
+        """Name the class of every key."""
 
     def load(self, key: str) -> Item:
         """Read one image, or raise UnreadableImageError."""
@@ -51,11 +59,15 @@ class Source(Protocol):
 class FolderSource:
     """A class-per-folder tree; an image's key is its path below the root.
 
+    Args:
+        folder: the root.
+        only: keys to keep; None keeps all.
+
     Raises:
-        ValueError: no such folder, or no image in a class folder.
+        ValueError: no such folder, no image in a class folder, or one of ``only`` is not there.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], only: Iterable[str] | None = None) -> None:
         self.root = Path(folder).expanduser()
         if not self.root.is_dir():
             raise ValueError(
@@ -74,6 +86,22 @@ class FolderSource:
                 "move them into a folder named after their class."
             )
         self._bases = _bases(self.keys)
+        # In ImageFolder's order, and those that 'only' leaves out among them.
+        self.classes: list[str] | None = sorted(set(self.labels()))
+        if only is not None:
+            chosen = set(only)
+            if missing := sorted(chosen.difference(self.keys)):
+                raise ValueError(
+                    f"'only' must name images of '{folder}', and {len(missing)} of {len(chosen)} "
+                    f"are not there, such as '{missing[0]}'."
+                )
+            self.keys = [key for key in self.keys if key in chosen]
+
+    def folder_of(self, label: str) -> str:
+        return label  # which is a folder's name
+
+    def labels(self) -> list[str]:
+        return [key.split("/")[0] for key in self.keys]
 
     def load(self, key: str) -> Item:
         pixels = images.read_image(self.root / key)[None]
@@ -106,6 +134,8 @@ class DatasetSource:
         self.keys = [str(index) for index in range(len(dataset))]
         self.skipped: list[Skipped] = []
         self._class_names = class_names
+        self._known: dict[str | None, list[str] | None] = {}
+        self.classes = self._names(self._label_key())
 
     def load(self, key: str) -> Item:
         index = int(key)
@@ -121,10 +151,36 @@ class DatasetSource:
         if count != 1:
             raise ValueError(f"item {index} must hold one image, got shape {tuple(image.shape)}.")
         name = self._class_name(label, label_key, index)
-        return Item(pixels, name, f"{class_folder(name)}/{index:06d}")
+        return Item(pixels, name, f"{self.folder_of(name)}/{index:06d}")
+
+    def folder_of(self, label: str) -> str:
+        return class_folder(label)
 
     def may_be(self, name: str) -> bool:
         return name == self.name
+
+    def labels(self) -> list[str]:
+        key = self._label_key()
+        try:
+            labels = dataset_labels(self.dataset)
+        except (OSError, SyntaxError) as error:  # it tells labels with images, and one is damaged
+            reason = " ".join(str(error).split())
+            raise UnreadableImageError(
+                f"'dataset' could not be asked for every label: {reason}; give it 'targets', a "
+                "list of its labels."
+            ) from error
+        return [self._class_name(label, key, index) for index, label in enumerate(labels)]
+
+    def _label_key(self) -> str | None:
+        features = getattr(self.dataset, "features", None) or {}
+        return next((key for key in LABEL_KEYS if key in features), None)
+
+    def _names(self, label_key: str | None) -> list[str] | None:
+        if label_key not in self._known:
+            given = self._class_names
+            names = distinct(given) if given else class_names_of(self.dataset, label_key)
+            self._known[label_key] = names
+        return self._known[label_key]
 
     def _class_name(self, label: Any, label_key: str | None, index: int) -> str:
         if isinstance(label, str):
@@ -136,7 +192,7 @@ class DatasetSource:
                 f"the label of item {index} must be a class number or name, "
                 f"got {type(label).__name__}."
             ) from error
-        names = self._class_names or _class_names(self.dataset, label_key)
+        names = self._names(label_key)
         if names is None:
             return str(number)
         if not 0 <= number < len(names):
@@ -144,9 +200,20 @@ class DatasetSource:
                 f"the label of item {index} must be below the {len(names)} class names, "
                 f"got {number}; give 'class_names'."
             )
-        name = str(names[number])
-        # Two classes of one name, such as ImageNet's cranes, must not become one.
-        return f"{name} ({number})" if list(names).count(name) > 1 else name
+        return names[number]
+
+
+def distinct(names: Iterable[Any]) -> list[str]:
+    """Number the classes of one name, such as ImageNet's cranes, that they do not become one.
+
+    Example:
+        >>> from diffaug.sources import distinct
+        >>> distinct(["crane", "owl", "crane"])
+        ['crane (0)', 'owl', 'crane (2)']
+    """
+    texts = [str(name) for name in names]
+    count = Counter(texts)
+    return [f"{text} ({number})" if count[text] > 1 else text for number, text in enumerate(texts)]
 
 
 def class_folder(name: str) -> str:
@@ -218,15 +285,18 @@ def _pair(item: Any, index: int) -> tuple[Any, Any, str | None]:
     )
 
 
-def _class_names(dataset: Any, label_key: str | None) -> Sequence[str] | None:
-    """Find the names that a dataset, or what a subset is taken from, gives its classes."""
+def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | None:
+    """Find the names, made distinct, that a dataset or what a subset is of gives its classes."""
     while dataset is not None:
         features = getattr(dataset, "features", None)
-        feature = features.get(label_key) if isinstance(features, Mapping) else None
+        feature = None
+        if isinstance(features, Mapping):
+            keys = LABEL_KEYS if label_key is None else (label_key,)
+            feature = next((features[key] for key in keys if key in features), None)
         names = getattr(feature, "names", None) or getattr(dataset, "classes", None)
         if isinstance(names, (list, tuple)) and names:
             # torchvision's ImageNet gives each class a tuple of names
-            return [name[0] if isinstance(name, tuple) else str(name) for name in names]
+            return distinct(name[0] if isinstance(name, tuple) else name for name in names)
         dataset = getattr(dataset, "dataset", None)
     return None
 

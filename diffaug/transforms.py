@@ -8,119 +8,27 @@ size, type, dtype and device of what went in; labels, boxes and masks pass throu
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import torch
-from torchvision.transforms import v2
 
-from diffaug import functional, images, presets, registry
-from diffaug.arguments import texts, unit, unit_range, whole
+from diffaug import functional, images, presets
+from diffaug.arguments import texts, unit_range, whole
 from diffaug.fractals import FractalBank, FractalFolder
 from diffaug.functional import Rounding
 from diffaug.generation import (
     MAX_SEED,
-    Backend,
     Generated,
     GenerationRequest,
     ModelSpec,
     derive_seed,
     is_backend,
 )
+from diffaug.image_transform import BackendLike, ImageTransform, Params, fit
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, fill
 
-#: What was drawn for one image: plain JSON values.
-Params = dict[str, Any]
-BackendLike = str | Path | ModelSpec | Backend
 Fractals = FractalBank | FractalFolder | str | os.PathLike[str] | None
-
-
-class ImageTransform(v2.Transform):
-    """Base of the transforms: types in and out, the gate ``p``, and three hooks.
-
-    A subclass overrides ``draw`` (every random number, once), ``requests`` (which images it needs
-    generated) and ``finish`` (the result, from the image, what was generated, and what was drawn).
-    Online use, offline plans and previews call these three and nothing else.
-    """
-
-    _transformed_types = images.TRANSFORMED_TYPES
-    backend: ModelSpec | Backend | None = None
-    cache = False
-    #: How many augmented copies of one image an offline set has by default.
-    copies = 1
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = unit("p", p)
-
-    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
-        """Draw what is random about ``n`` images; None is torch's global generator, as in v2."""
-        return [{} for _ in range(n)]
-
-    def draw_copy(self, copy: int, generator: torch.Generator) -> Params:
-        """Draw for the copy of this number of one image of an offline set, ``p`` left aside."""
-        return self.draw(1, generator)[0]
-
-    def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
-        """Ask for what the images (N, 3, H, W) need generated."""
-        return []
-
-    def finish(
-        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        """Make the result (N, 3, H, W), in the dtype and on the device of the images."""
-        return image
-
-    def stages(
-        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> dict[str, torch.Tensor]:
-        """Return what each stage made, by name and in order, the result last; for previews."""
-        return {"result": self.finish(image, generated, params)}
-
-    def describe(self, params: Params) -> Params:
-        """Say in plain values what was drawn, for a manifest."""
-        return dict(params)
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
-        """Draw for ``n`` images; None for those that ``p`` passes over."""
-        gate = torch.rand(n, generator=generator) < self.p
-        drawn = self.draw(n, generator)
-        return [one if passes else None for one, passes in zip(drawn, gate.tolist(), strict=True)]
-
-    def check_inputs(self, flat_inputs: list[Any]) -> None:
-        if any(images.is_video(value) for value in flat_inputs):
-            raise TypeError(
-                f"{type(self).__name__} takes images, got a Video; "
-                "pass its frames as a tv_tensors.Image of shape (T, C, H, W)."
-            )
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        if not flat_inputs:
-            raise TypeError(
-                f"{type(self).__name__} found no image in its input: no PIL image and no tensor; "
-                "put v2.ToImage() before it."
-            )
-        return {"drawn": self.sample(max(images.check_image(image) for image in flat_inputs))}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        count = images.check_image(inpt)
-        live = [i for i, drawn in enumerate(params["drawn"][:count]) if drawn is not None]
-        if not live:
-            return inpt
-        pixels, restore = images.unpack(inpt)  # (N, 3, H, W)
-        chosen, drawn = pixels[live], [params["drawn"][i] for i in live]
-        requests = self.requests(chosen, drawn)
-        generated = self.live_backend().generate(requests) if requests else []
-        result = pixels.clone()
-        result[live] = self.finish(chosen, generated, drawn)
-        return restore(result)
-
-    def live_backend(self) -> Backend:
-        """Return the process's backend for this transform; it loads on first use."""
-        if self.backend is None:
-            raise TypeError(f"{type(self).__name__} generates nothing and has no backend.")
-        return registry.backend_for(self.backend, cache=self.cache)
 
 
 class PromptEdit(ImageTransform):
@@ -194,30 +102,19 @@ class PromptEdit(ImageTransform):
         ]
 
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
-        height, width = image.shape[-2:]
-        size = self.backend.size or max(height, width)  # type: ignore[union-attr]
-        small = functional.resize(images.to_uint8(image), (min(height, size), min(width, size)))
         return [
             GenerationRequest(
                 prompt=fill(self.template, drawn["prompt"]),
                 seed=derive_seed(source, self.seed, drawn["variant"]),
                 image=source,
             )
-            for source, drawn in zip(small.cpu(), params, strict=True)
+            for source, drawn in zip(self.shrink(image), params, strict=True)
         ]
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> torch.Tensor:
-        size = (image.shape[-2], image.shape[-1])
-        return torch.stack(
-            [
-                source
-                if made.fallback  # at full size, rather than what the model was shown of it
-                else images.to_dtype(functional.resize(made.image, size), like=image)
-                for source, made in zip(image, generated, strict=True)
-            ]
-        )
+        return fit(image, generated)
 
 
 class HalfConcat(ImageTransform):
@@ -261,6 +158,11 @@ class HalfConcat(ImageTransform):
         if not callable(inner):
             raise TypeError(f"'transform' must be callable, got {type(inner).__name__}.")
         self.inner = inner if isinstance(inner, ImageTransform) else _Foreign(inner)
+        if self.inner.needs_label:
+            raise TypeError(
+                f"'transform' must work on an image alone, and {type(inner).__name__} changes the "
+                "label, too; put it into the Compose itself."
+            )
         self.masks = _masks(masks)
         self.rounding: Rounding = "round"
         self.backend, self.cache = self.inner.backend, self.inner.cache

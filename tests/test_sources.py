@@ -113,7 +113,7 @@ def test_labels_without_names_are_numbers():
         ((IMAGE, torch.ones(2) / 2), "label of item 0 must be a class number or name"),
         (
             {"pixels": IMAGE, "label": 1},
-            "item 0 must have an image (image, img) and a label",
+            "item 0 must have an image (image, img, pixel_values) and a label",
         ),
         ({"image": IMAGE}, "got the keys image; rename its columns"),
         (IMAGE, "item 0 must be (image, label) or a dict of them, got Tensor"),

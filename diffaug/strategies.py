@@ -1,0 +1,99 @@
+"""The strategies and settings published with Diff-Mix, as data, and the strengths to draw from."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, get_args, get_type_hints
+
+import numpy as np
+import torch
+
+from diffaug.arguments import unit, unit_range
+
+
+class Strategy(NamedTuple):
+    """What tells the published strategies apart.
+
+    Args:
+        model: fine-tuned as a whole (``"all"``), its learned embeddings alone (``"embeddings"``),
+            or as pre-trained, with class names in words (``"none"``).
+        target: ``"any"`` class, as ``pairs`` says, or the image's ``"own"``.
+        start: translate the ``"image"``, or make a new one from ``"text"``.
+    """
+
+    model: Literal["all", "embeddings", "none"]
+    target: Literal["any", "own"]
+    start: Literal["image", "text"]
+
+
+#: The eight strategies that Diff-Mix (arXiv 2403.19600) compares, by name. ``real-aug`` is Real
+#: Guidance (2210.07574), ``ti-aug`` the generator of DA-Fusion (2302.07944).
+STRATEGIES: dict[str, Strategy] = {
+    "diff-mix": Strategy("all", "any", "image"),
+    "diff-aug": Strategy("all", "own", "image"),
+    "diff-gen": Strategy("all", "any", "text"),
+    "real-mix": Strategy("none", "any", "image"),
+    "real-aug": Strategy("none", "own", "image"),
+    "real-gen": Strategy("none", "any", "text"),
+    "ti-mix": Strategy("embeddings", "any", "image"),
+    "ti-aug": Strategy("embeddings", "own", "image"),
+}
+
+#: The strengths that the published uniform pools were made at.
+UNIFORM_STRENGTHS = (0.3, 0.5, 0.7, 0.9)
+
+#: The authors' settings by situation; ``p`` of few shots is by images of a class.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "full-shot": {"strength": 0.7, "gamma": 0.8, "p": 0.1, "pool": 5},
+    "few-shot": {"strength": (0.7, 0.9), "gamma": 0.5, "pool": 5},
+    "long-tail": {"strength": 0.7, "gamma": 0.5, "p": 0.3, "pool": 10},
+}
+FEW_SHOT_P = {1: 0.5, 5: 0.3, 10: 0.1}
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """The strengths to draw from: several, or all within a range."""
+
+    values: tuple[float, ...]
+    is_range: bool = False
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Read a number, a list of numbers, a range ``(low, high)`` or ``"uniform"``."""
+        if isinstance(value, (np.ndarray, torch.Tensor)):
+            value = value.tolist()
+        if isinstance(value, str):
+            if value == "uniform":
+                return cls(UNIFORM_STRENGTHS)
+            raise ValueError(
+                f"'strength' must be a number, a list, a range (low, high) or 'uniform', "
+                f"got {value!r}."
+            )
+        if isinstance(value, list):
+            if not value:
+                raise ValueError("'strength' must hold at least one number, got none.")
+            return cls(tuple(unit("strength", one) for one in value))
+        low, high = unit_range("strength", value)
+        return cls((low,)) if low == high else cls((low, high), is_range=True)
+
+    def draw(self, generator: torch.Generator) -> float:
+        """Draw one strength."""
+        if not self.is_range:
+            return self.values[int(torch.randint(len(self.values), (), generator=generator))]
+        low, high = self.values
+        share = torch.rand((), generator=generator, dtype=torch.float64).item()
+        return low + (high - low) * share
+
+
+def find_strategy(strategy: Any) -> Strategy:
+    """Return a strategy by name, or as it is."""
+    if isinstance(strategy, Strategy):
+        for name, kinds in get_type_hints(Strategy).items():
+            if getattr(strategy, name) not in get_args(kinds):
+                raise ValueError(
+                    f"'{name}' of a Strategy must be one of {', '.join(get_args(kinds))}, got "
+                    f"{getattr(strategy, name)!r}."
+                )
+        return strategy
+    if not isinstance(strategy, str) or strategy not in STRATEGIES:
+        raise ValueError(f"'strategy' must be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+    return STRATEGIES[strategy]
