@@ -22,8 +22,8 @@ MANIFEST = "metadata.jsonl"
 RUN = "run.json"
 #: What every row has, in this order; what else was drawn comes behind.
 COLUMNS = (
-    *("file_name", "source", "label", "method", "prompt", "seed", "strength", "mask"),
-    *("fractal", "alpha", "attempts", "fallback", "model", "revision", "versions"),
+    *("file_name", "source", "source_label", "label", "method", "prompt", "seed", "strength"),
+    *("mask", "fractal", "alpha", "attempts", "fallback", "model", "revision", "versions"),
 )
 
 _HIDDEN = ".diffaug."
@@ -119,6 +119,45 @@ def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
     """
     text = json.dumps(run, ensure_ascii=False, indent=2) + "\n"
     _replace(Path(folder), RUN, text.encode())
+
+
+@contextmanager
+def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
+    """Give the rows of a finished set to be changed in place, and write them back at the end.
+
+    Nothing else can add to the set meanwhile. After an error inside, the manifest is as it was.
+
+    Args:
+        folder: the set's folder; what was changed there is kept when a run goes on with the set.
+
+    Raises:
+        ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row.
+        DestinationError: a run is writing to the set or was stopped, or the folder is read-only.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.manifest import read_manifest, rewriting, write_manifest
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_manifest(folder, [{"file_name": "cat/1__0.jpg"}])
+        ...     with rewriting(folder) as rows:
+        ...         rows[0]["kept"] = True
+        ...     read_manifest(folder)[0]["kept"]
+        True
+    """
+    place = Destination(folder, {})
+    if not place.journal.path.exists():
+        read_manifest(place.folder)  # a folder without a set is refused before it is touched
+    with place:
+        # Its rows are not in the manifest yet, and would replace what is written there now.
+        if place.journal.path.exists():
+            raise DestinationError(
+                f"'{place.folder}' is of a run that was stopped; finish it first: "
+                "the same command goes on where it stopped."
+            )
+        rows = read_manifest(place.folder)
+        yield rows
+        with place._told("written to"):
+            write_manifest(place.folder, rows)
 
 
 class Journal:

@@ -14,6 +14,7 @@ from diffaug.manifest import (
     Journal,
     read_manifest,
     read_run,
+    rewriting,
     write_manifest,
     write_run,
 )
@@ -170,3 +171,60 @@ def test_a_run_that_was_killed_unlocks_its_folder(tmp_path):
     assert (tmp_path / ".diffaug.lock").exists()
     with Destination(tmp_path, {}) as place:
         assert {"identity": {}} == place.recorded()
+
+
+def test_rows_are_rewritten_in_place_whole_and_nothing_is_left_behind(tmp_path):
+    write_manifest(tmp_path, [row("b", prompt="é"), row("a")])
+    with rewriting(tmp_path) as rows:
+        for number, one in enumerate(rows):
+            one["kept"] = number == 0
+    read = read_manifest(tmp_path)
+    assert [("b", "é", True), ("a", None, False)] == [
+        (one["source"][-1], one["prompt"], one["kept"]) for one in read
+    ]
+    assert ["metadata.jsonl"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_an_error_while_rewriting_leaves_the_manifest_as_it_was(tmp_path):
+    write_manifest(tmp_path, [row("a")])
+    before = (tmp_path / "metadata.jsonl").read_bytes()
+    with pytest.raises(ZeroDivisionError), rewriting(tmp_path) as rows:
+        rows[0]["kept"] = 1 / 0
+    assert before == (tmp_path / "metadata.jsonl").read_bytes()
+    assert ["metadata.jsonl"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_set_is_not_rewritten_by_two_nor_while_a_run_adds_to_it(tmp_path):
+    write_manifest(tmp_path, [row("a")])
+    with (
+        rewriting(tmp_path),
+        pytest.raises(DestinationError, match="is being written to by another run"),
+        rewriting(tmp_path),
+    ):
+        pass
+    with Destination(tmp_path, {}) as place:
+        place.begin({})
+        with (
+            pytest.raises(DestinationError, match="is being written to by another run"),
+            rewriting(tmp_path),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("finished_before", [True, False])
+def test_the_set_of_a_run_that_was_stopped_is_not_rewritten(tmp_path, finished_before):
+    if finished_before:
+        write_manifest(tmp_path, [row("a")])
+    with Destination(tmp_path, {}) as place:
+        place.begin({})
+        place.add(row("b"), b"image")
+    message = "is of a run that was stopped; finish it first: the same command goes on where it"
+    with pytest.raises(DestinationError, match=message), rewriting(tmp_path):
+        pass
+    assert [row("b")] == place.journal.rows()
+
+
+def test_a_folder_without_a_set_is_not_touched_by_rewriting(tmp_path):
+    with pytest.raises(ValueError, match="has no metadata.jsonl"), rewriting(tmp_path / "none"):
+        pass
+    assert [] == list(tmp_path.iterdir())
