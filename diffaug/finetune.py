@@ -1,0 +1,426 @@
+"""Fine-tuning for Diff-Mix: a folder of classes in, a model that knows a word for each out."""
+
+import gc
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffaug import images, learned
+from diffaug.arguments import whole
+from diffaug.errors import DestinationError, require
+from diffaug.generation import ModelSpec, derive_seed
+from diffaug.lessons import Lessons, Words
+from diffaug.loading import choose_device, load_pipeline, load_tokenizer
+from diffaug.paths import write_whole
+from diffaug.presets import PRESETS, name_of
+from diffaug.provenance import versions
+from diffaug.sources import Skipped
+from diffaug.training import Settings, Trainer, base_spec, check_parts, choose_precision
+from diffaug.weights import download, pin
+
+CHECKPOINT = "checkpoint.safetensors"
+#: What a process that was killed amid writing leaves behind.
+_CUT = re.compile(r".+\.[0-9a-f]{16}\.tmp")
+
+
+@dataclass(frozen=True)
+class FinetuneSummary:
+    """Say what a fine-tuning did.
+
+    Args:
+        folder: what to give as ``backend`` from now on.
+        classes: how many have a word now.
+        images: how many it learned from.
+        steps: how many the folder has seen in all.
+        trained: how many of them in this call.
+        loss: mean over the last 100 of those; None if there were none.
+        skipped: images left out, each with the reason.
+        seconds: how long it took.
+    """
+
+    folder: Path
+    classes: int
+    images: int
+    steps: int
+    trained: int = 0
+    loss: float | None = None
+    skipped: tuple[Skipped, ...] = ()
+    seconds: float = 0.0
+
+
+def finetune(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    base: str | Path | ModelSpec = "sd15",
+    metaclass: str = "",
+    shots: int | None = None,
+    seed: int = 0,
+    steps: int = 35_000,
+    rank: int = 10,
+    learning_rate: float = 5e-5,
+    embedding_learning_rate: float = 5e-5,
+    batch_size: int = 8,
+    gradient_accumulation: int = 1,
+    gradient_checkpointing: bool = False,
+    mixed_precision: str = "auto",
+    min_snr_gamma: float | None = None,
+    balanced: bool = False,
+    initial_token: str | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    checkpoint_every: int = 500,
+    sample_every: int = 0,
+    strict: bool = False,
+    progress: bool = False,
+) -> FinetuneSummary:
+    """Teach a model a word for each class of a folder: textual inversion and LoRA together.
+
+    Run it again after any interruption and it goes on, to the same folder as without one. With
+    ``accelerate launch`` several GPUs share each step; all must see ``destination``.
+
+    Args:
+        source: a folder with one folder per class.
+        destination: a new folder, or one that this same run was stopped in.
+        base: a Stable Diffusion model: a preset, folder, Hub id or spec. Its own adapters, such as
+            a LoRA for few steps, are left out here and come back when it generates.
+        metaclass: what all classes are (``"bird"``); ends each prompt.
+        shots: images a class, chosen by ``labels.few_shot_subset``; None for all.
+        seed: of the choice, the first weights, and every draw.
+        steps: 35,000 is the paper's, for 6,000 images of 200 classes.
+        rank: of the LoRA; its alpha is the same.
+        learning_rate, embedding_learning_rate: of the LoRA and of the words; constant.
+        batch_size: images in one step, over all processes.
+        gradient_accumulation: passes that a process takes its share in: less memory.
+        gradient_checkpointing: compute the U-Net twice: slower, much less memory.
+        mixed_precision: ``"no"``, ``"fp16"``, ``"bf16"``, or ``"auto"`` for what the device can do.
+        min_snr_gamma: weigh the loss by min-SNR (5 is usual); None for the paper's plain one.
+        balanced: draw each class as often as any other (long tails).
+        initial_token: the word all new ones start from; the first token of the metaclass, or of
+            "object", by default.
+        size: side in pixels; None for the model's own.
+        device, strict, progress: as for ``augment_folder``.
+        checkpoint_every, sample_every: steps between checkpoints, and between pictures (0: none).
+
+    Raises:
+        ValueError, TypeError: an argument or a class folder will not do.
+        DestinationError: the destination holds something else, or another run.
+        ModelError: the base is incomplete. GenerationError: it does not fit into memory.
+
+    Example:
+        >>> finetune("cub", "runs/cub", base="tiny")
+        Traceback (most recent call last):
+        ValueError: 'base' must translate or generate images, and 'tiny' edits them; try 'sd15'.
+
+    Reference:
+        Wang et al. (2024), arXiv 2403.19600, section 3.2.
+    """
+    started = time.monotonic()
+    settings = Settings(
+        seed=seed,
+        steps=steps,
+        rank=rank,
+        learning_rate=learning_rate,
+        embedding_learning_rate=embedding_learning_rate,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        gradient_checkpointing=gradient_checkpointing,
+        mixed_precision=mixed_precision,
+        min_snr_gamma=min_snr_gamma,
+        balanced=balanced,
+    )
+    whole("checkpoint_every", checkpoint_every, 1)
+    whole("sample_every", sample_every, 0)
+    words = Words(metaclass, initial_token)
+    spec = base_spec(base, size, device)
+    chosen = choose_device(device)
+    precision = choose_precision(mixed_precision, chosen)
+    lessons = Lessons(source, shots, seed)
+    require("accelerate", "finetune")
+
+    name = base if isinstance(base, str) and base in PRESETS else name_of(spec.model)
+    run = _Run(destination, lessons, words, spec, settings, name)
+    there = run.recorded()
+    if there.get("finished"):
+        run.checkpoint.unlink(missing_ok=True)
+    else:
+        check_parts(download(run.spec), run.base)
+        initial = words.check(load_tokenizer(run.spec), len(lessons.names))
+        run.skipped = lessons.unreadable(strict) if not there else run.skipped
+        run.go(initial, chosen, precision, checkpoint_every, sample_every, progress)
+    return FinetuneSummary(
+        folder=run.folder,
+        classes=len(lessons.names),
+        images=len(lessons.keys) - len(run.skipped),
+        steps=steps,
+        trained=len(run.losses),
+        loss=sum(run.losses[-100:]) / len(run.losses[-100:]) if run.losses else None,
+        skipped=(*lessons.skipped, *run.skipped),
+        seconds=time.monotonic() - started,
+    )
+
+
+class _Run:
+    """A fine-tuned folder in the making."""
+
+    def __init__(
+        self,
+        destination: str | os.PathLike[str],
+        lessons: Lessons,
+        words: Words,
+        spec: ModelSpec,
+        settings: Settings,
+        base: str,
+    ) -> None:
+        self.base = base
+        self.folder = Path(destination).expanduser().absolute()
+        self.checkpoint = self.folder / CHECKPOINT
+        if self.folder.resolve().is_relative_to(lessons.root.resolve()):
+            raise DestinationError(
+                f"'{destination}' lies inside the source '{lessons.root}', whose next run would "
+                "take it for a class; choose a folder outside it."
+            )
+        self.lessons, self.words, self.settings = lessons, words, settings
+        self.spec = pin(spec)
+        self.skipped: list[Skipped] = []
+        self.losses: list[float] = []
+
+    def _identity(self) -> dict[str, Any]:
+        """Say what makes a run this one; what is long is a hash."""
+        lessons = self.lessons
+        return {
+            **self.settings.identity(),
+            **asdict(self.words),
+            "shots": lessons.shots,
+            "classes": f"{len(lessons.names)} ({derive_seed(lessons.names):x})",
+            "images": f"{len(lessons.keys)} ({derive_seed(lessons.keys):x})",
+            **{f"base.{name}": value for name, value in self.spec.identity().items()},
+        }
+
+    def _record(self, finished: bool) -> dict[str, Any]:
+        lessons = self.lessons
+        local = ("device", "batch_size", "pad", "compile", "offload")
+        spec = {name: value for name, value in asdict(self.spec).items() if name not in local}
+        return {
+            "format": learned.FORMAT,
+            "finished": finished,
+            "base": self.base,
+            "spec": spec,
+            "settings": {**asdict(self.settings), **asdict(self.words)},
+            "subset": {"shots": lessons.shots, "seed": self.settings.seed, "files": lessons.keys},
+            "skipped": [one._asdict() for one in self.skipped],
+            "source": lessons.source.name,
+            "versions": versions(),
+            "identity": self._identity(),
+        }
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the folder says of this run so far, nothing for a new one.
+
+        Raises:
+            DestinationError: it holds something else; the message says what.
+        """
+        file = self.folder / learned.RECORD
+        with self._told("read"):
+            found = sorted(os.listdir(self.folder)) if self.folder.exists() else []
+        names = [name for name in found if not name.startswith(".") and not _CUT.fullmatch(name)]
+        if not names:
+            return {}
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+            known, self.skipped = there["identity"], [Skipped(**one) for one in there["skipped"]]
+            steps = int(there["settings"]["steps"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DestinationError(
+                f"'{self.folder}' must be empty or hold a run of this fine-tuning, and it holds "
+                f"'{names[0]}' and no {learned.RECORD} of diffaug's; choose another folder."
+            ) from error
+        here = json.loads(json.dumps(self._identity()))
+        for name in [*here, *known]:
+            if name not in known or known[name] != here.get(name):
+                raise DestinationError(
+                    f"'{self.folder}' holds a different run: '{name}' is {known.get(name)!r} there "
+                    f"and {here.get(name)!r} here; choose another folder, or the same settings."
+                )
+        if there["finished"] and steps != self.settings.steps:
+            raise DestinationError(
+                f"'{self.folder}' was finished after {steps} steps, and cannot be trained to "
+                f"{self.settings.steps}, for the optimizer's state is gone; choose another folder."
+            )
+        return dict(there)
+
+    def go(
+        self,
+        initial: int,
+        device: torch.device,
+        precision: str,
+        checkpoint_every: int,
+        sample_every: int,
+        progress: bool,
+    ) -> None:
+        """Train from the last checkpoint, or from the start, to the end."""
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device.type == "cpu")
+        if self.settings.batch_size < state.num_processes:
+            raise ValueError(
+                f"'batch_size' must be at least the number of processes, {state.num_processes}, "
+                f"got {self.settings.batch_size}."
+            )
+        main = state.process_index == 0
+        trainer = self._trainer(initial, device, precision)
+        trainer.rank, trainer.world = state.process_index, state.num_processes
+        self._restore(trainer)
+        # None may still be looking at the folder when the first writes to it.
+        state.wait_for_everyone()
+        if main:
+            for abandoned in filter(lambda path: _CUT.fullmatch(path.name), self.folder.rglob("*")):
+                abandoned.unlink(missing_ok=True)
+            self._write({learned.RECORD: self._record(finished=False)})
+        try:
+            with self._bar(trainer.step, progress and main) as bar:
+                while trainer.step < self.settings.steps:
+                    self.losses.append(trainer.train())
+                    if bar is not None:
+                        bar.set_postfix(step=trainer.step, loss=f"{self.losses[-1]:.4f}")
+                        bar.update(self.settings.batch_size)
+                    if main and sample_every and trainer.step % sample_every == 0:
+                        self._sample(trainer)
+                    if main and trainer.step % checkpoint_every == 0:
+                        self._save(trainer)
+        except KeyboardInterrupt:
+            if main and trainer.whole and trainer.step:
+                self._save(trainer)
+            raise
+        finally:
+            trainer.close()
+        if main:
+            self._finish(trainer)
+        state.wait_for_everyone()
+        del trainer
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where CUDA was never used
+
+    def _trainer(self, initial: int, device: torch.device, precision: str) -> Trainer:
+        dtype = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
+        # Not compiled or offloaded: the paths that gradients take are for eager modules.
+        changes: dict[str, Any] = {"device": str(device), "dtype": dtype, "safety_checker": False}
+        pipe = load_pipeline(
+            replace(self._plain(), compile=False, offload=False, pad=False, **changes)
+        )
+        count = len(self.lessons.names)
+        pictures = self.lessons.pictures(self.skipped, self.spec.size, self.settings.balanced)
+        words = self.words.tokens(count), self.words.prompts(count)
+        return Trainer(pipe, pictures, *words, initial, self.settings, precision)
+
+    def _plain(self) -> ModelSpec:
+        """Return the base without its own adapters, and with its own scheduler if it had any."""
+        if not self.spec.adapters:
+            return self.spec
+        return replace(self.spec, adapters=(), scheduler=None, steps=25, guidance_scale=7.5)
+
+    @contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DestinationError(
+                f"'{self.folder}' could not be {done}: {error.strerror or error}; once it can, the "
+                "same call goes on where it stopped."
+            ) from error
+
+    def _bar(self, step: int, shown: bool) -> AbstractContextManager[Any]:
+        if not shown:
+            return nullcontext()
+        from tqdm import tqdm
+
+        size = self.settings.batch_size
+        bar: AbstractContextManager[Any] = tqdm(
+            total=self.settings.steps * size, initial=step * size, unit="image", delay=1
+        )
+        return bar
+
+    def _write(self, files: Mapping[str, Any]) -> None:
+        """Write files whole: bytes, text, or plain values as JSON; in this order."""
+        with self._told("written to"):
+            for name, content in files.items():
+                if not isinstance(content, (bytes, str)):
+                    content = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+                data = content.encode() if isinstance(content, str) else content
+                write_whole(self.folder / name, data)
+
+    def _save(self, trainer: Trainer) -> None:
+        from safetensors.torch import save
+
+        tensors, texts = trainer.state()
+        self._write({CHECKPOINT: save(tensors, texts)})
+
+    def _restore(self, trainer: Trainer) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        if not self.checkpoint.is_file():
+            return
+        try:
+            with safe_open(self.checkpoint, framework="pt") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                trainer.restore(tensors, opened.metadata() or {})
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise DestinationError(
+                f"'{self.checkpoint}' is damaged ({type(error).__name__}: {reason}); remove it to "
+                "start from the first step, or put back a whole one."
+            ) from error
+        if trainer.step > self.settings.steps:
+            raise DestinationError(
+                f"'{self.folder}' has seen {trainer.step} steps already, and 'steps' is "
+                f"{self.settings.steps}; ask for as many, or choose another folder."
+            )
+
+    def _sample(self, trainer: Trainer) -> None:
+        pictures = trainer.pictures_of(self._plain())
+        data = images.encode_image(pictures, "png")
+        self._write({f"samples/step-{trainer.step:06d}.png": data})
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Write what was learned, and last that it is whole."""
+        from safetensors.torch import save
+
+        lora, rows = trainer.results()
+        classes = dict(zip(self.lessons.names, trainer.tokens, strict=True))
+        self._write(
+            {
+                learned.LORA: save(lora, {"format": "pt"}),
+                learned.EMBEDDINGS: save(rows, {"format": "pt"}),
+                learned.CLASSES: {"metaclass": self.words.metaclass, "classes": classes},
+                "README.md": self._card(),
+                learned.RECORD: self._record(finished=True),
+            }
+        )
+        self.checkpoint.unlink(missing_ok=True)
+
+    def _card(self) -> str:
+        lessons, settings = self.lessons, self.settings
+        preset = PRESETS.get(self.base)
+        terms = f" ({preset.licence}; commercial use: {preset.commercial})" if preset else ""
+        prompt = learned.class_prompt(self.words.tokens(1)[0], self.words.metaclass)
+        return f"""# {self.folder.name}
+
+Fine-tuned with diffaug for Diff-Mix (Wang et al., 2024, arXiv 2403.19600): a LoRA of the U-Net, and
+a word for each class, learned together.
+
+- Base model: `{self.base}`, revision `{self.spec.revision}`.
+- Classes: {len(lessons.names)}, from {len(lessons.keys) - len(self.skipped)} images.
+- Training: {settings.steps} steps of {settings.batch_size} images at {self.spec.size} px; LoRA of
+  rank {settings.rank}. All settings and images: `{learned.RECORD}`.
+- Prompt: `{prompt}` for `{lessons.names[0]}`; the other words: `{learned.CLASSES}`.
+- Use: give this folder as `backend`. It may be moved; the base model is loaded from its own place.
+- Terms: those of the base model{terms} and of the training images.
+"""
