@@ -3,7 +3,11 @@
 from diffaug import errors, functional
 from diffaug.augment import Summary, augment_dataset, augment_folder
 from diffaug.cache import CachedBackend
+from diffaug.collate import MixCollate
+from diffaug.datasets import GeneratedDataset, MixedDataset
+from diffaug.diffmix import DiffMix
 from diffaug.diffusemix import DiffuseMix
+from diffaug.filtering import ClassifierFilter, ClipFilter, SimilarityFilter, filter_set
 from diffaug.fractals import FractalBank
 from diffaug.generation import (
     Backend,
@@ -12,31 +16,49 @@ from diffaug.generation import (
     ModelSpec,
     RecordingBackend,
 )
+from diffaug.image_transform import ImageTransform
+from diffaug.joint_transform import JointTransform
+from diffaug.labels import class_counts, few_shot_subset, soft_label
+from diffaug.pairs import ClassPairs, ClassPairSampler
 from diffaug.pipelines import DiffusersBackend
 from diffaug.registry import backend_for, unload
-from diffaug.transforms import FractalBlend, HalfConcat, ImageTransform, PromptEdit
+from diffaug.transforms import FractalBlend, HalfConcat, PromptEdit
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Backend",
     "CachedBackend",
+    "ClassPairSampler",
+    "ClassPairs",
+    "ClassifierFilter",
+    "ClipFilter",
+    "DiffMix",
     "DiffuseMix",
     "DiffusersBackend",
     "FractalBank",
     "FractalBlend",
     "Generated",
+    "GeneratedDataset",
     "GenerationRequest",
     "HalfConcat",
     "ImageTransform",
+    "JointTransform",
+    "MixCollate",
+    "MixedDataset",
     "ModelSpec",
     "PromptEdit",
     "RecordingBackend",
+    "SimilarityFilter",
     "Summary",
     "augment_dataset",
     "augment_folder",
     "backend_for",
+    "class_counts",
     "errors",
+    "few_shot_subset",
+    "filter_set",
     "functional",
+    "soft_label",
     "unload",
 ]

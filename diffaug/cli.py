@@ -1,6 +1,5 @@
 """The command ``diffaug``: parse, call one function, print."""
 
-import dataclasses
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +8,32 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from diffaug import cli_options as options
+from diffaug.cli_options import (
+    Alpha,
+    Backend,
+    BatchSize,
+    Device,
+    Dtype,
+    Fractals,
+    LongTail,
+    Masks,
+    Metaclass,
+    Method,
+    Pairs,
+    Prompts,
+    Recipe,
+    Seed,
+    Source,
+    Steps,
+    Strategy,
+    Strength,
+)
 from diffaug.errors import DiffaugError
 
 if TYPE_CHECKING:
     from diffaug.augment import Summary
-    from diffaug.diffusemix import DiffuseMix
-
+    from diffaug.image_transform import ImageTransform
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
@@ -48,27 +67,6 @@ app = typer.Typer(
     help="Diffusion models inside the augmentation pipeline of image classifiers.",
 )
 
-Source = Annotated[Path, typer.Argument(help="Folder of images, one folder per class.")]
-Backend = Annotated[str, typer.Option(help="Preset, model folder or Hub id; see 'backends'.")]
-Prompts = Annotated[
-    list[str] | None,
-    typer.Option(help="Style, or several with commas; may be repeated. Default: the paper's nine."),
-]
-Recipe = Annotated[str, typer.Option(help="paper, or release: as the authors' code does it.")]
-Alpha = Annotated[str, typer.Option(help="Weight of the fractal in [0, 1], or LOW,HIGH.")]
-Masks = Annotated[
-    str | None,
-    typer.Option(help="paper, release, genmix, or names with commas. Default: recipe's."),
-]
-Fractals = Annotated[
-    Path | None, typer.Option(help="Folder of pictures to blend in. Default: rendered fractals.")
-]
-Seed = Annotated[int, typer.Option(help="Same seed and settings: same images.")]
-Steps = Annotated[int | None, typer.Option(help="Steps of the model. Default: the preset's.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the best there.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images in one call of the model.")]
-
 
 @app.callback(invoke_without_command=True)
 def _options(
@@ -86,11 +84,23 @@ def _options(
 def augment(
     source: Source,
     destination: Annotated[Path, typer.Argument(help="New folder, or one to go on with.")],
-    backend: Backend = "instruct-pix2pix",
+    method: Method = "diffusemix",
+    backend: Backend = None,
     per_image: Annotated[
-        int | None, typer.Option(help="Copies of each image. Default: the recipe's.")
+        int | None,
+        typer.Option(
+            "--per-image",
+            "--multiplier",
+            help="Copies of each image; of diffmix, images in all as a multiple of the sources. "
+            "Default: the recipe's; 5, or 10 for the long tail, of diffmix.",
+        ),
     ] = None,
     seed: Seed = 0,
+    strategy: Strategy = "diff-mix",
+    strength: Strength = "0.7",
+    pairs: Pairs = None,
+    long_tail: LongTail = False,
+    metaclass: Metaclass = "",
     prompts: Prompts = None,
     recipe: Recipe = "paper",
     alpha: Alpha = "0.2",
@@ -117,10 +127,13 @@ def augment(
     """Write an augmented copy of a class-per-folder tree; run again to go on."""
     from diffaug.augment import augment_folder
 
-    transform = _diffusemix(
-        backend, prompts, recipe, alpha, masks, fractals,
+    transform, only = _transform(
+        method, source, backend, strategy, strength, pairs, metaclass, long_tail,
+        prompts, recipe, alpha, masks, fractals,
         device=device, dtype=dtype, steps=steps, batch_size=batch_size,
     )  # fmt: skip
+    if only is not None:
+        _err.print(f"from the {len(only)} images that '{backend}' was fine-tuned on")
     summary = augment_folder(
         source,
         destination,
@@ -130,6 +143,7 @@ def augment(
         size=size,
         format=format,
         include_originals=include_originals,
+        only=only,
         strict=strict,
         dry_run=dry_run,
         progress=not dry_run,
@@ -144,9 +158,14 @@ def augment(
 def preview(
     source: Source,
     path: Annotated[Path, typer.Argument(help="PNG to write.")],
-    backend: Backend = "instruct-pix2pix",
+    method: Method = "diffusemix",
+    backend: Backend = None,
     count: Annotated[int, typer.Option(help="Images to show, a row each.")] = 6,
     seed: Seed = 0,
+    strategy: Strategy = "diff-mix",
+    strength: Strength = "0.7",
+    pairs: Pairs = None,
+    metaclass: Metaclass = "",
     prompts: Prompts = None,
     recipe: Recipe = "paper",
     alpha: Alpha = "0.2",
@@ -157,15 +176,123 @@ def preview(
     dtype: Dtype = None,
     steps: Steps = None,
 ) -> None:
-    """Draw a contact sheet: original, edit, halves joined, fractal, result."""
+    """Draw a contact sheet of what each stage makes of some images."""
     from diffaug.gallery import preview as draw
 
-    transform = _diffusemix(
-        backend, prompts, recipe, alpha, masks, fractals,
+    transform, _ = _transform(
+        method, source, backend, strategy, strength, pairs, metaclass, False,
+        prompts, recipe, alpha, masks, fractals,
         device=device, dtype=dtype, steps=steps, variants=1,
     )  # fmt: skip
     _print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
     _out.print(str(path), markup=False)
+
+
+@app.command()
+def finetune(
+    source: Source,
+    destination: Annotated[Path, typer.Argument(help="New folder, or one to go on with.")],
+    base: Annotated[str, typer.Option(help="Preset, folder or Hub id that translates.")] = "sd15",
+    metaclass: Annotated[str, typer.Option(help="What all classes are, such as bird.")] = "",
+    shots: Annotated[int | None, typer.Option(help="Images of each class. Default: all.")] = None,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(help="The paper's for 200 classes: 35000.")] = 35_000,
+    rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Of the LoRA.")] = 5e-5,
+    embedding_learning_rate: Annotated[float, typer.Option(help="Of the words.")] = 5e-5,
+    batch_size: Annotated[int, typer.Option(help="Images in a step, over all processes.")] = 8,
+    gradient_accumulation: Annotated[int, typer.Option(help="Passes a step: less memory.")] = 1,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Slower, much less memory.")
+    ] = False,
+    mixed_precision: Annotated[str, typer.Option(help="auto, no, fp16 or bf16.")] = "auto",
+    min_snr_gamma: Annotated[
+        float | None, typer.Option(help="Weigh the loss by min-SNR; 5 is usual. Default: plain.")
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Draw each class as often as any other.")
+    ] = False,
+    initial_token: Annotated[
+        str | None, typer.Option(help="Word that new ones start from. Default: the metaclass.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels. Default: the model's.")] = None,
+    device: Device = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    sample_every: Annotated[int, typer.Option(help="Steps between pictures; 0: none.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first unreadable image.")
+    ] = False,
+) -> None:
+    """Teach a model a word for each class of a folder, for diffmix; run again to go on."""
+    from diffaug.finetune import finetune as train
+
+    done = train(
+        source, destination,
+        base=base, metaclass=metaclass, shots=shots, seed=seed, steps=steps, rank=rank,
+        learning_rate=learning_rate, embedding_learning_rate=embedding_learning_rate,
+        batch_size=batch_size, gradient_accumulation=gradient_accumulation,
+        gradient_checkpointing=gradient_checkpointing, mixed_precision=mixed_precision,
+        min_snr_gamma=min_snr_gamma, balanced=balanced, initial_token=initial_token, size=size,
+        device=device or "auto", checkpoint_every=checkpoint_every, sample_every=sample_every,
+        strict=strict, progress=True,
+    )  # fmt: skip
+    _out.print(
+        (f"{done.trained} steps" if done.trained else "nothing to do")
+        + f", {done.steps} in all, on {done.images} images of {done.classes} classes"
+        + (f", loss {done.loss:.3f}" if done.loss is not None else "")
+        + f"\nin {done.folder}: give it as --backend to 'diffaug augment --method diffmix'",
+        markup=False,
+    )
+    _print_skipped(done.skipped)
+
+
+@app.command()
+def filter(
+    folder: Annotated[Path, typer.Argument(help="Finished set to judge.")],
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help="clip (does it show the metaclass), or similarity (to the source: neither "
+            "unchanged nor lost)."
+        ),
+    ] = "clip",
+    keep: Annotated[
+        float | None, typer.Option(help="Fraction to keep, in (0, 1]. Default: 0.9. [clip]")
+    ] = None,
+    metaclass: Annotated[str, typer.Option(help="What all classes are, such as bird. [clip]")] = "",
+    target_class: Annotated[
+        bool, typer.Option("--target-class", help="Judge each image's own class, too. [clip]")
+    ] = False,
+    clip: Annotated[
+        str | None, typer.Option("--model", help="CLIP model: folder or Hub id. [clip]")
+    ] = None,
+    low: Annotated[float | None, typer.Option(help="Least similarity. [similarity]")] = None,
+    high: Annotated[float | None, typer.Option(help="Greatest similarity. [similarity]")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder the set was made from. Default: as it says. [similarity]"),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Judge a set's images; its manifest then says which to keep. Nothing is deleted."""
+    from diffaug.filtering import ClipFilter, SimilarityFilter, filter_set
+
+    judge: ClipFilter | SimilarityFilter
+    if scorer == "clip":
+        options.refuse(scorer, low=low, high=high, source=source)
+        chosen: dict[str, Any] = {} if clip is None else {"model": clip}
+        judge = ClipFilter(metaclass, target_class=target_class, device=device or "auto", **chosen)
+    elif scorer == "similarity":
+        options.refuse(scorer, metaclass=metaclass, target_class=target_class, model=clip)
+        bounds = {"low": low, "high": high}
+        given: dict[str, Any] = {k: value for k, value in bounds.items() if value is not None}
+        judge = SimilarityFilter(source, **given)
+    else:
+        raise ValueError(f"'scorer' must be clip or similarity, got {scorer!r}.")
+    done = filter_set(folder, judge, keep=keep, progress=True)
+    threshold = "" if done.threshold is None else f", from a score of {done.threshold:.3f} on"
+    _out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}", markup=False)
+    _print_skipped(done.unreadable)
 
 
 @app.command()
@@ -247,8 +374,15 @@ def main() -> None:
     app(prog_name="diffaug")
 
 
-def _diffusemix(
-    backend: str,
+def _transform(
+    method: str,
+    source: Path,
+    backend: str | None,
+    strategy: str,
+    strength: str,
+    pairs: str | None,
+    metaclass: str,
+    long_tail: bool,
     prompts: list[str] | None,
     recipe: str,
     alpha: str,
@@ -257,38 +391,20 @@ def _diffusemix(
     *,
     variants: int | None = None,
     **changes: Any,
-) -> "DiffuseMix":
-    from diffaug import presets
-    from diffaug.diffusemix import DiffuseMix
-    from diffaug.prompts import DIFFUSEMIX_PROMPTS
-
-    given = {name: value for name, value in changes.items() if value is not None}
-    return DiffuseMix(
-        DIFFUSEMIX_PROMPTS if prompts is None else _split(prompts),
-        recipe=recipe,
-        alpha=_number_or_range(alpha),
-        p=1.0,
-        variants=variants,
-        masks=None if masks is None else _split([masks]),
-        fractals=fractals,
-        backend=dataclasses.replace(presets.resolve(backend), **given),
+) -> "tuple[ImageTransform, tuple[str, ...] | None]":
+    """Make the transform of a method, and say which images it must keep to, if not to all."""
+    if method == "diffmix":
+        options.refuse(method, prompts=prompts, masks=masks, fractals=fractals)
+        return options.diffmix(
+            source, backend, strategy, strength, pairs, metaclass, long_tail, **changes
+        )
+    if method != "diffusemix":
+        raise ValueError(f"'method' must be diffusemix or diffmix, got {method!r}.")
+    options.refuse(method, pairs=pairs, metaclass=metaclass, long_tail=long_tail)
+    made = options.diffusemix(
+        backend, prompts, recipe, alpha, masks, fractals, variants=variants, **changes
     )
-
-
-def _split(texts: list[str]) -> list[str]:
-    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
-
-
-def _number_or_range(text: str) -> float | tuple[float, float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        return numbers[0]
-    if len(numbers) == 2:
-        return (numbers[0], numbers[1])
-    raise ValueError(f"'alpha' must be a number or LOW,HIGH, got {text!r}.")
+    return made, None
 
 
 def _print_summary(summary: "Summary", dry_run: bool) -> None:

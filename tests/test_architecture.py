@@ -11,22 +11,25 @@ PACKAGE = Path(__file__).parents[1] / "diffaug"
 
 #: Dependency order: a module may import those before it, and no others.
 ORDER = """
-errors arguments paths images functional generation fractals prompts presets weights loading
-pipelines cache registry transforms diffusemix manifest provenance sources offline augment gallery
-cli
+errors arguments paths images functional generation samples labels pairs collate strategies
+fractals prompts learned presets weights loading pipelines cache registry image_transform transforms
+diffusemix diffmix manifest provenance sources joint_transform datasets offline augment scorers
+filtering denoising lessons training finetune gallery cli_options cli
 """.split()
 
 #: Who may import what is outside.
 OWNERS = {
     "PIL": {"images"},
     "torchvision.tv_tensors": {"images"},
-    "diffusers": {"loading"},
-    "transformers": {"loading"},
-    "peft": {"loading"},
+    "diffusers": {"loading", "denoising", "training"},
+    "transformers": {"loading", "scorers"},
+    "peft": {"loading", "training"},
+    "accelerate": {"loading", "training", "finetune"},
+    "kornia": {"scorers"},
     "huggingface_hub": {"weights"},
     "filelock": {"manifest"},
-    "tqdm": {"offline"},
-    "typer": {"cli"},
+    "tqdm": {"offline", "filtering", "finetune"},
+    "typer": {"cli", "cli_options"},
     "rich": {"cli"},
     "socket": set(),
     "subprocess": set(),
@@ -114,7 +117,20 @@ def test_nothing_forbidden_is_called(name):
     assert [] == blemishes(name, SOURCES[name])
 
 
-@pytest.mark.parametrize("name", ["functional", "fractals", "pipelines", "transforms", "images"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "functional",
+        "fractals",
+        "labels",
+        "pairs",
+        "collate",
+        "pipelines",
+        "transforms",
+        "diffmix",
+        "images",
+    ],
+)
 def test_draws_name_their_generator(name):
     assert [] == global_draws(SOURCES[name])
 
@@ -142,7 +158,7 @@ def test_state_that_changes_lives_in_the_registry_alone():
 def test_transforms_know_the_protocol_and_no_backend():
     assert not {"pipelines", "cache"} & {
         dotted.split(".")[1]
-        for name in ("transforms", "diffusemix")
+        for name in ("image_transform", "transforms", "diffusemix", "diffmix")
         for dotted in imports(SOURCES[name])
         if dotted.startswith("diffaug.")
     }
