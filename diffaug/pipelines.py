@@ -96,7 +96,7 @@ class DiffusersBackend:
         """Return one image for each request, in order."""
         requests = list(requests)
         for request in requests:
-            _check(request, self.spec)
+            check_request(request, self.spec)
         if not requests:
             return []
         with self._lock:
@@ -266,7 +266,8 @@ class DiffusersBackend:
             warnings.warn(message, UserWarning, stacklevel=1)
 
 
-def _check(request: GenerationRequest, spec: ModelSpec) -> None:
+def check_request(request: GenerationRequest, spec: ModelSpec) -> None:
+    """Raise unless a request suits the task of a model."""
     if not isinstance(request, GenerationRequest):
         raise TypeError(
             f"'requests' must hold GenerationRequest objects, got {type(request).__name__}."

@@ -10,6 +10,7 @@ from diffaug.generation import Backend, ModelSpec, is_backend
 from diffaug.pipelines import DiffusersBackend
 from diffaug.presets import resolve
 from diffaug.weights import pin
+from diffaug.worker import WorkerBackend, wants_process
 
 _lock = threading.Lock()
 _live: dict[ModelSpec, Backend] = {}
@@ -55,7 +56,7 @@ def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True
             spec = pin(resolve(backend))
             _named[backend] = spec
         if spec not in _live:
-            _live[spec] = DiffusersBackend(spec)
+            _live[spec] = WorkerBackend(spec) if wants_process(spec) else DiffusersBackend(spec)
         if not cache:
             return _live[spec]
         if spec not in _cached:

@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "diffaug"
 #: Dependency order: a module may import those before it, and no others.
 ORDER = """
 errors arguments paths images functional generation samples labels pairs collate strategies
-fractals prompts learned presets weights loading pipelines cache registry image_transform transforms
-diffusemix diffmix manifest provenance sources joint_transform datasets offline augment scorers
-filtering denoising lessons training finetune gallery cli_options cli
+fractals prompts learned presets weights loading pipelines wire server worker cache registry
+image_transform transforms diffusemix diffmix manifest provenance sources joint_transform datasets
+offline augment scorers filtering denoising lessons training finetune gallery cli_options cli
 """.split()
 
 #: Who may import what is outside.
@@ -27,13 +27,13 @@ OWNERS = {
     "accelerate": {"loading", "training", "finetune"},
     "kornia": {"scorers"},
     "huggingface_hub": {"weights"},
-    "filelock": {"manifest"},
+    "filelock": {"manifest", "worker"},
     "tqdm": {"offline", "filtering", "finetune"},
     "typer": {"cli", "cli_options"},
     "rich": {"cli"},
-    "socket": set(),
-    "subprocess": set(),
-    "multiprocessing": set(),
+    "socket": {"server", "wire", "worker"},
+    "subprocess": {"worker"},
+    "multiprocessing": {"worker"},
     "pickle": set(),
 }
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()

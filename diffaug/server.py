@@ -1,0 +1,215 @@
+"""The process that holds a model for others: takes requests from many callers, runs full batches.
+
+It is started by :mod:`diffaug.worker`, reads what to do from its standard input, and ends when the
+process that owns it ends, however that happens.
+"""
+
+import os
+import queue
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from diffaug import wire
+from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec
+from diffaug.pipelines import DiffusersBackend
+
+#: How long a batch that is not full waits for more, in seconds.
+WAIT = 0.004
+#: How often the owner is looked for, in seconds.
+WATCH = 0.5
+
+
+def process_started(pid: int) -> str | None:
+    """Return when a process started, which tells it from a later one of that number; None: gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except FileNotFoundError:
+        if os.path.isdir("/proc/self"):
+            return None
+        return _started_elsewhere(pid)
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]  # a zombie has ended
+
+
+def _started_elsewhere(pid: int) -> str | None:
+    """Ask whether a process lives where there is no /proc; its start stays unknown."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "unknown"
+
+
+@dataclass
+class _Job:
+    """One caller's requests, and what came of them."""
+
+    requests: list[GenerationRequest]
+    made: list[Generated] | None = None
+    error: Exception | None = None
+    trace: str = ""
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Server:
+    """Answer callers on a listening socket; the model runs in the thread that calls ``run``.
+
+    Args:
+        backend: what generates.
+        listener: a bound Unix socket.
+        key: what callers must know.
+        batch_size: images that are collected before the model runs.
+    """
+
+    def __init__(
+        self, backend: Backend, listener: socket.socket, key: bytes, batch_size: int
+    ) -> None:
+        self.backend, self.listener, self.key, self.batch_size = backend, listener, key, batch_size
+        self.jobs: queue.Queue[_Job | None] = queue.Queue()
+        self.callers = 0
+        #: Requests taken and not yet answered.
+        self.waiting = 0
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        threading.Thread(target=self._accept, daemon=True).start()
+        while (job := self.jobs.get()) is not None:
+            if not self._answer(self._collect(job)):
+                break
+        self.backend.close()
+
+    def _collect(self, job: _Job) -> list[_Job | None]:
+        """Add what others ask for meanwhile, until the batch is full or all callers wait."""
+        jobs: list[_Job | None] = [job]
+        count, until = len(job.requests), time.monotonic() + WAIT
+        while count < self.batch_size and len(jobs) < self.callers:
+            try:
+                other = self.jobs.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            jobs.append(other)
+            if other is None:
+                break
+            count += len(other.requests)
+        return jobs
+
+    def _answer(self, jobs: list[_Job | None]) -> bool:
+        """Run jobs in one go, each alone if that fails; tell whether to go on."""
+        live = [job for job in jobs if job is not None]
+        try:
+            made = self.backend.generate([one for job in live for one in job.requests])
+            answers = iter(made)
+            for job in live:
+                job.made = [next(answers) for _ in job.requests]
+        except Exception:
+            for job in live:  # one caller's mistake is not another's
+                self._alone(job)
+        for job in live:
+            job.done.set()
+        return len(live) == len(jobs)
+
+    def _alone(self, job: _Job) -> None:
+        try:
+            job.made = self.backend.generate(job.requests)
+        except Exception as error:
+            job.error = error
+            job.trace = "".join(traceback.format_exception(error)[-3:])
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        """Answer one caller until it goes."""
+        with connection, suppress(wire.WireError):
+            connection.settimeout(10)
+            if not wire.challenge(connection, self.key):
+                return
+            connection.settimeout(None)
+            with self._lock:
+                self.callers += 1
+            try:
+                while True:
+                    self._reply(connection, *wire.receive(connection))
+            finally:
+                with self._lock:
+                    self.callers -= 1
+
+    def _reply(
+        self, connection: socket.socket, header: wire.Header, images: list[torch.Tensor]
+    ) -> None:
+        if header.get("ask") == "stop":
+            self.jobs.put(None)
+            wire.send(connection, {"stopped": True})
+            return
+        if header.get("ask") == "load":
+            wire.send(connection, {"load": self.waiting})
+            return
+        try:
+            job = _Job(wire.unpack(header, images))
+        except Exception as error:
+            job = _Job([], error=error)
+        else:
+            with self._lock:
+                self.waiting += len(job.requests)
+            self.jobs.put(job)
+            job.done.wait()
+            with self._lock:
+                self.waiting -= len(job.requests)
+        if job.made is None:
+            kind, message = type(job.error).__name__, str(job.error)
+            wire.send(connection, {"error": kind, "message": message, "trace": job.trace})
+            return
+        plain = [
+            {"seed": one.seed, "attempts": one.attempts, "fallback": one.fallback}
+            for one in job.made
+        ]
+        wire.send(connection, {"made": plain}, [one.image for one in job.made])
+
+
+def serve(job: Mapping[str, Any]) -> None:
+    """Serve as told: ``spec``, ``socket``, ``key`` (hexadecimal), and ``owner``, pid and start."""
+    spec = ModelSpec(**{**job["spec"], "adapters": tuple(job["spec"]["adapters"])})
+    path, (owner, started) = job["socket"], job["owner"]
+    listener = socket.socket(socket.AF_UNIX)
+    # Bound under another name, so that whoever sees the path can connect.
+    listener.bind(f"{path}.new")
+    listener.listen(256)
+    os.rename(f"{path}.new", path)
+    threading.Thread(target=_watch, args=(owner, started, path), daemon=True).start()
+    backend = DiffusersBackend(spec)
+    Server(backend, listener, bytes.fromhex(job["key"]), spec.batch_size).run()
+    sweep(path)
+
+
+def _watch(owner: int, started: str, path: str) -> None:
+    """End this process when its owner has ended, however busy the model is."""
+    while process_started(owner) == started:
+        time.sleep(WATCH)
+    sweep(path)
+    os._exit(0)
+
+
+def sweep(path: str) -> None:
+    """Remove the socket of a process, and what lies beside it."""
+    stem = os.path.splitext(path)[0]
+    for suffix in (".sock", ".key", ".starts", ".lock", ".log"):
+        with suppress(OSError):
+            os.unlink(stem + suffix)

@@ -1,0 +1,115 @@
+"""Messages between a model's process and its callers: JSON and raw pixels, never pickle."""
+
+import hmac
+import json
+import secrets
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from diffaug.generation import GenerationRequest
+
+_SIZES = struct.Struct("!4sIQ")  # a mark, the bytes of the header, the bytes of the pixels
+_MARK = b"dfa1"
+MAX_HEADER = 1 << 24
+MAX_BODY = 1 << 32
+
+Header = dict[str, Any]
+
+
+class WireError(ConnectionError):
+    """The other side has gone, or does not speak as it should."""
+
+
+def send(sock: socket.socket, header: Header, images: Sequence[torch.Tensor] = ()) -> None:
+    """Send a header and uint8 images."""
+    shapes = [list(image.shape) for image in images]
+    text = json.dumps({**header, "shapes": shapes}).encode()
+    body = b"".join(image.contiguous().cpu().numpy().tobytes() for image in images)
+    try:
+        sock.sendall(_SIZES.pack(_MARK, len(text), len(body)) + text)
+        sock.sendall(body)
+    except OSError as error:
+        raise WireError(f"the connection broke while sending: {error}") from error
+
+
+def receive(sock: socket.socket) -> tuple[Header, list[torch.Tensor]]:
+    """Receive what ``send`` sent.
+
+    Raises:
+        WireError: the connection ended, or brought something else.
+    """
+    mark, header_bytes, body_bytes = _SIZES.unpack(_read(sock, _SIZES.size))
+    if mark != _MARK or header_bytes > MAX_HEADER or body_bytes > MAX_BODY:
+        raise WireError("the other side sent no message of diffaug's.")
+    try:
+        header = json.loads(_read(sock, header_bytes))
+        shapes = [tuple(map(int, shape)) for shape in header.pop("shapes")]
+        sizes = [int(torch.Size(shape).numel()) for shape in shapes]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WireError(f"the other side sent a header that cannot be read: {error}") from error
+    if sum(sizes) != body_bytes or any(size < 0 for size in sizes):
+        raise WireError("the other side sent pixels that do not fit their header.")
+    images = []
+    for shape, size in zip(shapes, sizes, strict=True):
+        data = _read(sock, size)
+        images.append(
+            torch.frombuffer(data, dtype=torch.uint8).view(shape)
+            if size
+            else torch.zeros(shape, dtype=torch.uint8)
+        )
+    return header, images
+
+
+def _read(sock: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        try:
+            got = sock.recv_into(view)
+        except OSError as error:
+            raise WireError(f"the connection broke while receiving: {error}") from error
+        if not got:
+            raise WireError("the other side closed the connection.")
+        view = view[got:]
+    return data
+
+
+def pack(requests: Sequence[GenerationRequest]) -> tuple[Header, list[torch.Tensor]]:
+    """Turn requests into a header and images."""
+    fields = ("prompt", "seed", "negative_prompt", "strength")
+    plain = [
+        {**{name: getattr(one, name) for name in fields}, "image": one.image is not None}
+        for one in requests
+    ]
+    return {"requests": plain}, [one.image for one in requests if one.image is not None]
+
+
+def unpack(header: Header, images: list[torch.Tensor]) -> list[GenerationRequest]:
+    """Turn a header and images into requests, which check themselves."""
+    left = iter(images)
+    return [
+        GenerationRequest(**{**fields, "image": next(left) if fields["image"] else None})
+        for fields in header["requests"]
+    ]
+
+
+def challenge(sock: socket.socket, key: bytes) -> bool:
+    """Let the caller prove that it knows the key."""
+    nonce = secrets.token_hex(32)
+    send(sock, {"nonce": nonce})
+    answer, _ = receive(sock)
+    return hmac.compare_digest(str(answer.get("proof")), _proof(key, nonce))
+
+
+def prove(sock: socket.socket, key: bytes) -> None:
+    """Answer a challenge."""
+    header, _ = receive(sock)
+    send(sock, {"proof": _proof(key, str(header.get("nonce")))})
+
+
+def _proof(key: bytes, nonce: str) -> str:
+    return hmac.new(key, nonce.encode(), "sha256").hexdigest()

@@ -1,0 +1,302 @@
+"""One model process for many callers: shared, restarted, ended with its owner, never a hang."""
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from contracts import check_backend, check_error, same_images
+from tiny_pipelines import make_request, make_requests, tiny_spec
+from torch.utils.data import DataLoader, Dataset
+
+from diffaug import DiffusersBackend, PromptEdit, unload, wire, worker
+from diffaug.errors import DiffaugError, GenerationError, ModelError
+from diffaug.server import process_started
+from diffaug.weights import pin
+from diffaug.worker import RESTARTS, WorkerBackend, _Place, wants_process
+
+SPEC = tiny_spec("edit")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path_factory, monkeypatch):
+    """A short private folder for sockets, and nothing left of them at the end."""
+    folder = tmp_path_factory.mktemp("s")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("DIFFAUG_CACHE", str(folder / "cache"))
+    yield folder
+    unload()
+    for pid in servers():
+        os.kill(pid, signal.SIGKILL)
+
+
+def servers():
+    """The pids of model processes, seen from outside."""
+    found = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,stat,args"], capture_output=True, text=True
+    ).stdout
+    lines = [line.split(None, 2) for line in found.splitlines() if "import serve; serve(" in line]
+    return [int(pid) for pid, state, _ in lines if not state.startswith("Z")]
+
+
+def wait_for(condition, seconds=10):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_it_keeps_what_every_backend_promises():
+    bad = {"image": make_request(image=None), "strength": make_request(strength=0.5)}
+    check_backend(lambda: WorkerBackend(SPEC), make_requests(count=3), bad)
+    assert 1 == len(servers())
+
+
+def test_it_gives_the_images_of_the_direct_backend():
+    requests = make_requests(count=5)
+    made = WorkerBackend(SPEC).generate(requests)
+    for one, other in zip(DiffusersBackend(SPEC).generate(requests), made, strict=True):
+        assert same_images(one.image, other.image) and one.seed == other.seed
+
+
+def test_callers_of_one_process_share_it_and_each_gets_its_own():
+    def ask(place, requests, answers):
+        with WorkerBackend(SPEC) as backend:
+            answers[place] = [backend.generate([request])[0] for request in requests]
+
+    requests = [make_requests(count=n + 2) for n in range(3)]
+    answers = {}
+    threads = [
+        threading.Thread(target=ask, args=(n, some, answers)) for n, some in enumerate(requests)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    direct = DiffusersBackend(SPEC)
+    for place, some in enumerate(requests):
+        for one, other in zip(direct.generate(some), answers[place], strict=True):
+            assert same_images(one.image, other.image)
+    assert 1 == len(servers())
+
+
+def test_one_caller_s_mistake_is_not_another_s():
+    backend, errors_seen, fine = WorkerBackend(SPEC), [], []
+    backend.generate(make_requests(count=1))
+
+    def wrong():
+        for _ in range(5):
+            with pytest.raises(ValueError, match="must use tokens") as error:
+                WorkerBackend(SPEC).generate([make_request(prompt="<nobody>")])
+            errors_seen.append(error.value)
+
+    def right():
+        fine.extend(WorkerBackend(SPEC).generate(make_requests(count=3)) for _ in range(5))
+
+    threads = [threading.Thread(target=target) for target in (wrong, right, right)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert 5 == len(errors_seen) and 10 == len(fine)
+    check_error(errors_seen[0])
+    assert "In the process that runs" in errors_seen[0].__notes__[0]
+
+
+def test_errors_of_loading_come_back_as_they_are(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(SPEC.model, folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(ModelError, match="could not be loaded"):
+        WorkerBackend(replace(SPEC, model=str(folder))).generate(make_requests(count=1))
+    assert 1 == len(servers())
+
+
+def test_killed_under_load_it_is_started_again_and_asked_again():
+    backend = WorkerBackend(SPEC)
+    made = backend.generate(make_requests(count=3))
+    for _ in range(RESTARTS):
+        [pid] = servers()
+        os.kill(pid, signal.SIGKILL)
+        again = backend.generate(make_requests(count=3))
+        assert all(same_images(a.image, b.image) for a, b in zip(made, again, strict=True))
+    [pid] = servers()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(
+        GenerationError, match=f"died {RESTARTS + 1} times; its last words"
+    ) as error:
+        backend.generate(make_requests(count=3))
+    check_error(error.value)
+
+
+def test_a_process_that_cannot_start_says_why_at_once(monkeypatch):
+    monkeypatch.setattr(worker, "_START", "import sys; sys.exit('no such thing as a model')")
+    with pytest.raises(GenerationError, match="ended with code 1 .* no such thing as a model"):
+        WorkerBackend(SPEC).generate(make_requests(count=1))
+
+
+def test_a_pickled_backend_is_its_spec_and_finds_the_same_process():
+    backend = WorkerBackend(SPEC)
+    backend.generate(make_requests(count=1))
+    data = pickle.dumps(backend)
+    assert len(data) < 1024
+    [made] = pickle.loads(data).generate(make_requests(count=1))
+    assert same_images(backend.generate(make_requests(count=1))[0].image, made.image)
+    assert 1 == len(servers())
+
+
+def test_a_connection_inherited_through_a_fork_is_left_alone():
+    backend = WorkerBackend(SPEC)
+    [made] = backend.generate(make_requests(count=1))
+    context = multiprocessing.get_context("fork")
+    pipe, end = context.Pipe()
+
+    def child():
+        # A child's owner is its parent, so it finds the same process.
+        end.send(backend.generate(make_requests(count=1))[0].image.tolist())
+
+    process = context.Process(target=child)
+    process.start()
+    assert pipe.poll(60) and made.image.tolist() == pipe.recv()
+    process.join(10)
+    assert same_images(made.image, backend.generate(make_requests(count=1))[0].image)
+    assert 1 == len(servers())
+
+
+class Photos(Dataset):
+    """Eight pictures, edited one by one."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        image = torch.full((3, 16, 16), 20 * index + 40, dtype=torch.uint8)
+        return self.transform(image)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_a_loader_share_one_process(method, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+    loader = DataLoader(Photos(edit), 4, num_workers=2, multiprocessing_context=method)
+    made = torch.cat(list(loader))
+    assert 1 == len(servers())
+    assert torch.equal(made, torch.cat(list(loader)))
+    assert 1 == len(servers())
+    # The main process joins the one that is there, and loads nothing itself.
+    assert isinstance(edit.live_backend(), WorkerBackend)
+
+
+def test_in_mid_epoch_its_death_goes_unnoticed(monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+    loader = DataLoader(Photos(edit), 1, num_workers=2, prefetch_factor=1)
+    made = []
+    for number, batch in enumerate(loader):
+        made.append(batch)
+        if number == 2:
+            os.kill(servers()[0], signal.SIGKILL)
+    assert 8 == len(made) and 1 == len(servers())
+
+
+OWNER = """
+import sys, time
+sys.path[:0] = {path!r}
+from test_worker import Photos, SPEC
+from diffaug import PromptEdit
+from torch.utils.data import DataLoader
+edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+loader = DataLoader(Photos(edit), 1, num_workers=2, persistent_workers=True)
+list(loader)
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+def test_kill_9_of_the_owner_leaves_no_process_and_no_socket(folder, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    code = OWNER.format(path=[str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert "ready" == process.stdout.readline().strip()
+    assert 1 == len(servers()) and list(folder.rglob("*.sock"))
+    process.kill()
+    process.wait()
+    assert wait_for(lambda: not servers(), 5)
+    assert wait_for(lambda: not list((folder / f"diffaug-{os.getuid()}").iterdir()), 5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "child", "there", "wanted"),
+    [
+        ("auto", True, False, False),
+        ("process", True, False, True),
+        ("process", False, False, False),
+        ("process", False, True, True),
+        ("never", True, True, False),
+    ],
+)
+def test_where_a_model_on_a_cpu_runs(asked, child, there, wanted, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", asked)
+    monkeypatch.setattr(worker, "in_child", lambda: child)
+    monkeypatch.setattr(worker._Place, "exists", lambda self: there)
+    assert wanted == wants_process(SPEC)
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cuda:1", True), ("mps", True), ("cpu", False)])
+def test_in_a_worker_an_accelerator_s_model_has_its_own_process(device, wanted, monkeypatch):
+    monkeypatch.setattr(worker, "in_child", lambda: True)
+    assert wanted == wants_process(replace(SPEC, device=device))
+
+
+def test_an_unknown_way_is_told(monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "thread")
+    with pytest.raises(ValueError, match="'DIFFAUG_WORKER' must be auto, process or never"):
+        wants_process(SPEC)
+
+
+def test_a_folder_that_others_may_enter_is_refused(folder):
+    place = folder / f"diffaug-{os.getuid()}"
+    place.mkdir(mode=0o755)
+    with pytest.raises(DiffaugError, match="must be a folder of this user alone"):
+        WorkerBackend(SPEC).generate(make_requests(count=1))
+
+
+def test_a_long_path_gives_way_to_a_short_one(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    assert len(str(_Place(SPEC).path)) < 104
+
+
+def test_who_does_not_know_the_key_is_turned_away():
+    backend = WorkerBackend(SPEC)
+    backend.generate(make_requests(count=1))
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.connect(str(_Place(pin(SPEC)).path))
+    wire.prove(stranger, b"guessed")
+    with pytest.raises(wire.WireError):
+        wire.send(stranger, *wire.pack(make_requests(count=1)))
+        wire.receive(stranger)
+    assert backend.generate(make_requests(count=1))
+
+
+def test_a_dead_process_is_told_from_a_later_one_of_its_number():
+    assert process_started(os.getpid()) == process_started(os.getpid()) != process_started(1)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    assert wait_for(lambda: process_started(child.pid) is None)  # ended, though not waited for
+    child.wait()
+    assert process_started(child.pid) is None
