@@ -2,6 +2,7 @@
 
 from diffaug import errors, functional
 from diffaug.augment import Summary, augment_dataset, augment_folder
+from diffaug.batches import BatchAugment
 from diffaug.cache import CachedBackend
 from diffaug.collate import MixCollate
 from diffaug.datasets import GeneratedDataset, MixedDataset
@@ -23,11 +24,13 @@ from diffaug.pairs import ClassPairs, ClassPairSampler
 from diffaug.pipelines import DiffusersBackend
 from diffaug.registry import backend_for, unload
 from diffaug.transforms import FractalBlend, HalfConcat, PromptEdit
+from diffaug.warm import WarmSummary, warm_cache
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Backend",
+    "BatchAugment",
     "CachedBackend",
     "ClassPairSampler",
     "ClassPairs",
@@ -51,6 +54,7 @@ __all__ = [
     "RecordingBackend",
     "SimilarityFilter",
     "Summary",
+    "WarmSummary",
     "augment_dataset",
     "augment_folder",
     "backend_for",
@@ -61,4 +65,5 @@ __all__ = [
     "functional",
     "soft_label",
     "unload",
+    "warm_cache",
 ]

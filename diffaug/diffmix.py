@@ -242,6 +242,13 @@ class DiffMix(ImageTransform):
         variants = torch.randint(self.pool or MAX_SEED, (n,), generator=generator).tolist()
         return [{"variant": variant} for variant in variants]
 
+    def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
+        if self.pool is None:
+            raise ValueError("'pool' must be a number: with None, each translation is a new one.")
+        [source] = self._sources(label, 1)
+        for variant in range(self.pool):
+            yield self._in_pool(image, source, variant)
+
     def draw_copy(self, copy: int, generator: torch.Generator, label: str | None = None) -> Params:
         return self._triple(self._number(label), generator)
 

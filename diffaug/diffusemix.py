@@ -1,6 +1,7 @@
 """DiffuseMix: the edit, the halves and the fractal in one transform."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -98,6 +99,9 @@ class DiffuseMix(ImageTransform):
         if self.recipe == "release":  # the authors' code goes through all prompts for every image
             drawn["inner"]["prompt"] = self.edit.prompts[copy % self.copies]
         return drawn
+
+    def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
+        return self.concat.choices(image, label)
 
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
         return self.concat.requests(image, params)

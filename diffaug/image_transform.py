@@ -18,6 +18,17 @@ Params = dict[str, Any]
 BackendLike = str | Path | ModelSpec | Backend
 
 _augmenting = ContextVar("augmenting", default=True)
+_generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let transforms draw from a generator instead of torch's global one, in this thread."""
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
 
 
 @contextmanager
@@ -63,6 +74,14 @@ class ImageTransform(v2.Transform):
         """
         return self.draw(1, generator)[0]
 
+    def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
+        """List what could be drawn for an image (1, 3, H, W), as far as its requests go by it.
+
+        Raises:
+            ValueError: that has no end.
+        """
+        return iter(())
+
     def pair_up(
         self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
     ) -> Iterator[tuple[str, int]] | None:
@@ -95,6 +114,7 @@ class ImageTransform(v2.Transform):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
         """Draw for ``n`` images; None for those that ``p`` passes over."""
+        generator = generator or _generator.get()
         gate = torch.rand(n, generator=generator) < self.p
         drawn = self.draw(n, generator)
         gate &= _augmenting.get()

@@ -7,7 +7,7 @@ size, type, dtype and device of what went in; labels, boxes and masks pass throu
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import NoneType
 from typing import Any
 
@@ -101,6 +101,13 @@ class PromptEdit(ImageTransform):
             for prompt, variant in zip(prompts, variants, strict=True)
         ]
 
+    def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
+        if self.variants is None:
+            raise ValueError("'variants' must be a number: with None, each edit is a new one.")
+        for prompt in self.prompts:
+            for variant in range(self.variants):
+                yield {"prompt": prompt, "variant": variant}
+
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
         return [
             GenerationRequest(
@@ -173,6 +180,10 @@ class HalfConcat(ImageTransform):
         return [
             {"mask": self.masks[mask], "inner": one} for mask, one in zip(masks, inner, strict=True)
         ]
+
+    def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
+        for inner in self.inner.choices(image, label):
+            yield {"mask": self.masks[0], "inner": inner}
 
     def _live(
         self, image: torch.Tensor, params: list[Params]

@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "diffaug"
 ORDER = """
 errors arguments paths images functional generation samples labels pairs collate strategies
 fractals prompts learned presets weights loading pipelines wire server worker cache registry
-image_transform transforms diffusemix diffmix manifest provenance sources joint_transform datasets
-offline augment scorers filtering denoising lessons training finetune gallery cli_options cli
+image_transform transforms diffusemix diffmix batches warm manifest provenance sources
+joint_transform datasets offline augment scorers filtering denoising lessons training finetune
+gallery cli_options cli
 """.split()
 
 #: Who may import what is outside.
@@ -28,7 +29,7 @@ OWNERS = {
     "kornia": {"scorers"},
     "huggingface_hub": {"weights"},
     "filelock": {"manifest", "worker"},
-    "tqdm": {"offline", "filtering", "finetune"},
+    "tqdm": {"offline", "warm", "filtering", "finetune"},
     "typer": {"cli", "cli_options"},
     "rich": {"cli"},
     "socket": {"server", "wire", "worker"},
