@@ -1,14 +1,13 @@
 """The command ``diffaug``: parse, call one function, print."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from diffaug import cli_models as cli_models  # adds its commands
 from diffaug import cli_options as options
+from diffaug.cli_app import app, err, out
 from diffaug.cli_options import (
     Alpha,
     Backend,
@@ -29,55 +28,10 @@ from diffaug.cli_options import (
     Strategy,
     Strength,
 )
-from diffaug.errors import DiffaugError
 
 if TYPE_CHECKING:
     from diffaug.augment import Summary
     from diffaug.image_transform import ImageTransform
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-
-
-class _Commands(typer.core.TyperGroup):
-    """Turn what goes wrong in any command into one line and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        warnings.showwarning = lambda message, *_: _err.print(f"diffaug: warning: {message}")
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _err.print("diffaug: stopped; the same command goes on, or begins anew.")
-            raise typer.Exit(130) from None
-        except Exception as error:
-            if ctx.params.get("debug") or hasattr(error, "exit_code"):  # typer's own
-                raise
-            expected = isinstance(error, (DiffaugError, ValueError, TypeError, OSError))
-            text = str(error) if expected else f"{type(error).__name__}: {error} (see --debug)"
-            _err.print("diffaug: error: " + " ".join(text.split()))
-            argument = isinstance(error, (ValueError, TypeError))
-            raise typer.Exit(2 if argument and not isinstance(error, DiffaugError) else 1) from None
-
-
-app = typer.Typer(
-    cls=_Commands,
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,  # plain lines survive pipes and narrow terminals
-    pretty_exceptions_enable=False,
-    help="Diffusion models inside the augmentation pipeline of image classifiers.",
-)
-
-
-@app.callback(invoke_without_command=True)
-def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        from diffaug import __version__
-
-        _out.print(f"diffaug {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -133,7 +87,7 @@ def augment(
         device=device, dtype=dtype, steps=steps, batch_size=batch_size,
     )  # fmt: skip
     if only is not None:
-        _err.print(f"from the {len(only)} images that '{backend}' was fine-tuned on")
+        err.print(f"from the {len(only)} images that '{backend}' was fine-tuned on")
     summary = augment_folder(
         source,
         destination,
@@ -150,7 +104,7 @@ def augment(
     )
     _print_summary(summary, dry_run)
     if not dry_run and not summary.made + summary.taken_over:
-        _err.print("diffaug: error: no image could be made.")
+        err.print("diffaug: error: no image could be made.")
         raise typer.Exit(1)
 
 
@@ -185,7 +139,63 @@ def preview(
         device=device, dtype=dtype, steps=steps, variants=1,
     )  # fmt: skip
     _print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
-    _out.print(str(path), markup=False)
+    out.print(str(path), markup=False)
+
+
+@app.command()
+def warm(
+    source: Source,
+    method: Method = "diffusemix",
+    backend: Backend = None,
+    seed: Seed = 0,
+    strategy: Strategy = "diff-mix",
+    strength: Strength = "0.7",
+    pairs: Pairs = None,
+    pool: Annotated[int, typer.Option(help="Translations of an image. [diffmix]")] = 5,
+    metaclass: Metaclass = "",
+    prompts: Prompts = None,
+    variants: Annotated[int, typer.Option(help="Edits of an image and prompt.")] = 1,
+    recipe: Recipe = "paper",
+    size: Annotated[
+        int | None,
+        typer.Option(help="What v2.Resize before the transform is given, if it is there."),
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what there is to generate.")
+    ] = False,
+) -> None:
+    """Generate into the cache what the transform with these settings can ask for in training."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    from diffaug.warm import warm_cache
+
+    ours, only = _transform(
+        method, source, backend, strategy, strength, pairs, metaclass, False,
+        prompts, recipe, "0.2", None, None, seed=seed, variants=variants, pool=pool,
+        device=device, dtype=dtype, steps=steps, batch_size=batch_size,
+    )  # fmt: skip
+    before = [] if size is None else [v2.Resize(size)]
+    photos = ImageFolder(source)
+    counts = warm_cache(photos, v2.Compose([*before, ours]), dry_run=True)
+    left = counts.requests - counts.cached
+    out.print(
+        f"{counts.requests} images can be asked for, {counts.cached} of them are there, "
+        f"{left} to make; {counts.bytes / 1e6:.0f} MB in all",
+        markup=False,
+    )
+    if dry_run or not left:
+        return
+    done = warm_cache(photos, v2.Compose([*before, ours]), progress=True)
+    out.print(
+        f"made {done.made}, {done.made / done.seconds:.1f} images/s"
+        + (f"; {done.refused} were refused or blank" if done.refused else ""),
+        markup=False,
+    )
 
 
 @app.command()
@@ -236,7 +246,7 @@ def finetune(
         device=device or "auto", checkpoint_every=checkpoint_every, sample_every=sample_every,
         strict=strict, progress=True,
     )  # fmt: skip
-    _out.print(
+    out.print(
         (f"{done.trained} steps" if done.trained else "nothing to do")
         + f", {done.steps} in all, on {done.images} images of {done.classes} classes"
         + (f", loss {done.loss:.3f}" if done.loss is not None else "")
@@ -291,82 +301,8 @@ def filter(
         raise ValueError(f"'scorer' must be clip or similarity, got {scorer!r}.")
     done = filter_set(folder, judge, keep=keep, progress=True)
     threshold = "" if done.threshold is None else f", from a score of {done.threshold:.3f} on"
-    _out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}", markup=False)
+    out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}", markup=False)
     _print_skipped(done.unreadable)
-
-
-@app.command()
-def fractals(
-    destination: Annotated[Path, typer.Argument(help="Folder to write the pictures to.")],
-    count: Annotated[int, typer.Option(help="How many.")] = 16,
-    size: Annotated[int, typer.Option(help="Side in pixels.")] = 256,
-    seed: Seed = 0,
-) -> None:
-    """Render fractals as PNG files."""
-    from diffaug.fractals import FractalBank
-    from diffaug.gallery import write_picture
-
-    bank = FractalBank(count, size, seed)
-    for index in range(count):
-        write_picture(destination / f"{bank.name(index)}.png", bank[index])
-    _out.print(f"{count} fractals in {destination}", markup=False)
-
-
-@app.command()
-def backends() -> None:
-    """List the presets: task, steps, size, licence, and whether they are here; no network."""
-    from diffaug.presets import PRESETS
-    from diffaug.weights import downloaded
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "task", "steps", "pixels", "download", "here", "commercial use"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("licence")
-    for name, preset in PRESETS.items():
-        spec, size = preset.spec, preset.gigabytes
-        table.add_row(
-            name + (" (experimental)" if preset.experimental else ""),
-            spec.task,
-            str(spec.steps),
-            str(spec.size),
-            "none" if size == 0 else f"{size} GB" if size else "unknown",
-            "yes" if downloaded(spec) else "no",
-            preset.commercial,
-            preset.licence,
-        )
-    # Piped, a table has no terminal to fit, and a wrapped cell could not be parsed.
-    (_out if _out.is_terminal else Console(width=400)).print(table)
-
-
-@app.command()
-def download(backend: Annotated[str, typer.Argument(help="Preset or Hub id.")]) -> None:
-    """Fetch a model, saying first how large it is and where it goes."""
-    from diffaug import presets, weights
-
-    spec = presets.resolve(backend)
-    if weights.downloaded(spec):
-        _out.print(f"'{backend}' is here already.", markup=False)
-        return
-    size = weights.download_size(spec)
-    _out.print(
-        f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {weights.download_place(spec)}",
-        markup=False,
-    )
-    _out.print(f"done: {weights.download(weights.pin(spec))}", markup=False)
-
-
-@app.command()
-def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove every generated image.")] = False,
-) -> None:
-    """Show how much the cache of generated images holds, or clear it."""
-    from diffaug.cache import cache_info, clear_cache
-
-    info = clear_cache() if clear else cache_info()
-    done = "removed from" if clear else "in"
-    _out.print(
-        f"{info.entries} images, {info.bytes / 1e6:.1f} MB, {done} {info.folder}", markup=False
-    )
 
 
 def main() -> None:
@@ -389,28 +325,32 @@ def _transform(
     masks: str | None,
     fractals: Path | None,
     *,
+    seed: int = 0,
     variants: int | None = None,
+    pool: int = 5,
     **changes: Any,
 ) -> "tuple[ImageTransform, tuple[str, ...] | None]":
     """Make the transform of a method, and say which images it must keep to, if not to all."""
     if method == "diffmix":
         options.refuse(method, prompts=prompts, masks=masks, fractals=fractals)
         return options.diffmix(
-            source, backend, strategy, strength, pairs, metaclass, long_tail, **changes
-        )
+            source, backend, strategy, strength, pairs, metaclass, long_tail,
+            seed=seed, pool=pool, **changes,
+        )  # fmt: skip
     if method != "diffusemix":
         raise ValueError(f"'method' must be diffusemix or diffmix, got {method!r}.")
     options.refuse(method, pairs=pairs, metaclass=metaclass, long_tail=long_tail)
     made = options.diffusemix(
-        backend, prompts, recipe, alpha, masks, fractals, variants=variants, **changes
-    )
+        backend, prompts, recipe, alpha, masks, fractals,
+        seed=seed, variants=variants, **changes,
+    )  # fmt: skip
     return made, None
 
 
 def _print_summary(summary: "Summary", dry_run: bool) -> None:
     if dry_run:
         left = summary.planned - summary.taken_over
-        _out.print(
+        out.print(
             f"{summary.planned} images planned, {summary.taken_over} of them there, {left} to make "
             f"in {summary.destination}; nothing was written",
             markup=False,
@@ -425,10 +365,10 @@ def _print_summary(summary: "Summary", dry_run: bool) -> None:
         if not summary.made and summary.taken_over:
             lines.append("nothing to do")
         lines.append(f"in {summary.destination}")
-        _out.print("\n".join(lines), markup=False)
+        out.print("\n".join(lines), markup=False)
     _print_skipped(summary.skipped)
 
 
 def _print_skipped(skipped: Any) -> None:
     for name, reason in skipped:
-        _err.print(f"skipped {name}: {reason}")
+        err.print(f"skipped {name}: {reason}")

@@ -85,6 +85,9 @@ def diffmix(
     pairs: str | None,
     metaclass: str,
     long_tail: bool,
+    *,
+    seed: int = 0,
+    pool: int = 5,
     **changes: Any,
 ) -> "tuple[DiffMix, tuple[str, ...] | None]":
     """Make the transform that the options of Diff-Mix describe, for the classes of a folder.
@@ -104,7 +107,7 @@ def diffmix(
     only = tuned.files if tuned and tuned.shots and set(tuned.files) <= set(found.keys) else None
     count = Counter(FolderSource(source, only).labels())
     names = sorted(count)
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"seed": seed, "pool": pool}
     if long_tail or pairs == "tail":
         counts = [count[name] for name in names]
         settings["pairs"] = ClassPairSampler(
@@ -133,6 +136,7 @@ def diffusemix(
     masks: str | None,
     fractals: Path | None,
     *,
+    seed: int = 0,
     variants: int | None = None,
     **changes: Any,
 ) -> "DiffuseMix":
@@ -146,6 +150,7 @@ def diffusemix(
         alpha=number_or_range(alpha),
         p=1.0,
         variants=variants,
+        seed=seed,
         masks=None if masks is None else _split([masks]),
         fractals=fractals,
         backend=model(backend or "instruct-pix2pix", **changes),

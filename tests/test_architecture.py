@@ -15,7 +15,7 @@ errors arguments paths images functional generation samples labels pairs collate
 fractals prompts learned presets weights loading pipelines wire server worker cache registry
 image_transform transforms diffusemix diffmix batches warm manifest provenance sources
 joint_transform datasets offline augment scorers filtering denoising lessons training finetune
-gallery cli_options cli
+gallery cli_app cli_options cli_models cli
 """.split()
 
 #: Who may import what is outside.
@@ -30,8 +30,8 @@ OWNERS = {
     "huggingface_hub": {"weights"},
     "filelock": {"manifest", "worker"},
     "tqdm": {"offline", "warm", "filtering", "finetune"},
-    "typer": {"cli", "cli_options"},
-    "rich": {"cli"},
+    "typer": {"cli", "cli_app", "cli_models", "cli_options"},
+    "rich": {"cli_app", "cli_models"},
     "socket": {"server", "wire", "worker"},
     "subprocess": {"worker"},
     "multiprocessing": {"worker"},

@@ -1,13 +1,17 @@
 """The commands of Diff-Mix: fine-tune, augment, filter; and what belongs to which method."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny_pipelines
 from PIL import Image
 from test_cli import refused, run
+from torchvision.datasets import ImageFolder
 
+from diffaug import DiffMix, DiffusersBackend, JointTransform, unload
 from diffaug.cli_options import number_or_range, strengths
+from diffaug.presets import resolve
 
 
 @pytest.fixture
@@ -64,6 +68,32 @@ def test_a_preview_shows_translations(photos, tmp_path, model):
     options = ("--method", "diffmix", "--backend", model, "--strategy", "real-mix", "--tile", 64)
     assert 0 == run("preview", photos, sheet, *options, "--count", 2, "--steps", 1).exit_code
     assert Image.open(sheet).width > 128
+
+
+def test_warming_counts_first_and_then_leaves_nothing_to_make(photos, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "cache"))
+    unload()
+    command = ("warm", photos, "--method", "diffmix", "--backend", model, "--strategy", "real-mix")
+    command += ("--pool", 2, "--steps", 1)
+    assert "10 images can be asked for, 0 of them are there" in run(*command, "--dry-run").stdout
+    done = run(*command)
+    assert 0 == done.exit_code and "made 10" in done.stdout, done.output
+    assert "10 of them are there, 0 to make" in run(*command).stdout
+
+    # What training then asks for is there.
+    mix = DiffMix(
+        ["a dog", "cat"],
+        strategy="real-mix",
+        pool=2,
+        p=0.5,
+        backend=replace(resolve(model), steps=1),
+    )
+    data = JointTransform(ImageFolder(photos), mix, seed=0)
+    monkeypatch.setattr(DiffusersBackend, "generate", None)
+    for epoch in range(5):
+        data.set_epoch(epoch)
+        assert 5 == len([data[index] for index in range(5)])
+    unload()
 
 
 @pytest.mark.parametrize(
