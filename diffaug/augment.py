@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from diffaug.image_transform import ImageTransform
 from diffaug.manifest import Destination
 from diffaug.offline import Options, Planned, Run, Summary, pairs_up, plan
 from diffaug.provenance import identity, pinned
+from diffaug.shards import Shard, merge, parts_of, unfinished
 from diffaug.sources import DatasetSource, FolderSource, Skipped, Source
 
 __all__ = ["Planned", "Skipped", "Summary", "augment_dataset", "augment_folder", "plan"]
@@ -29,6 +31,7 @@ def augment_folder(
     format: str = "jpg",
     include_originals: bool = False,
     only: Iterable[str] | None = None,
+    shard: str | Shard | None = None,
     strict: bool = False,
     dry_run: bool = False,
     progress: bool = False,
@@ -53,6 +56,8 @@ def augment_folder(
         format: ``"jpg"``, ``"png"`` or ``"webp"``.
         include_originals: write each source too, in the same size and format, as ``__original``.
         only: paths below the source to keep to, such as those a model was fine-tuned on.
+        shard: ``"3/16"``: make this share alone, in a process or on a machine of its own; the last
+            one to finish puts all together. The set is that of a single run.
         strict: stop at the first unreadable image rather than skip it.
         dry_run: count, write nothing.
         progress: show a bar on stderr.
@@ -83,7 +88,7 @@ def augment_folder(
             f"'{destination}' lies inside the source '{source}', whose next run would take it for "
             "a class; choose a folder outside it."
         )
-    return _augment(FolderSource(source, only), destination, transform, options)
+    return _augment(FolderSource(source, only), destination, transform, options, shard)
 
 
 def augment_dataset(
@@ -97,6 +102,7 @@ def augment_dataset(
     format: str = "jpg",
     include_originals: bool = False,
     class_names: Sequence[str] | None = None,
+    shard: str | Shard | None = None,
     strict: bool = False,
     dry_run: bool = False,
     progress: bool = False,
@@ -109,7 +115,7 @@ def augment_dataset(
         dataset: of ``(image, label)`` pairs (torchvision) or of dicts with ``image`` or ``img`` and
             ``label``, ``labels`` or ``fine_label`` (Hugging Face); without random transforms.
         destination: as for :func:`augment_folder`, and so are transform, per_image, seed, size,
-            format, include_originals, strict, dry_run and progress.
+            format, include_originals, shard, strict, dry_run and progress.
         class_names: names by label; by default the dataset's own ``classes`` or features, or else
             the number itself.
 
@@ -131,7 +137,8 @@ def augment_dataset(
         ['000000__0.jpg']
     """
     options = Options(per_image, seed, size, format, include_originals, strict, dry_run, progress)
-    return _augment(DatasetSource(dataset, class_names), destination, transform, options)
+    source = DatasetSource(dataset, class_names)
+    return _augment(source, destination, transform, options, shard)
 
 
 def _check_subset(spec: ModelSpec | None, source: Source) -> None:
@@ -153,7 +160,9 @@ def _augment(
     destination: str | os.PathLike[str],
     transform: ImageTransform,
     options: Options,
+    shard: str | Shard | None,
 ) -> Summary:
+    share = Shard.parse(shard) if isinstance(shard, str) else shard
     if not isinstance(transform, ImageTransform):
         raise TypeError(
             "'transform' must be one of diffaug's, such as DiffuseMix, "
@@ -171,7 +180,44 @@ def _augment(
             f"'{destination}' holds a set made from '{recorded['source']}', and 'source' is "
             f"'{source.name}' now; choose another folder."
         )
+    if share is not None:
+        return _augment_part(source, place, transform, spec, options, share)
+    if left := parts_of(destination):
+        raise DestinationError(
+            f"'{destination}' holds parts, such as {left[0]}; finish these, or call merge "
+            "('diffaug merge')."
+        )
     if options.dry_run:
         return Run(source, place, transform, spec, options).summary()
     with place:
         return Run(source, place, transform, spec, options).go()
+
+
+def _augment_part(
+    source: Source,
+    whole: Destination,
+    transform: ImageTransform,
+    spec: ModelSpec | None,
+    options: Options,
+    share: Shard,
+) -> Summary:
+    """Make one part of a set, and merge all if it was the last."""
+    if any(part.total != share.total for part in parts_of(whole.folder)):
+        raise DestinationError(
+            f"'{whole.folder}' holds parts of another division than {share}; finish or remove them."
+        )
+    part = Destination(share.folder(whole.folder), {**whole.identity, "shard": str(share)})
+    part.recorded()
+    settings: dict[str, Any] = {"takes": share.takes, "there": whole.rows()}
+    run = Run(source, part, transform, spec, options, **settings)
+    everything = Run(source, whole, transform, spec, options).summary()
+    merged = whole.rows() and everything.planned == everything.taken_over
+    if options.dry_run or (merged and not parts_of(whole.folder)):
+        return replace(run.summary(), destination=whole.folder)
+    with part:
+        run = Run(source, part, transform, spec, options, **settings)
+        run.begin()
+        summary = run.go()
+    if not unfinished(whole.folder):
+        merge(whole.folder)
+    return replace(summary, destination=whole.folder)

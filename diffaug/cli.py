@@ -71,6 +71,13 @@ def augment(
     dtype: Dtype = None,
     steps: Steps = None,
     batch_size: BatchSize = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Make this share alone, like 3/16; the last one to finish merges. Default: what "
+            "torchrun or Slurm say (RANK and WORLD_SIZE, SLURM_PROCID and SLURM_NTASKS)."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unreadable image.")
     ] = False,
@@ -80,6 +87,7 @@ def augment(
 ) -> None:
     """Write an augmented copy of a class-per-folder tree; run again to go on."""
     from diffaug.augment import augment_folder
+    from diffaug.shards import shard_of_process
 
     transform, only = _transform(
         method, source, backend, strategy, strength, pairs, metaclass, long_tail,
@@ -98,6 +106,7 @@ def augment(
         format=format,
         include_originals=include_originals,
         only=only,
+        shard=shard or shard_of_process(),
         strict=strict,
         dry_run=dry_run,
         progress=not dry_run,
@@ -106,6 +115,16 @@ def augment(
     if not dry_run and not summary.made + summary.taken_over:
         err.print("diffaug: error: no image could be made.")
         raise typer.Exit(1)
+
+
+@app.command()
+def merge(
+    destination: Annotated[Path, typer.Argument(help="Folder that parts were made in.")],
+) -> None:
+    """Put the finished parts of a set together, where the last one to finish could not."""
+    from diffaug.shards import merge as join
+
+    out.print(f"{join(destination)} images in {destination}", markup=False)
 
 
 @app.command()

@@ -213,7 +213,7 @@ class Destination:
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self.journal = Journal(self.folder)
-        self._identity = json.loads(json.dumps(identity))
+        self.identity = json.loads(json.dumps(identity))
         self.begun = False
         self._made: list[Path] = []
         self._lock: Any = None
@@ -237,11 +237,11 @@ class Destination:
                 f"'{names[0]}' and no {RUN}; choose another folder."
             )
         there = run["identity"]
-        for name in [*self._identity, *there]:
-            if name not in there or there[name] != self._identity.get(name):
+        for name in [*self.identity, *there]:
+            if name not in there or there[name] != self.identity.get(name):
                 raise DestinationError(
                     f"'{self.folder}' holds a different run: '{name}' is {there.get(name)!r} there "
-                    f"and {self._identity.get(name)!r} here; choose another folder, "
+                    f"and {self.identity.get(name)!r} here; choose another folder, "
                     "or the same settings."
                 )
         return run
@@ -288,7 +288,7 @@ class Destination:
         """Record the run, before its first image."""
         with self._told("written to"):
             if not (self.folder / RUN).exists():
-                write_run(self.folder, {"identity": self._identity, **run})
+                write_run(self.folder, {"identity": self.identity, **run})
             self.journal.start()
         self.begun = True
 
@@ -298,15 +298,25 @@ class Destination:
             _replace(self.folder, row["file_name"], data)
             self.journal.append(row)
 
-    def finish(self, run: Mapping[str, Any], order: Callable[[Row], Any]) -> None:
-        """Write the manifest, sorted by ``order``, and remove what was hidden."""
+    def take(self, file: Path, row: Row) -> None:
+        """Move an image here from a part of the set on the same file system, and then its row."""
+        with self._told("written to"):
+            target = self.folder / row["file_name"]
+            if file.exists():  # else it was moved before an interruption
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+            self.journal.append(row)
+
+    def finish(self, run: Mapping[str, Any], order: Callable[[Row], Any]) -> int:
+        """Write the manifest, sorted by ``order``, and remove what was hidden; count the images."""
         if not self.begun and not self.journal.path.exists():
-            return
+            return 0
         with self._told("written to"):
             rows = sorted(self.rows(), key=order)
             write_manifest(self.folder, rows)
-            write_run(self.folder, {"identity": self._identity, **run, "images": len(rows)})
+            write_run(self.folder, {"identity": self.identity, **run, "images": len(rows)})
             self.journal.path.unlink(missing_ok=True)
+        return len(rows)
 
     @contextmanager
     def _told(self, done: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain, groupby, starmap
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,11 +141,15 @@ class Run:
         transform: ImageTransform,
         spec: ModelSpec | None,
         options: Options,
+        *,
+        takes: Callable[[int], bool] = lambda number: True,
+        there: Iterable[Row] = (),
     ) -> None:
         self.started = time.monotonic()
+        self.takes = takes
         self.source, self.place, self.transform, self.options = source, place, transform, options
         self.copies = transform.copies if options.per_image is None else options.per_image
-        self.done = {_planned(row) for row in place.rows()}
+        self.done = {_planned(row) for row in chain(place.rows(), there)}
         recorded = place.recorded() or {}
         self.batch_size = recorded.get("batch_size") or (spec.batch_size if spec else BATCH_SIZE)
         # Padded: bit-equal pixels whatever is left to make, and in whatever company.
@@ -174,8 +178,12 @@ class Run:
                 behind = side.submit(self._store, batch, generated)
             if behind:
                 behind.result()
-        self.place.finish(self._record(), self._order())
+        self.place.finish(self._record(), order)
         return self.summary()
+
+    def begin(self) -> None:
+        """Record the run before there is an image, so that an empty part is one, too."""
+        self.place.begin(self._record())
 
     def summary(self) -> Summary:
         """Say what has been done so far."""
@@ -192,11 +200,12 @@ class Run:
 
     def _plan(self) -> Iterator[Planned]:
         keys, originals = self.source.keys, self.options.include_originals
+        share = [key for number, key in enumerate(keys) if self.takes(number)]
         paired = self.transform.pair_up(keys, self.labels, self.copies, self.options.seed)
         if paired is None:
-            return plan(keys, self.copies, include_originals=originals)
-        alone = plan(keys if originals else (), 0, include_originals=True)
-        return chain(alone, starmap(Planned, paired))
+            return plan(share, self.copies, include_originals=originals)
+        alone = plan(share if originals else (), 0, include_originals=True)
+        return chain(alone, (Planned(*one) for one in paired if self.takes(one[1])))
 
     def _progress(self) -> AbstractContextManager[Any]:
         if not self.options.progress:
@@ -359,15 +368,11 @@ class Run:
             "skipped": [one._asdict() for one in sorted(set(self.skipped))],
         }
 
-    def _order(self) -> Callable[[Row], tuple[int, str, int]]:
-        """Sort rows as planned; those of sources that have gone come last."""
-        position = {key: number for number, key in enumerate(self.source.keys)}
 
-        def place(row: Row) -> tuple[int, str, int]:
-            source, copy = _planned(row)
-            return position.get(source, len(position)), source, -1 if copy is None else copy
-
-        return place
+def order(row: Row) -> tuple[int, str, int]:
+    """Sort rows as planned: by path or index of the source, then by the number of the copy."""
+    source, copy = _planned(row)
+    return int(source) if source.isdecimal() else 0, source, -1 if copy is None else copy
 
 
 def _tag(copy: int | None) -> str:

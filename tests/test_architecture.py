@@ -14,8 +14,8 @@ ORDER = """
 errors arguments paths images functional generation samples labels pairs collate strategies
 fractals prompts learned presets weights loading pipelines wire server worker cache registry
 image_transform transforms diffusemix diffmix batches warm manifest provenance sources
-joint_transform datasets offline augment scorers filtering denoising lessons training finetune
-gallery cli_app cli_options cli_models cli
+joint_transform datasets offline shards augment scorers filtering denoising lessons training
+finetune gallery cli_app cli_options cli_models cli
 """.split()
 
 #: Who may import what is outside.

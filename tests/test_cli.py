@@ -62,6 +62,18 @@ def test_the_release_makes_an_image_for_every_prompt(photos, tmp_path, model):
     assert "made 6" in run("augment", photos, tmp_path / "set", *options).stdout
 
 
+def test_shares_are_merged_by_the_last_or_by_command(photos, tmp_path, model, monkeypatch):
+    command = ("augment", photos, tmp_path / "set", "--backend", model, "--steps", 1)
+    assert "made 2" in run(*command, "--shard", "1/2").stdout
+    assert "lacks 1 finished parts (2/2)" in refused(1, "merge", tmp_path / "set")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "made 1" in run(*command).stdout
+    assert 3 == len((tmp_path / "set/metadata.jsonl").read_text().splitlines())
+    assert "has none" in refused(2, "merge", tmp_path / "set")
+    assert "must be like 3/16" in refused(2, *command, "--shard", "3 of 16")
+
+
 def test_a_dry_run_counts_and_writes_nothing(photos, tmp_path, model):
     result = run("augment", photos, tmp_path / "set", "--backend", model, "--dry-run")
     assert 0 == result.exit_code and "3 images planned" in result.stdout
