@@ -23,6 +23,7 @@ from diffaug.labels import class_counts, few_shot_subset, soft_label
 from diffaug.pairs import ClassPairs, ClassPairSampler
 from diffaug.pipelines import DiffusersBackend
 from diffaug.registry import backend_for, unload
+from diffaug.serving import serve
 from diffaug.transforms import FractalBlend, HalfConcat, PromptEdit
 from diffaug.warm import WarmSummary, warm_cache
 
@@ -63,6 +64,7 @@ __all__ = [
     "few_shot_subset",
     "filter_set",
     "functional",
+    "serve",
     "soft_label",
     "unload",
     "warm_cache",

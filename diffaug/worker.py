@@ -51,6 +51,17 @@ def in_child() -> bool:
     return multiprocessing.parent_process() is not None
 
 
+#: A process by its number and when it started, which tells it from a later one of that number.
+Owner = tuple[int, str]
+
+
+def owner_here() -> Owner:
+    """Return what a process started here ends with: a worker's parent, or else this process."""
+    parent = multiprocessing.parent_process()
+    pid = os.getpid() if parent is None or not parent.pid else parent.pid
+    return pid, process_started(pid) or "gone"
+
+
 def wants_process(spec: ModelSpec) -> bool:
     """Tell whether a model should run in a process of its own here.
 
@@ -82,6 +93,8 @@ class WorkerBackend:
 
     Args:
         spec: the model and how to run it.
+        owner: the process that the model's ends with, as ``(pid, start)``; None for the parent of a
+            worker, or else this process.
 
     Raises:
         GenerationError: the process cannot be started, or keeps dying; with its last lines.
@@ -94,13 +107,14 @@ class WorkerBackend:
         512
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
         self.spec = spec
+        self._owner = owner
         self._pinned: ModelSpec | None = None
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return WorkerBackend, (self.spec,)
+        return WorkerBackend, (self.spec, self._owner)
 
     @property
     def fingerprint(self) -> str:
@@ -124,22 +138,38 @@ class WorkerBackend:
             check_request(request, self.spec)
         if not requests:
             return []
-        header, images = wire.pack(requests)
-        place = _Place(self._resolved())
+        answer, made = self._ask(*wire.pack(requests))
+        if "error" in answer:
+            raise _as_error(answer, self.spec.model)
+        return [
+            Generated(image, **fields) for fields, image in zip(answer["made"], made, strict=True)
+        ]
+
+    def load(self) -> int:
+        """Return how many requests wait in the model's process, which is started if need be."""
+        answer, _ = self._ask({"ask": "load"})
+        return int(answer["load"])
+
+    def stop(self) -> None:
+        """End the model's process, if it is there, once it has answered what waits."""
+        self._drop()
+        connection = _Place(self._resolved(), self._owner).reach()
+        if connection is not None:
+            with connection, suppress(wire.WireError):
+                wire.send(connection, {"ask": "stop"})
+                wire.receive(connection)
+
+    def _ask(
+        self, header: wire.Header, images: Sequence[torch.Tensor] = ()
+    ) -> tuple[wire.Header, list[torch.Tensor]]:
+        place = _Place(self._resolved(), self._owner)
         while True:
             connection = self._connection(place)
             try:
                 wire.send(connection, header, images)
-                answer, made = wire.receive(connection)
+                return wire.receive(connection)
             except wire.WireError:
-                self._drop()
-                continue  # a request is a pure function: it can be asked again
-            if "error" in answer:
-                raise _as_error(answer, self.spec.model)
-            return [
-                Generated(image, **fields)
-                for fields, image in zip(answer["made"], made, strict=True)
-            ]
+                self._drop()  # a request is a pure function: it can be asked again
 
     def _connection(self, place: "_Place") -> socket.socket:
         """Return this thread's connection; one inherited through a fork is not ours."""
@@ -176,11 +206,9 @@ class WorkerBackend:
 class _Place:
     """Where a model's process listens, and how it gets there."""
 
-    def __init__(self, spec: ModelSpec, owner: int | None = None) -> None:
-        parent = multiprocessing.parent_process()
+    def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
         self.spec = spec
-        self.owner = owner or (os.getpid() if parent is None or not parent.pid else parent.pid)
-        self.started = process_started(self.owner)
+        self.owner, self.started = owner or owner_here()
         rank = os.environ.get("LOCAL_RANK", "0")
         fields = json.dumps([dataclasses.asdict(spec), rank], sort_keys=True)
         name = hashlib.sha256(f"{self.started} {fields}".encode()).hexdigest()[:12]
@@ -194,19 +222,20 @@ class _Place:
         """Connect, and start the process if it is not there."""
         from filelock import FileLock
 
-        connection = self._try()
+        connection = self.reach()
         if connection is not None:
             return connection
         with FileLock(self.path.with_suffix(".lock")):
-            connection = self._try()  # another was faster
+            connection = self.reach()  # another was faster
             if connection is None:
                 self._start()
-                connection = self._try()
+                connection = self.reach()
         if connection is None:
             raise self._failed("cannot be reached")
         return connection
 
-    def _try(self) -> socket.socket | None:
+    def reach(self) -> socket.socket | None:
+        """Connect to the process if it is there."""
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(self.path))

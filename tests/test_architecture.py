@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "diffaug"
 #: Dependency order: a module may import those before it, and no others.
 ORDER = """
 errors arguments paths images functional generation samples labels pairs collate strategies
-fractals prompts learned presets weights loading pipelines wire server worker cache registry
-image_transform transforms diffusemix diffmix batches warm manifest provenance sources
+fractals prompts learned presets weights loading pipelines wire server worker serving cache
+registry image_transform transforms diffusemix diffmix batches warm manifest provenance sources
 joint_transform datasets offline shards augment scorers filtering denoising lessons training
 finetune gallery cli_app cli_options cli_models cli
 """.split()
