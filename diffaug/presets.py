@@ -78,6 +78,19 @@ PRESETS: dict[str, Preset] = {
         gigabytes=0.0,
         note="embedded, 64 px; for tests, documentation and CPUs, not for results",
     ),
+    "tiny-translate": Preset(
+        ModelSpec(
+            str(_ASSETS / "tiny-translate"),
+            task="translate",
+            size=64,
+            steps=10,
+            guidance_scale=4.5,
+        ),
+        licence="that of diffaug",
+        commercial="yes",
+        gigabytes=0.0,
+        note="embedded, 64 px; a base to fine-tune on CPUs, not for results",
+    ),
     "instruct-pix2pix": Preset(
         _PIX2PIX,
         licence="MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms",

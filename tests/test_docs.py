@@ -26,7 +26,7 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
     assert page.name not in ("README.md", "transforms.md") or "torch" in names
 
 
-def test_numbers_of_the_embedded_model_come_from_its_measurements():
+def test_numbers_of_the_embedded_models_come_from_its_measurements():
     import json
 
     folder = ROOT / "diffaug" / "assets" / "tiny"
@@ -34,3 +34,9 @@ def test_numbers_of_the_embedded_model_come_from_its_measurements():
     card = (folder / "README.md").read_text()
     assert f"{figures['autoencoder_psnr']:.1f} dB" in card
     assert f"{100 * figures['style_accuracy_on_edits']:.0f} %" in card
+
+    folder = ROOT / "diffaug" / "assets" / "tiny-translate"
+    figures = json.loads((folder / "figures.json").read_text())
+    card = (folder / "README.md").read_text()
+    for share in (figures["judge_on_samples"], *figures["judge_on_translations"].values()):
+        assert f"{100 * share:.0f} %" in card

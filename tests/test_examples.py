@@ -58,6 +58,45 @@ def test_the_embedded_model_s_recipe_runs_in_slices_and_makes_a_pipeline(tmp_pat
     assert f"{figures['autoencoder_psnr']:.1f} dB" in (folder / "README.md").read_text()
 
 
+def test_the_recipe_of_the_translating_model_runs_in_slices_and_is_measured(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    recipe, evaluation = load("train_tiny_translate"), load("evaluate_tiny_translate")
+    photos = str(EXAMPLES / "photos")
+    command = ["--data", photos, "--out", str(tmp_path), "--device", "cpu", "--classes", "all"]
+    command += ["--batch-size", "2", "--widths", "8", "8", "16", "--steps", "2"]
+    assert recipe.main([*command, "--slice-minutes", "0"]) is None
+    folder = recipe.main(command)
+
+    command = ["--data", photos, "--val", photos, "--run", str(tmp_path), "--model", str(folder)]
+    command += ["--each", "2", "--judge-steps", "1", "--device", "cpu"]
+    figures = evaluation.main([*command, "--sheet", str(tmp_path / "sheet.png")])
+    assert ["animal", "space", "travel"] == figures["classes"] == list(figures["per_class"])
+    assert 0 <= figures["judge_on_samples"] <= 1 and (tmp_path / "sheet.png").stat().st_size
+    assert f"{figures['frechet_samples']:.1f}" in (folder / "README.md").read_text()
+
+
+def test_photographs_of_named_classes_are_read(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    load_labelled = load("train_tiny_translate").load_labelled
+    images, labels, names = load_labelled(EXAMPLES / "photos", ("space",))
+    assert ["space"] == names and len(images) == len(labels) and not labels.any()
+    with pytest.raises(FileNotFoundError, match="zebra"):
+        load_labelled(EXAMPLES / "photos", ("space", "zebra"))
+
+
+def test_few_shot_diff_mix_goes_from_folder_to_comparison(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = load("fewshot_diffmix")
+    result = example.main(work=tmp_path, shots=2, tune_steps=2, multiplier=1, steps=2)
+    assert 8 == result.generated and result.kept <= 8
+    assert 0 <= result.without <= 1 and 0 <= result.with_generated <= 1
+    assert "accuracy with generated images" in capsys.readouterr().out
+    assert {"bar", "cross", "disc", "ring"} >= {
+        path.name for path in (tmp_path / "generated").iterdir() if path.is_dir()
+    }
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_says_what_it_does_and_how_to_run_it(example):
     lines = example.read_text().splitlines()

@@ -1,7 +1,8 @@
-"""The embedded model: small, safe, the same everywhere, and at work under every kind of worker."""
+"""The embedded models: small, safe, the same everywhere, and at work under every kind of worker."""
 
 import json
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
 from diffaug.weights import pin
 
 SPEC = PRESETS["tiny"].spec
-FOLDER = Path(SPEC.model)
+TRANSLATE = PRESETS["tiny-translate"].spec
+both = pytest.mark.parametrize(
+    "folder", [Path(SPEC.model), Path(TRANSLATE.model)], ids=lambda path: path.name
+)
 GOLDEN = Path(__file__).parent / "golden"
 PROMPT = fill(DIFFUSEMIX_TEMPLATES["paper"], "snowy")
 
@@ -46,18 +50,25 @@ def edits(template="paper"):
     return [made.image for made in DiffusersBackend(SPEC).generate(requests)]
 
 
-def test_it_is_at_most_15_mb_of_safetensors_and_text():
-    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+def translation(name="orange", strength=0.7, **changes):
+    request = GenerationRequest(f"a photo of a {name}", seed=1, image=photo(), strength=strength)
+    return DiffusersBackend(replace(TRANSLATE, **changes)).generate([request])[0].image
+
+
+@both
+def test_each_is_at_most_15_mb_of_safetensors_and_text(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
     assert {".safetensors", ".json", ".txt", ".md"} == {path.suffix for path in files}
     assert sum(path.stat().st_size for path in files) <= 15e6
 
 
-def test_text_encoder_keys_load_in_every_supported_version():
+@both
+def test_text_encoder_keys_load_in_every_supported_version(folder):
     from safetensors import safe_open
 
-    with safe_open(FOLDER / "text_encoder" / "model.safetensors", "pt") as file:
+    with safe_open(folder / "text_encoder" / "model.safetensors", "pt") as file:
         assert all(key.startswith("text_model.") for key in file.keys())  # noqa: SIM118
-    names = {path.name for path in (FOLDER / "tokenizer").iterdir()}
+    names = {path.name for path in (folder / "tokenizer").iterdir()}
     assert {"vocab.json", "merges.txt", "tokenizer.json"} <= names
 
 
@@ -71,6 +82,24 @@ def test_an_edit_is_the_golden_one():
     request = GenerationRequest(PROMPT, seed=1, image=photo())
     [made] = DiffusersBackend(SPEC).generate([request])
     assert same_images(golden, made.image, exact=False)
+
+
+def test_a_translation_is_the_golden_one():
+    assert same_images(read_image(GOLDEN / "orange.png"), translation(), exact=False)
+
+
+def test_a_translation_goes_further_from_the_source_with_its_strength():
+    apart = [
+        (translation(strength=s).float() - photo().float()).abs().mean() for s in (0.1, 0.5, 1)
+    ]
+    assert apart == sorted(apart) and apart[0] < 15
+
+
+def test_classes_differ_in_colour():
+    red, _, blue = translation("orange", 1.0).float().mean((1, 2))
+    assert red > blue + 40
+    red, _, blue = translation("jellyfish", 1.0).float().mean((1, 2))
+    assert blue > red + 20
 
 
 @pytest.mark.parametrize("template", DIFFUSEMIX_TEMPLATES)
@@ -131,3 +160,4 @@ if __name__ == "__main__":  # after new weights: write the golden files anew, th
     GOLDEN.mkdir(exist_ok=True)
     (GOLDEN / "embedding.json").write_text(json.dumps(embedding().tolist()))
     (GOLDEN / "snowy.png").write_bytes(encode_image(edits()[1], "png"))
+    (GOLDEN / "orange.png").write_bytes(encode_image(translation(), "png"))
