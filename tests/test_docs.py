@@ -40,3 +40,19 @@ def test_numbers_of_the_embedded_models_come_from_its_measurements():
     card = (folder / "README.md").read_text()
     for share in (figures["judge_on_samples"], *figures["judge_on_translations"].values()):
         assert f"{100 * share:.0f} %" in card
+
+
+def test_numbers_of_fine_tuning_come_from_its_measurements():
+    import json
+
+    page = (ROOT / "docs" / "finetune.md").read_text()
+    figures = json.loads((ROOT / "docs" / "benchmarks" / "finetune.json").read_text())
+    before, after = figures["before"], figures["after"]
+    for row in (
+        [f"{one['held_out_loss']:.3f}" for one in (before, after)],
+        [f"{100 * one['from_text']['named']:.0f} %" for one in (before, after)],
+        [f"{100 * one['translated']['named']:.0f} %" for one in (before, after)],
+    ):
+        assert f"| {row[0]} | {row[1]} |" in page
+    assert f"{100 * figures['judge_on_photographs']:.0f} % of photographs" in page
+    assert f"{figures['minutes']['fine_tuning']:.1f} minutes" in page

@@ -97,6 +97,20 @@ def test_few_shot_diff_mix_goes_from_folder_to_comparison(tmp_path, monkeypatch,
     }
 
 
+def test_the_gain_of_fine_tuning_is_measured_before_and_after(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    small = {"steps": 1, "each": 2, "judge_steps": 1, "draws": 1, "held_out": 2}
+    figures = load("benchmarks/finetune_gain").main(
+        EXAMPLES / "photos", EXAMPLES / "photos", work=tmp_path, sheet=tmp_path / "s.png", **small
+    )
+    assert ["animal", "space", "travel"] == figures["classes"]
+    for when in ("before", "after"):
+        assert figures[when]["held_out_loss"] > 0
+        assert 0 <= figures[when]["translated"]["named"] <= 1
+    assert (tmp_path / "s.png").stat().st_size
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_says_what_it_does_and_how_to_run_it(example):
     lines = example.read_text().splitlines()
