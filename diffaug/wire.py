@@ -31,7 +31,8 @@ def send(sock: socket.socket, header: Header, images: Sequence[torch.Tensor] = (
     body = b"".join(image.contiguous().cpu().numpy().tobytes() for image in images)
     try:
         sock.sendall(_SIZES.pack(_MARK, len(text), len(body)) + text)
-        sock.sendall(body)
+        if body:
+            sock.sendall(body)
     except OSError as error:
         raise WireError(f"the connection broke while sending: {error}") from error
 
@@ -102,13 +103,21 @@ def challenge(sock: socket.socket, key: bytes) -> bool:
     nonce = secrets.token_hex(32)
     send(sock, {"nonce": nonce})
     answer, _ = receive(sock)
-    return hmac.compare_digest(str(answer.get("proof")), _proof(key, nonce))
+    if not hmac.compare_digest(str(answer.get("proof")), _proof(key, nonce)):
+        return False
+    send(sock, {"welcome": True})
+    return True
 
 
 def prove(sock: socket.socket, key: bytes) -> None:
-    """Answer a challenge."""
+    """Answer a challenge.
+
+    Raises:
+        WireError: the key is not the one, or the other side has gone.
+    """
     header, _ = receive(sock)
     send(sock, {"proof": _proof(key, str(header.get("nonce")))})
+    receive(sock)
 
 
 def _proof(key: bytes, nonce: str) -> str:

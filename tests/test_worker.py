@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -187,12 +188,23 @@ class Photos(Dataset):
         return self.transform(image)
 
 
+def set_environment(environment, worker):
+    os.environ.update(environment)
+
+
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_of_a_loader_share_one_process(method, monkeypatch):
     monkeypatch.setenv("DIFFAUG_WORKER", "process")
     edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
-    loader = DataLoader(Photos(edit), 4, num_workers=2, multiprocessing_context=method)
+    loader = DataLoader(
+        Photos(edit),
+        4,
+        num_workers=2,
+        multiprocessing_context=method,
+        # The server of forks may be an earlier test's, with that one's environment.
+        worker_init_fn=partial(set_environment, dict(os.environ)),
+    )
     made = torch.cat(list(loader))
     assert 1 == len(servers())
     assert torch.equal(made, torch.cat(list(loader)))
@@ -287,10 +299,8 @@ def test_who_does_not_know_the_key_is_turned_away():
     backend.generate(make_requests(count=1))
     stranger = socket.socket(socket.AF_UNIX)
     stranger.connect(str(_Place(pin(SPEC)).path))
-    wire.prove(stranger, b"guessed")
     with pytest.raises(wire.WireError):
-        wire.send(stranger, *wire.pack(make_requests(count=1)))
-        wire.receive(stranger)
+        wire.prove(stranger, b"guessed")
     assert backend.generate(make_requests(count=1))
 
 
