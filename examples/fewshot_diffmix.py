@@ -4,8 +4,8 @@
     python examples/fewshot_diffmix.py --train photos/train --test photos/test --shots 5 \
         --tune-steps 1000 --steps 600
 
-Without folders of its own it draws four classes of simple pictures, to show every step. They differ by
-outline, which the embedded base hardly learns, so expect no gain from them. On a GPU, give
+Without folders of its own it draws four classes of simple pictures, to show every step. They differ
+by outline, which the embedded base hardly learns, so expect no gain from them. On a GPU, give
 `--base sd15`, thousands of steps, and photographs.
 """
 
