@@ -1,7 +1,7 @@
 """Diff-Mix: an image translated towards another class, and the soft label that goes with it."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -410,8 +410,11 @@ def _resolve(backend: str | Path | ModelSpec) -> ModelSpec:
 
 def _distinct(class_names: Any) -> tuple[str, ...]:
     """Check class names; they come back as they are, since folders are named after them."""
-    if isinstance(class_names, str):
-        raise TypeError(f"'class_names' must be several names, got the string {class_names!r}.")
+    unordered = isinstance(class_names, (str, set, frozenset))
+    if unordered or not isinstance(class_names, Iterable):
+        raise TypeError(
+            f"'class_names' must be several names in the order of the labels, got {class_names!r}."
+        )
     class_names = tuple(class_names)
     texts("class_names", class_names)
     seen: dict[str, str] = {}

@@ -61,7 +61,7 @@ class Strengths:
         """Read a number, a list of numbers, a range ``(low, high)`` or ``"uniform"``."""
         if isinstance(value, (np.ndarray, torch.Tensor)):
             value = value.tolist()
-        if isinstance(value, str):
+        if isinstance(value, (str, set, frozenset)):
             if value == "uniform":
                 return cls(UNIFORM_STRENGTHS)
             raise ValueError(

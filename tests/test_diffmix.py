@@ -656,7 +656,10 @@ def test_a_getter_that_finds_no_label_is_named(getter, sample, message):
         ({"class_names": []}, "'class_names' must hold at least one string, got none."),
         ({"class_names": ["a", ""]}, "'class_names' must hold non-empty strings, got ''."),
         ({"class_names": ["a", 3]}, "'class_names' must hold non-empty strings, got 3."),
-        ({"class_names": "ants"}, "'class_names' must be several names, got the string 'ants'."),
+        ({"class_names": "ants"}, "names in the order of the labels, got 'ants'."),
+        ({"class_names": {"ant"}}, "names in the order of the labels, got {'ant'}."),
+        ({"class_names": None}, "names in the order of the labels, got None."),
+        ({"strength": {0.5}}, "'strength' must be a number, a list, a range"),
         (
             {"class_names": ["Great_auk", "owl", "great  auk"]},
             "'class_names' must differ in a prompt, got 'Great_auk' and 'great  auk'; rename one",
