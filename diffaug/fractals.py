@@ -5,6 +5,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,25 @@ from diffaug.arguments import whole
 from diffaug.generation import derive_seed
 from diffaug.paths import cache_root
 
+Array = np.ndarray[Any, Any]
+
 #: Raise it when the same seed would give another picture than before.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MAX_MAPS = 8
-#: Walkers that play the chaos game side by side, and how far each goes before it leaves a mark.
-WALKERS = 2048
-SETTLE = 16
+#: At most so many walkers play the chaos game side by side. The first SETTLE steps leave no marks:
+#: a few settlers take all of them but PARTING, then the many set out from where those stand.
+WALKERS, SETTLERS = 8192, 1024
+SETTLE, PARTING = 24, 2
+#: The maps to take are drawn once, in a row, for drawing them anew would be a fifth of the work. At
+#: each step the walkers line up along it from one of these places, so neighbours do not stay so.
+PLACES, STRIDE = 128, 16
+SLACK = PLACES * STRIDE
+
+#: Levels of light and of hue that a picture is coloured by. A mark's hue is the sum of seven tints
+#: of maps, in [0, TINTS).
+TINTS, LIGHTS = 13, 192
+HUES = 7 * (TINTS - 1) + 1
 
 #: Share of the pixels that a fractal must touch, and how much its levels must vary (of 255).
 COVERAGE = (0.08, 0.97)
@@ -101,7 +114,7 @@ def render(
         probabilities: likewise.
         seeds: one for each system: of its orbits and its colours.
         size: side of the pictures in pixels.
-        points: marks to leave in each, rounded up to whole steps of 2048 walkers.
+        points: marks to leave in each, rounded up to whole steps of up to 8192 walkers.
 
     Shape:
         uint8 ``(N, 3, size, size)``. A picture does not depend on those rendered with it.
@@ -141,80 +154,116 @@ def _rotation(angle: float) -> torch.Tensor:
 def _render_one(
     maps: torch.Tensor, shares: torch.Tensor, generator: torch.Generator, size: int, points: int
 ) -> torch.Tensor:
-    steps = SETTLE + math.ceil(points / WALKERS)
-    picks = _draw_maps(shares, steps, generator).to(maps.device)  # (T W)
-    entries = [
-        entry.index_select(0, picks).view(steps, WALKERS).unbind()
-        for entry in maps.flatten(1).T.contiguous()  # a, b, e, c, d, f of x' = a x + b y + e, ...
-    ]
-    track = torch.empty(2, steps, WALKERS, device=maps.device)
-    x = y = torch.zeros(WALKERS, device=maps.device)
-    for (a, b, e, c, d, f), left, top in zip(zip(*entries, strict=True), *track, strict=True):
-        x, y = (
-            torch.addcmul(torch.addcmul(e, a, x), b, y, out=left),
-            torch.addcmul(torch.addcmul(f, c, x), d, y, out=top),
-        )
-    cells = _to_cells(track[:, SETTLE:].flatten(1), track[:, -1], size)
+    steps = math.ceil(points / WALKERS)
+    walkers = math.ceil(points / steps)
+    row = _draw_maps(shares, max(walkers, SETTLERS) + SLACK, generator)
+    # Never twice running at one place, where each walker would repeat its step.
+    jumps = torch.randint(1, PLACES, (SETTLE + steps,), generator=generator).numpy()
+    starts = (jumps.cumsum() % PLACES * STRIDE).tolist()
+    tints = torch.randint(TINTS, (MAX_MAPS,), generator=generator).float().to(maps.device)
+
+    setting_out = SETTLE - PARTING
+    system, settled = _settle(maps.cpu().numpy(), row, starts[:setting_out], size)
+    crowd = np.tile(settled, math.ceil(walkers / SETTLERS))[:, :walkers]
+    scaled, places, taken = (torch.from_numpy(a).to(maps.device) for a in (system, crowd, row))
+    track = _walk(scaled, taken, starts[setting_out:], places)[PARTING:]
+    x, y = track.clamp_(0, size + 1).int().unbind(1)  # (T, W); what is outside falls on a rim
+    cells = torch.add(x, y, alpha=size + 2).long().flatten()
+
     # The map taken last sets the hue, the ones before it shade it: colour follows the branches.
-    hues = torch.rand(MAX_MAPS, generator=generator).to(maps.device)
-    hue = hues.index_select(0, picks).view(steps, WALKERS)
-    hue = (4 * hue[SETTLE:] + 2 * hue[SETTLE - 1 : -1] + hue[SETTLE - 2 : -2]).flatten() / 7
-    density = torch.bincount(cells, minlength=size * size + 1)[:-1].float()
-    tone = torch.bincount(cells, weights=hue, minlength=size * size + 1)[:-1].float()
-    return _shade(density.view(size, size), tone.view(size, size), generator)
+    # Sums of whole numbers are the same in whatever order a GPU adds them.
+    tint = tints.index_select(0, taken)
+    hue = torch.stack([tint.narrow(0, start, walkers) for start in starts[SETTLE - 2 :]])
+    hue = hue[2:].mul(4).add_(hue[1:-1], alpha=2).add_(hue[:-2]).flatten()
+    layers = torch.zeros(2, (size + 2) ** 2, device=maps.device)
+    layers[0].scatter_add_(0, cells, torch.ones_like(hue))
+    layers[1].scatter_add_(0, cells, hue)
+    layers = layers.view(2, size + 2, size + 2)[:, 1:-1, 1:-1].contiguous()
+    return _shade(layers, generator)
 
 
-def _draw_maps(shares: torch.Tensor, steps: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw which map each walker takes at each step, (T W)."""
-    # Four 16-bit draws from each 64-bit one: drawing is a third of the rendering otherwise.
-    words = torch.empty(math.ceil(steps * WALKERS / 4), dtype=torch.int64)
+def _draw_maps(shares: torch.Tensor, count: int, generator: torch.Generator) -> Array:
+    """Draw maps in proportion to their shares, int32 (count,)."""
+    words = torch.empty(math.ceil(count / 4), dtype=torch.int64)  # four draws of 16 bits in each
     words.random_(-(2**63), None, generator=generator)
-    draws = words.view(torch.int16)[: steps * WALKERS].int() + 2**15  # [0, 2**16)
-    bounds = shares.cpu().double().cumsum(0) * 2**16
-    table = torch.bucketize(torch.arange(2**16).double() + 0.5, bounds[:-1], out_int32=True)
-    return table.index_select(0, draws)
+    ends = [round(2**16 * end) for end in accumulate(shares.tolist())]
+    spans = [end - start for start, end in pairwise([0, *ends])]
+    table = np.repeat(np.arange(len(spans), dtype=np.int32), spans)
+    return table.take(words.numpy().view(np.uint16)[:count], mode="clip")
 
 
-def _to_cells(marks: torch.Tensor, last: torch.Tensor, size: int) -> torch.Tensor:
-    """Turn points (2, M) into pixel numbers; those outside the frame share the one beyond."""
-    ordered = last.sort(1).values  # a few stray walkers must not shrink the picture
-    margin = WALKERS // 100
+def _settle(maps: Array, row: Array, starts: list[int], size: int) -> tuple[Array, Array]:
+    """Send a few walkers to the attractor; return the system in pixels of it, and their places.
+
+    Pixels 1 to ``size`` are the picture. In numpy, where steps this small take half as long.
+    """
+    tape = maps.transpose(2, 1, 0).take(row[: SETTLERS + SLACK], axis=2)  # (3, 2, L)
+    place = before = np.zeros((2, SETTLERS), np.float32)
+    for start in starts:
+        of_x, of_y, shift = tape[:, :, start : start + SETTLERS]
+        before, place = place, of_x * place[0] + of_y * place[1] + shift
+    ordered = np.sort(np.concatenate([before, place], 1))
+    margin = ordered.shape[1] // 100  # a few stray walkers must not shrink the picture
     low, high = ordered[:, margin, None], ordered[:, -1 - margin, None]
-    spread = (high - low).clamp(min=1e-6)
-    low, spread = low - 0.03 * spread, 1.06 * spread
-    column, row = ((marks - low) * (size / spread)).floor()
-    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    return torch.where(inside, row.long() * size + column.long(), size * size)
+    scale = size / (1.06 * np.maximum(high - low, 1e-6))
+    origin = 1 + 0.03 * size / 1.06 - low * scale  # a pixel is scale * place + origin
+    linear = maps[:, :, :2] * (scale / scale.T)
+    shift = maps[:, :, 2:] * scale + origin - linear @ origin
+    return np.concatenate([linear, shift], 2), place * scale + origin
 
 
-def _shade(density: torch.Tensor, tone: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Colour a histogram: hue by branch, brightness by log density, a glow around, (3, S, S)."""
-    size = len(density)
-    layers = torch.stack([density, tone])[None]  # (1, 2, S, S)
-    coarse = F.avg_pool2d(layers, max(1, size // 32), ceil_mode=True)  # (1, 2, 32, 32)
-    coarse = _smooth(_smooth(coarse, 1), 1)
-    halo = coarse + _smooth(_smooth(coarse, 3), 3)
-    total = layers + 0.3 * F.interpolate(halo, (size, size), mode="bilinear")
-    amount, hue = total[0, 0], total[0, 1] / total[0, 0].clamp(min=1e-6)
-    light = amount.log1p()
-    light = (light / light.flatten().kthvalue(int(0.99 * size * size) + 1).values).clamp(max=1)
-    phase, pace = torch.rand(2, 3, generator=generator)
-    ground = float(torch.rand((), generator=generator))
-    palette = _palette(phase, pace * 0.9 + 0.4, torch.linspace(0, 1, 256)).to(density.device)
-    drawn = palette[:, (hue * 255).long()]
-    behind = 0.3 * palette[:, int(255 * ground), None, None] * (0.6 + 0.8 * light)
-    return ((behind + (drawn - behind) * light**0.75) * 255).round().to(torch.uint8)
+def _walk(
+    maps: torch.Tensor, row: torch.Tensor, starts: list[int], place: torch.Tensor
+) -> torch.Tensor:
+    """Send walkers (2, W) on, walker w at step t by map row[starts[t] + w]; return (T, 2, W)."""
+    tape = maps.permute(2, 1, 0).reshape(6, -1).index_select(1, row).view(3, 2, -1)
+    track = place.new_empty(len(starts), *place.shape)
+    for start, after in zip(starts, track, strict=True):
+        of_x, of_y, shift = tape.narrow(2, start, place.shape[1]).unbind()
+        x, y = place.unbind()
+        place = torch.addcmul(torch.addcmul(shift, of_x, x), of_y, y, out=after)
+    return track
 
 
-def _smooth(layers: torch.Tensor, radius: int) -> torch.Tensor:
-    return F.avg_pool2d(layers, 2 * radius + 1, 1, radius, count_include_pad=False)
+def _shade(layers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Colour density and summed hues (2, S, S): hue by branch, light by log density, a glow."""
+    size = layers.shape[-1]
+    # No matrix products here: their last bits depend on the number of threads.
+    near = _smooth(F.avg_pool2d(layers[None], max(1, size // 32), ceil_mode=True))  # (1, 2, n, n)
+    far = _smooth(F.avg_pool2d(near, 2, ceil_mode=True))
+    halo = near + F.interpolate(far, near.shape[2:], mode="bilinear")
+    density, hue = layers.add_(F.interpolate(halo, (size, size), mode="bilinear")[0], alpha=0.3)
+    hue = hue / density.clamp(min=1e-6)  # [0, HUES)
+    light = density.log1p_()
+    # Some thousand pixels will do, from every column: a bright line must count for no more.
+    step = max(1, size * size // 6000)
+    while math.gcd(step, size) > 1:
+        step += 1
+    some = light.flatten()[::step]
+    peak = max(1e-6, float(some.kthvalue(int(0.99 * len(some)) + 1).values))
+    light = light.mul_((LIGHTS - 1) / peak).clamp_(max=LIGHTS - 1).round_()
+    colours = torch.add(hue, light, alpha=HUES).long().view(1, -1).expand(3, -1)
+    return _palette(generator).to(layers.device).gather(1, colours).view(3, size, size)
 
 
-def _palette(phase: torch.Tensor, pace: torch.Tensor, tone: torch.Tensor) -> torch.Tensor:
-    """Return a smooth run of bright colours, (3, len(tone))."""
-    wave = torch.cos(2 * math.pi * (pace[:, None] * tone + phase[:, None]))
-    colours = 0.5 + 0.5 * wave
-    return colours / colours.amax(0).clamp(min=0.4)
+def _smooth(layers: torch.Tensor) -> torch.Tensor:
+    for _ in range(2):
+        layers = F.avg_pool2d(layers, 3, 1, 1, count_include_pad=False)
+    return layers
+
+
+def _palette(generator: torch.Generator) -> torch.Tensor:
+    """Draw a smooth run of bright colours on a dark ground, uint8 (3, LIGHTS x HUES)."""
+    phase, pace, ground = torch.rand(3, 3, 1, generator=generator).numpy()
+    tone = np.arange(HUES, dtype=np.float32) / (HUES - 1)
+    colours = 0.5 + 0.5 * np.cos(2 * np.pi * ((0.9 * pace + 0.4) * tone + phase))
+    colours *= 255 / np.maximum(colours.max(0), 0.4)  # (3, H)
+    light = np.arange(LIGHTS, dtype=np.float32) / (LIGHTS - 1)
+    behind = colours[:, int(HUES * ground[0, 0]), None] * (0.18 + 0.24 * light)
+    cover = light**0.75
+    table = colours[:, None] * cover[:, None]  # (3, L, H)
+    table += (behind * (1 - cover) + 0.5)[..., None]
+    return torch.from_numpy(table.astype(np.uint8).reshape(3, -1))
 
 
 def _is_degenerate(picture: torch.Tensor) -> bool:
@@ -255,7 +304,8 @@ class FractalBank:
     def __init__(self, count: int = 256, size: int = 256, seed: int = 0) -> None:
         self.count, self.size = whole("count", count, 1), whole("size", size, 16)
         self.seed = whole("seed", seed, 0)
-        self._records: np.ndarray[Any, Any] | None = None
+        self._records: Array | None = None
+        self._whole: set[int] = set()  # what this process has looked at
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FractalBank, (self.count, self.size, self.seed)
@@ -278,19 +328,24 @@ class FractalBank:
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return several pictures, (N, 3, size, size)."""
-        return torch.stack([self[index] for index in indices])
+        records = self._open()
+        for index in indices:
+            if not 0 <= index < self.count:
+                raise IndexError(f"'index' must be in [0, {self.count}), got {index}.")
+            if index not in self._whole:
+                self._check(records[index], index)
+                self._whole.add(index)
+        return torch.from_numpy(records["pixels"][list(indices)])
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        if not 0 <= index < self.count:
-            raise IndexError(f"'index' must be in [0, {self.count}), got {index}.")
-        record = self._open()[index]
-        pixels = torch.from_numpy(record["pixels"].copy())
-        if record["checksum"] == 0 or record["checksum"] != _checksum(pixels):
-            pixels = self._render(index)
+        return self.batch([index])[0]
+
+    def _check(self, record: Any, index: int) -> None:
+        """Render a picture if it is not there, or not whole."""
+        if record["checksum"] == 0 or record["checksum"] != _checksum(record["pixels"]):
             # Whoever else renders it now writes the same bytes; a torn record fails its checksum.
-            record["pixels"] = pixels.numpy()
-            record["checksum"] = _checksum(pixels)
-        return pixels
+            record["pixels"] = self._render(index).numpy()
+            record["checksum"] = _checksum(record["pixels"])
 
     def _render(self, index: int) -> torch.Tensor:
         for attempt in range(100):
@@ -301,7 +356,7 @@ class FractalBank:
                 break
         return picture
 
-    def _open(self) -> np.ndarray[Any, Any]:
+    def _open(self) -> Array:
         if self._records is None:
             kind = np.dtype([("checksum", "<u4"), ("pixels", "u1", (3, self.size, self.size))])
             path = (
@@ -383,5 +438,5 @@ class FractalFolder:
         return functional.resize(square, (self.size, self.size))
 
 
-def _checksum(pixels: torch.Tensor) -> int:
-    return zlib.crc32(pixels.numpy().tobytes())
+def _checksum(pixels: Array) -> int:
+    return zlib.crc32(pixels.tobytes())

@@ -46,23 +46,104 @@ def test_probabilities_follow_the_areas(seed):
         assert (shares[shares > 0][order].diff() >= -1e-6).all()
 
 
-def test_the_chaos_game_draws_the_attractor(monkeypatch):
-    """Sierpinski's triangle has no mark in its central hole, nor beyond its longest side."""
-    monkeypatch.setattr(fractals, "_shade", lambda density, *_: density.expand(3, -1, -1))
+@pytest.fixture
+def drawn(monkeypatch):
+    """Return a function that renders and gives the system in pixels, the marks, the summed hues."""
+    walk, shade, seen = fractals._walk, fractals._shade, {}
+
+    def spy_on_walk(system, *rest):
+        seen["system"] = system
+        return walk(system, *rest)
+
+    def spy_on_shade(layers, generator):
+        seen["marks"], seen["hues"] = layers.clone()
+        return shade(layers, generator)
+
+    monkeypatch.setattr(fractals, "_walk", spy_on_walk)
+    monkeypatch.setattr(fractals, "_shade", spy_on_shade)
+
+    def draw(maps, shares, **options):
+        render(maps, shares, **{"seeds": [0], **options})
+        return seen["system"], seen["marks"], seen["hues"]
+
+    return draw
+
+
+@pytest.fixture
+def triangle():
+    """Return Sierpinski's triangle, its corners at (0, 0), (1, 0) and (0, 1)."""
     maps = torch.zeros(1, 8, 2, 3)
     for i, (x, y) in enumerate([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)]):
         maps[0, i] = torch.tensor([[0.5, 0, x / 2], [0, 0.5, y / 2]])
-    shares = torch.tensor([[1 / 3] * 3 + [0.0] * 5])
-    [[density, *_]] = render(maps, shares, seeds=[0], size=128)
-    assert 0 == density[44:54, 44:54].sum()
-    assert 0 == density[80:, 80:].sum()
-    assert density[4:40, 4:40].sum() > 12_000
+    return maps, torch.tensor([[1 / 3] * 3 + [0.0] * 5])
+
+
+def test_the_chaos_game_draws_the_attractor(drawn, triangle):
+    """The triangle has no mark in its central hole, nor beyond its longest side."""
+    _, marks, _ = drawn(*triangle, size=128)
+    assert 0 == marks[44:54, 44:54].sum()
+    assert 0 == marks[80:, 80:].sum()
+    assert marks[4:40, 4:40].sum() > 12_000
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_marks_lie_as_a_plain_chaos_game_leaves_them(drawn, seed):
+    maps, shares = sample_systems(1, generator(seed))
+    system, marks, _ = drawn(maps, shares, seeds=[seed], size=256)
+    rng = np.random.default_rng(seed)
+    probabilities = shares[0].double().numpy()
+    chosen = rng.choice(8, (160, 2000), p=probabilities / probabilities.sum())
+    place, expected = np.zeros((2000, 2)), np.zeros((16, 16))
+    for step, taken in enumerate(system.double().numpy()[chosen]):
+        place = (taken[:, :, :2] @ place[:, :, None])[:, :, 0] + taken[:, :, 2]
+        if step >= 60:
+            edges = np.linspace(1, 257, 17)
+            expected += np.histogram2d(place[:, 1], place[:, 0], (edges, edges))[0]
+    found = marks.view(16, 16, 16, 16).sum((1, 3)).double().numpy()
+    assert found.sum() > 0.93 * 100_000
+    assert 0.05 > np.abs(expected / 200_000 - found / 100_000).sum() / 2
+
+
+@pytest.mark.parametrize("points", [1, 8192, 8193, 100_000])
+def test_as_many_marks_are_left_as_asked_for_or_hardly_more(drawn, triangle, points):
+    _, marks, _ = drawn(*triangle, size=64, points=points)
+    assert points / 2 - 1 < marks.sum() < points + points / 8192 + 1
+    assert torch.equal(marks, marks.round())
+
+
+def test_a_mark_is_coloured_by_the_last_three_maps(drawn, triangle):
+    system, marks, hues = drawn(*triangle, size=256, points=400_000)
+    maps = system.double().numpy()
+
+    def hue(*address):
+        place = maps[0, :, 2]
+        inside = [0, 1, 2] * 3  # away from where triangles touch
+        for i in reversed([*address, *inside]):
+            place = maps[i, :, :2] @ place + maps[i, :, 2]
+        column, row = (place - 1).astype(int)
+        assert marks[row, column] > 0
+        return float(hues[row, column] / marks[row, column])
+
+    tints = [hue(i, i, i) / 7 for i in range(3)]
+    assert len(set(tints)) == 3
+    for i, j, k in np.ndindex(3, 3, 3):
+        assert 4 * tints[i] + 2 * tints[j] + tints[k] == hue(i, j, k)
+
+
+def test_walkers_who_set_out_together_part(drawn):
+    """100,000 marks on a square without holes leave hardly more of it bare than chance does."""
+    maps = torch.zeros(1, 8, 2, 3)
+    for i, (x, y) in enumerate([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]):
+        maps[0, i] = torch.tensor([[0.5, 0, x / 2], [0, 0.5, y / 2]])
+    _, marks, _ = drawn(maps, torch.tensor([[0.25] * 4 + [0.0] * 4]), size=256)
+    inner = marks[20:-20, 20:-20]
+    assert (inner == 0).double().mean() < 1.1 * float(torch.exp(-inner.mean()))
 
 
 def test_draws_are_as_frequent_as_their_probabilities():
     shares = torch.tensor([0.6, 0.3, 0.1, 0, 0, 0, 0, 0])
-    drawn = fractals._draw_maps(shares, 200, generator())
-    found = torch.bincount(drawn, minlength=8) / len(drawn)
+    row = fractals._draw_maps(shares, 400_001, generator())
+    found = torch.from_numpy(np.bincount(row, minlength=8) / 400_001).float()
     torch.testing.assert_close(shares, found, atol=0.005, rtol=0)
 
 
@@ -74,10 +155,52 @@ def test_a_picture_does_not_depend_on_its_company():
     assert (together.shape, together.dtype) == ((3, 3, 64, 64), torch.uint8)
 
 
-@given(st.integers(1, 70), st.integers(1, 5000))
-def test_any_size_and_any_number_of_points_can_be_rendered(size, points):
-    [picture] = render(*sample_systems(1, generator(1)), seeds=[0], size=size, points=points)
+@pytest.mark.parametrize("size", [66, 257, 1000])
+def test_a_picture_does_not_depend_on_the_number_of_threads(size):
+    systems = sample_systems(3, generator(2))
+    expected = render(*systems, seeds=[5, 6, 7], size=size)
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(expected, render(*systems, seeds=[5, 6, 7], size=size))
+    finally:
+        torch.set_num_threads(before)
+
+
+@given(st.integers(1, 70), st.integers(1, 20_000), st.integers(0, 99))
+def test_any_size_and_any_number_of_points_can_be_rendered(size, points, seed):
+    system = sample_systems(1, generator(seed))
+    [picture] = render(*system, seeds=[seed], size=size, points=points)
     assert picture.shape == (3, size, size)
+
+
+@pytest.mark.parametrize("size", [16, 63, 231, 1000, 1024])
+def test_pictures_are_lit_alike_in_every_size(size):
+    pictures = render(*sample_systems(4, generator(4)), seeds=range(4), size=size)
+    assert pictures.shape == (4, 3, size, size)
+    assert (pictures.float().flatten(1).std(1) > 15).all()
+    assert (pictures.amax((1, 2, 3)) > 180).all()
+
+
+@pytest.mark.parametrize("place", [0.0, 0.7])
+def test_a_system_that_is_one_point_can_be_rendered(place):
+    maps = torch.zeros(1, 8, 2, 3)
+    maps[0, :2, :, 2] = place
+    shares = torch.tensor([[0.5, 0.5] + [0.0] * 6])
+    assert render(maps, shares, seeds=[0], size=32).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_renders_what_the_cpu_does():
+    maps, shares = sample_systems(4, generator())
+    expected = render(maps, shares, seeds=range(4), size=64)
+    found = render(maps.cuda(), shares.cuda(), seeds=range(4), size=64)
+    assert "cuda" == found.device.type
+    assert (
+        expected.float() - found.cpu().float()
+    ).abs().mean() < 2  # marks on the edge of a pixel move
 
 
 def test_neither_drawing_nor_rendering_touches_the_global_generator():
