@@ -109,7 +109,8 @@ class DiffuseMix(ImageTransform):
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> torch.Tensor:
-        return self.blend.finish(self.concat.finish(image, generated, params), [], params)
+        joined = self.concat.finish(image, generated, params)
+        return self.blend.mix(joined, params, out=joined)
 
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]

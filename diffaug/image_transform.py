@@ -141,11 +141,13 @@ class ImageTransform(v2.Transform):
         if not live:
             return inpt
         pixels, restore = images.unpack(inpt)  # (N, 3, H, W)
-        chosen, drawn = pixels[live], [params["drawn"][i] for i in live]
+        chosen, drawn = take(pixels, live), [params["drawn"][i] for i in live]
         requests = self.requests(chosen, drawn)
         generated = self.live_backend().generate(requests) if requests else []
-        result = pixels.clone()
-        result[live] = self.finish(chosen, generated, drawn)
+        result = self.finish(chosen, generated, drawn)
+        if len(live) < count:
+            finished, result = result, pixels.clone()
+            result[live] = finished
         return restore(result)
 
     def shrink(self, image: torch.Tensor) -> torch.Tensor:
@@ -160,6 +162,11 @@ class ImageTransform(v2.Transform):
         if self.backend is None:
             raise TypeError(f"{type(self).__name__} generates nothing and has no backend.")
         return registry.backend_for(self.backend, cache=self.cache)
+
+
+def take(image: torch.Tensor, live: list[int]) -> torch.Tensor:
+    """Return the images of these places, in rising order; no copy if that is all of them."""
+    return image if len(live) == len(image) else image[live]
 
 
 def fit(image: torch.Tensor, generated: list[Generated]) -> torch.Tensor:

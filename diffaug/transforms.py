@@ -25,7 +25,7 @@ from diffaug.generation import (
     derive_seed,
     is_backend,
 )
-from diffaug.image_transform import BackendLike, ImageTransform, Params, fit
+from diffaug.image_transform import BackendLike, ImageTransform, Params, fit, take
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, fill
 
 Fractals = FractalBank | FractalFolder | str | os.PathLike[str] | None
@@ -190,7 +190,7 @@ class HalfConcat(ImageTransform):
     ) -> tuple[list[int], torch.Tensor, list[Params]]:
         """Pick the images that the inner transform's own ``p`` does not pass over."""
         live = [i for i, drawn in enumerate(params) if drawn["inner"] is not None]
-        return live, image[live], [params[i]["inner"] for i in live]
+        return live, take(image, live), [params[i]["inner"] for i in live]
 
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
         _, chosen, drawn = self._live(image, params)
@@ -200,15 +200,13 @@ class HalfConcat(ImageTransform):
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> torch.Tensor:
         live, chosen, drawn = self._live(image, params)
-        other = image.clone()
-        if live:
-            other[live] = self.inner.finish(chosen, generated, drawn)
-        return torch.stack(
-            [
-                functional.half_concat(one, changed, drawn["mask"], rounding=self.rounding)
-                for one, changed, drawn in zip(image, other, params, strict=True)
-            ]
-        )
+        changed = self.inner.finish(chosen, generated, drawn) if live else chosen
+        others = dict(zip(live, changed, strict=True))
+        result = image.new_empty(image.shape)
+        for i, one in enumerate(image):
+            mask, other = params[i]["mask"], others.get(i, one)
+            functional.half_concat(one, other, mask, rounding=self.rounding, out=result[i])
+        return result
 
     def describe(self, params: Params) -> Params:
         inner = {} if params["inner"] is None else self.inner.describe(params["inner"])
@@ -266,8 +264,14 @@ class FractalBlend(ImageTransform):
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> torch.Tensor:
-        alpha = torch.tensor([drawn["alpha"] for drawn in params])
-        return functional.blend(image, self.pick(image, params), alpha, rounding=self.rounding)
+        return self.mix(image, params)
+
+    def mix(
+        self, image: torch.Tensor, params: list[Params], out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Blend the drawn fractals into the images (N, 3, H, W); ``out`` may be these."""
+        fractals, alpha = self.pick(image, params), torch.tensor([one["alpha"] for one in params])
+        return functional.blend(image, fractals, alpha, rounding=self.rounding, out=out)
 
     def pick(self, image: torch.Tensor, params: list[Params]) -> torch.Tensor:
         """Return the drawn fractals in the size, dtype and device of the images."""

@@ -31,6 +31,21 @@ def test_it_is_the_three_transforms_in_a_row_with_the_same_draws(dtype):
     assert torch.equal(in_a_row, made)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_finishing_leaves_image_and_edits_as_they_were(dtype, layout):
+    image = (torch.rand(3, 3, 40, 33) * (255 if dtype == torch.uint8 else 1)).to(dtype)
+    image = image.contiguous(memory_format=layout)
+    mix = mixer(recipe="release", alpha=(0.1, 0.4))
+    drawn = mix.draw(3)
+    generated = RecordingBackend(33).generate(mix.requests(image, drawn))
+    before = [image.clone(), *(made.image.clone() for made in generated)]
+    first = mix.finish(image, generated, drawn)
+    assert torch.equal(first, mix.finish(image.contiguous(), generated, drawn))
+    for then, now in zip(before, [image, *(made.image for made in generated)], strict=True):
+        assert torch.equal(then, now)
+
+
 @pytest.mark.parametrize("recipe", ["paper", "release"])
 def test_every_pixel_is_the_formula(recipe):
     image = torch.randint(0, 256, (40, 3, 64, 64)).to(torch.uint8)

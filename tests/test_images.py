@@ -51,6 +51,30 @@ def test_a_pil_image_of_any_mode_comes_back_in_its_mode_and_colours(photo, mode)
     assert (pixels.float() - again.float()).abs().mean() < 2.5
 
 
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_every_pixel_of_a_pil_image_is_where_numpy_has_it(height, width):
+    levels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(levels)
+    pixels, restore = images.unpack(image)
+    assert np.array_equal(levels.transpose(2, 0, 1), pixels[0].numpy())
+    assert np.array_equal(levels, np.asarray(restore(pixels)))
+
+
+def test_neither_way_shares_memory_with_a_pil_image(photo):
+    before = np.array(photo)
+    pixels, restore = images.unpack(photo)
+    made = restore(pixels)
+    pixels.zero_()
+    assert np.array_equal(before, np.asarray(photo)) and np.array_equal(before, np.asarray(made))
+    assert images.unpack(photo)[0].is_contiguous()
+
+
+def test_pixels_in_any_layout_become_a_pil_image(photo):
+    pixels, _ = images.unpack(photo)
+    turned = pixels.contiguous(memory_format=torch.channels_last)[0]
+    assert np.array_equal(np.asarray(photo), np.asarray(images.to_pil(turned)))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_the_alpha_channel_is_kept(photo, mode):
     image = photo.convert(mode)

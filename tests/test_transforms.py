@@ -217,6 +217,16 @@ def test_half_concat_joins_the_image_with_its_transformed_self(mask):
     torch.testing.assert_close(functional.half_concat(image, 1 - image, mask), made)
 
 
+def test_half_concat_leaves_out_what_the_inner_transform_passes_over():
+    image = torch.rand(3, 3, 8, 8)
+    half = HalfConcat(PromptEdit(backend=RecordingBackend(size=8)), masks=["left"])
+    drawn = half.draw(3)
+    drawn[1]["inner"] = None
+    made = half.finish(image, half.backend.generate(half.requests(image, drawn)), drawn)
+    assert torch.equal(image[1], made[1]) and torch.equal(image[..., 4:], made[..., 4:])
+    assert all((made[i, ..., :4] != image[i, ..., :4]).any() for i in (0, 2))
+
+
 def test_half_concat_calls_any_callable_once_for_each_picked_image():
     seen = []
 
