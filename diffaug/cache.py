@@ -140,7 +140,11 @@ class CachedBackend:
         if missing:
             answers = self.backend.generate(list(missing.values()))
             for name, made in zip(missing, answers, strict=True):
-                found[name] = made if made.fallback else self._store(name, made)
+                # A fallback may be the caller's own source.
+                own = replace(made, image=made.image.clone()) if made.fallback else None
+                found[name] = own or self._store(name, made)
+        if len(found) == len(names):  # each was read for this request alone
+            return list(map(found.__getitem__, names))
         # A copy for each request: changing one image in place must not reach its duplicates.
         return [replace(found[name], image=found[name].image.clone()) for name in names]
 

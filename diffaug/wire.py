@@ -28,11 +28,13 @@ def send(sock: socket.socket, header: Header, images: Sequence[torch.Tensor] = (
     """Send a header and uint8 images."""
     shapes = [list(image.shape) for image in images]
     text = json.dumps({**header, "shapes": shapes}).encode()
-    body = b"".join(image.contiguous().cpu().numpy().tobytes() for image in images)
+    # Straight from where the pixels lie: a batch of large images is not copied together first.
+    pixels = [_bytes_of(image.contiguous().cpu()) for image in images if image.numel()]
+    body_bytes = sum(map(len, pixels))
     try:
-        sock.sendall(_SIZES.pack(_MARK, len(text), len(body)) + text)
-        if body:
-            sock.sendall(body)
+        sock.sendall(_SIZES.pack(_MARK, len(text), body_bytes) + text)
+        for part in pixels:
+            sock.sendall(part)
     except OSError as error:
         raise WireError(f"the connection broke while sending: {error}") from error
 
@@ -52,22 +54,27 @@ def receive(sock: socket.socket) -> tuple[Header, list[torch.Tensor]]:
         sizes = [int(torch.Size(shape).numel()) for shape in shapes]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WireError(f"the other side sent a header that cannot be read: {error}") from error
-    if sum(sizes) != body_bytes or any(size < 0 for size in sizes):
+    if sum(sizes) != body_bytes or any(side < 0 for shape in shapes for side in shape):
         raise WireError("the other side sent pixels that do not fit their header.")
-    images = []
-    for shape, size in zip(shapes, sizes, strict=True):
-        data = _read(sock, size)
-        images.append(
-            torch.frombuffer(data, dtype=torch.uint8).view(shape)
-            if size
-            else torch.zeros(shape, dtype=torch.uint8)
-        )
+    images = [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
+    for image in images:
+        if image.numel():
+            _fill(sock, _bytes_of(image))
     return header, images
+
+
+def _bytes_of(image: torch.Tensor) -> memoryview:
+    """Return the memory of a contiguous image on the CPU."""
+    return image.numpy().data.cast("B")
 
 
 def _read(sock: socket.socket, size: int) -> bytearray:
     data = bytearray(size)
-    view = memoryview(data)
+    _fill(sock, memoryview(data))
+    return data
+
+
+def _fill(sock: socket.socket, view: memoryview) -> None:
     while view:
         try:
             got = sock.recv_into(view)
@@ -76,7 +83,6 @@ def _read(sock: socket.socket, size: int) -> bytearray:
         if not got:
             raise WireError("the other side closed the connection.")
         view = view[got:]
-    return data
 
 
 def pack(requests: Sequence[GenerationRequest]) -> tuple[Header, list[torch.Tensor]]:

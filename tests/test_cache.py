@@ -250,6 +250,15 @@ class TestHitsAndMisses:
             first.image.zero_()
             assert torch.equal(expected, second.image)
 
+    def test_changing_a_fallback_in_place_leaves_the_source_alone(self, tmp_path):
+        def refuse(request: GenerationRequest) -> Generated:
+            return Generated(request.image, seed=request.seed, attempts=4, fallback=True)
+
+        [request] = asked(0)
+        [made] = CachedBackend(ScriptedBackend(refuse), folder=tmp_path).generate([request])
+        made.image.zero_()
+        assert torch.equal(photo(0), request.image)
+
     def test_another_process_finds_what_this_one_made(self, model, tmp_path):
         cached = CachedBackend(model, folder=tmp_path)
         expected = cached.generate(asked(0, 1))
