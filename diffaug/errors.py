@@ -9,6 +9,7 @@ Wrong arguments raise ``ValueError`` or ``TypeError``; everything else comes fro
     │   └── ModelUnavailableError                   it is not here and the hub cannot be reached
     ├── GenerationError                             the model ran and failed
     │   └── RefusedError                            only blank or refused images, no original
+    ├── SourceError                                 images cannot be fetched from where they lie
     └── DestinationError                            an output folder cannot be used
 
 Each is built from one message, so that it survives pickling between processes.
@@ -46,8 +47,22 @@ class RefusedError(GenerationError):
     """Every attempt came out blank or refused and there is no original to stand in."""
 
 
+class SourceError(DiffaugError):
+    """An address that images are read from fails, now or for good."""
+
+
 class DestinationError(DiffaugError):
     """An output folder cannot be used: not writable, or it holds a different run."""
+
+
+def remade(kind: str, message: str, *, what: str) -> Exception:
+    """Make anew, of its class's name and its message, an error of another process."""
+    builtin = {"ValueError": ValueError, "TypeError": TypeError}
+    found = builtin.get(kind) or globals().get(kind)
+    if isinstance(found, type) and issubclass(found, Exception):
+        error: Exception = found(message)
+        return error
+    return GenerationError(f"'{what}' failed with {kind}: {message}")
 
 
 def require(module: str, extra: str | None = None) -> ModuleType:

@@ -1,7 +1,6 @@
 """The process that holds a model for others: takes requests from many callers, runs full batches.
 
-It is started by :mod:`diffaug.worker`, reads what to do from its standard input, and ends when the
-process that owns it ends, however that happens.
+It is started by :mod:`diffaug.worker`, through :mod:`diffaug.owner`, with whose end it ends.
 """
 
 import os
@@ -19,37 +18,13 @@ import torch
 
 from diffaug import wire
 from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec
+from diffaug.owner import sweep
 from diffaug.pipelines import DiffusersBackend
 
-#: How long a batch that is not full waits for more, in seconds.
-WAIT = 0.004
-#: How often the owner is looked for, in seconds.
-WATCH = 0.5
-
-
-def process_started(pid: int) -> str | None:
-    """Return when a process started, which tells it from a later one of that number; None: gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except FileNotFoundError:
-        if os.path.isdir("/proc/self"):
-            return None
-        return _started_elsewhere(pid)
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]  # a zombie has ended
-
-
-def _started_elsewhere(pid: int) -> str | None:
-    """Ask whether a process lives where there is no /proc; its start stays unknown."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "unknown"
+#: How long a batch that is not full waits for more, in seconds; and as a share of what the last one
+#: took, in which callers that were just answered ask again: else they would take turns in two
+#: halves, each with a batch half as large as it could be.
+WAIT, SHARE = 0.004, 0.05
 
 
 @dataclass
@@ -79,6 +54,8 @@ class Server:
         self.backend, self.listener, self.key, self.batch_size = backend, listener, key, batch_size
         self.jobs: queue.Queue[_Job | None] = queue.Queue()
         self.callers = 0
+        #: Seconds that the last batch took.
+        self.took = 0.0
         #: Requests taken and not yet answered.
         self.waiting = 0
         self._lock = threading.Lock()
@@ -94,7 +71,7 @@ class Server:
     def _collect(self, job: _Job) -> list[_Job | None]:
         """Add what others ask for meanwhile, until the batch is full or all callers wait."""
         jobs: list[_Job | None] = [job]
-        count, until = len(job.requests), time.monotonic() + WAIT
+        count, until = len(job.requests), time.monotonic() + max(WAIT, SHARE * self.took)
         while count < self.batch_size and len(jobs) < self.callers:
             try:
                 other = self.jobs.get(timeout=max(0.0, until - time.monotonic()))
@@ -109,6 +86,7 @@ class Server:
     def _answer(self, jobs: list[_Job | None]) -> bool:
         """Run jobs in one go, each alone if that fails; tell whether to go on."""
         live = [job for job in jobs if job is not None]
+        began = time.monotonic()
         try:
             made = self.backend.generate([one for job in live for one in job.requests])
             answers = iter(made)
@@ -117,6 +95,7 @@ class Server:
         except Exception:
             for job in live:  # one caller's mistake is not another's
                 self._alone(job)
+        self.took = time.monotonic() - began
         for job in live:
             job.done.set()
         return len(live) == len(jobs)
@@ -185,31 +164,14 @@ class Server:
 
 
 def serve(job: Mapping[str, Any]) -> None:
-    """Serve as told: ``spec``, ``socket``, ``key`` (hexadecimal), and ``owner``, pid and start."""
+    """Serve as told: ``spec``, ``socket`` and ``key`` (hexadecimal)."""
     spec = ModelSpec(**{**job["spec"], "adapters": tuple(job["spec"]["adapters"])})
-    path, (owner, started) = job["socket"], job["owner"]
+    path = job["socket"]
     listener = socket.socket(socket.AF_UNIX)
     # Bound under another name, so that whoever sees the path can connect.
     listener.bind(f"{path}.new")
     listener.listen(256)
     os.rename(f"{path}.new", path)
-    threading.Thread(target=_watch, args=(owner, started, path), daemon=True).start()
     backend = DiffusersBackend(spec)
     Server(backend, listener, bytes.fromhex(job["key"]), spec.batch_size).run()
     sweep(path)
-
-
-def _watch(owner: int, started: str, path: str) -> None:
-    """End this process when its owner has ended, however busy the model is."""
-    while process_started(owner) == started:
-        time.sleep(WATCH)
-    sweep(path)
-    os._exit(0)
-
-
-def sweep(path: str) -> None:
-    """Remove the socket of a process, and what lies beside it."""
-    stem = os.path.splitext(path)[0]
-    for suffix in (".sock", ".key", ".starts", ".lock", ".log"):
-        with suppress(OSError):
-            os.unlink(stem + suffix)

@@ -12,8 +12,8 @@ from typing import Any, Self
 import torch
 
 from diffaug.generation import Generated, GenerationRequest, ModelSpec
+from diffaug.owner import process_started
 from diffaug.presets import resolve
-from diffaug.server import process_started
 from diffaug.weights import pin
 from diffaug.worker import WorkerBackend
 
@@ -108,8 +108,8 @@ def serve(
     owner = (here, process_started(here) or "gone")
     pool = PoolBackend([WorkerBackend(replace(pinned, device=name), owner) for name in names])
     try:
-        for one in pool.backends:
-            one.load()
+        with ThreadPoolExecutor(len(names)) as threads:
+            list(threads.map(WorkerBackend.load, pool.backends))
         yield pool
     finally:
         for one in pool.backends:

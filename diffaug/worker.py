@@ -26,11 +26,11 @@ from typing import Any, Self
 
 import torch
 
-from diffaug import errors, wire
-from diffaug.errors import DiffaugError, GenerationError
+from diffaug import wire
+from diffaug.errors import DiffaugError, GenerationError, remade
 from diffaug.generation import Generated, GenerationRequest, ModelSpec
+from diffaug.owner import Owner, process_started, sweep
 from diffaug.pipelines import check_request
-from diffaug.server import process_started, sweep
 from diffaug.weights import pin
 
 #: How often a process that died is started again before callers are told.
@@ -39,20 +39,13 @@ RESTARTS = 3
 START_SECONDS = 180.0
 #: A Unix socket's path must be shorter than this.
 _LONGEST_PATH = 104
-
-_START = (
-    "import json, sys; job = json.loads(sys.stdin.readline()); sys.path[:] = job.pop('path'); "
-    "from diffaug.server import serve; serve(job)"
-)
+#: What such a process runs.
+_SCRIPT = Path(__file__).with_name("owner.py")
 
 
 def in_child() -> bool:
     """Tell whether this process is a worker of another, such as a DataLoader's."""
     return multiprocessing.parent_process() is not None
-
-
-#: A process by its number and when it started, which tells it from a later one of that number.
-Owner = tuple[int, str]
 
 
 def owner_here() -> Owner:
@@ -226,12 +219,8 @@ class _Place:
         if connection is not None:
             return connection
         with FileLock(self.path.with_suffix(".lock")):
-            connection = self.reach()  # another was faster
-            if connection is None:
+            while (connection := self.reach()) is None:  # another was faster, or it was killed
                 self._start()
-                connection = self.reach()
-        if connection is None:
-            raise self._failed("cannot be reached")
         return connection
 
     def reach(self) -> socket.socket | None:
@@ -248,7 +237,7 @@ class _Place:
             return None
 
     def _start(self) -> None:
-        """Start the process and wait until it listens."""
+        """Start the process and wait until it listens, or was killed."""
         starts = self.path.with_suffix(".starts")
         count = len(starts.read_bytes()) if starts.exists() else 0
         if count > RESTARTS:
@@ -256,10 +245,11 @@ class _Place:
         with starts.open("ab") as file:
             file.write(b".")
         key = secrets.token_bytes(32)
-        with suppress(FileNotFoundError):
-            self.path.unlink()
-        for other in self.path.parent.glob("*.sock"):  # whose owner and process were both killed
-            if process_started(int(other.name.partition("-")[0])) is None:
+        for left in (self.path, self.path.with_suffix(".sock.new")):
+            left.unlink(missing_ok=True)
+        for other in self.path.parent.glob("*.starts"):  # whose owner and process were both killed
+            number = other.name.partition("-")[0]
+            if not number.isdecimal() or process_started(int(number)) is None:
                 sweep(str(other))
         _write_private(self.path.with_suffix(".key"), key)
         job = {
@@ -268,10 +258,11 @@ class _Place:
             "key": key.hex(),
             "owner": [self.owner, self.started],
             "path": sys.path,
+            "call": ["diffaug.server", "serve"],
         }
         with self.path.with_suffix(".log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", _START],
+                [sys.executable, "-P", _SCRIPT],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -281,8 +272,10 @@ class _Place:
             pipe.write(json.dumps(job).encode() + b"\n")
         until = time.monotonic() + START_SECONDS
         while not self.path.exists():
-            if process.poll() is not None:
-                raise self._failed(f"ended with code {process.returncode} as it started")
+            if (code := process.poll()) is not None:
+                if code < 0:  # by a signal, which says nothing of the next attempt
+                    return
+                raise self._failed(f"ended with code {code} as it started")
             if time.monotonic() > until:
                 process.kill()
                 raise self._failed(f"did not listen within {START_SECONDS:.0f} s")
@@ -300,12 +293,7 @@ class _Place:
 
 def _as_error(answer: wire.Header, model: str) -> Exception:
     """Make the error anew that the model's process raised."""
-    builtin = {"ValueError": ValueError, "TypeError": TypeError}
-    kind = builtin.get(answer["error"]) or getattr(errors, answer["error"], None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        kind = GenerationError
-        answer["message"] = f"'{model}' failed with {answer['error']}: {answer['message']}"
-    error: Exception = kind(answer["message"])
+    error = remade(answer["error"], answer["message"], what=model)
     if answer.get("trace"):
         error.add_note(f"In the process that runs '{model}':\n{answer['trace']}")
     return error

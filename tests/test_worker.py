@@ -1,5 +1,6 @@
 """One model process for many callers: shared, restarted, ended with its owner, never a hang."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffaug import DiffusersBackend, PromptEdit, unload, wire, worker
 from diffaug.errors import DiffaugError, GenerationError, ModelError
-from diffaug.server import process_started
+from diffaug.owner import process_started
 from diffaug.weights import pin
 from diffaug.worker import RESTARTS, WorkerBackend, _Place, wants_process
 
@@ -42,12 +43,21 @@ def folder(tmp_path_factory, monkeypatch):
 
 
 def servers():
-    """The pids of model processes, seen from outside."""
+    """The pids of this test's model processes, seen from outside."""
     found = subprocess.run(
         ["ps", "-ww", "-eo", "pid,stat,args"], capture_output=True, text=True
     ).stdout
-    lines = [line.split(None, 2) for line in found.splitlines() if "import serve; serve(" in line]
-    return [int(pid) for pid, state, _ in lines if not state.startswith("Z")]
+    lines = [line.split(None, 2) for line in found.splitlines() if "diffaug/owner.py" in line]
+    return [int(pid) for pid, state, _ in lines if not state.startswith("Z") and is_ours(pid)]
+
+
+def is_ours(pid):
+    """Tell whether a process has this test's folder for sockets, where that can be seen."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return not Path("/proc/self").exists()
+    return f"XDG_RUNTIME_DIR={os.environ['XDG_RUNTIME_DIR']}".encode() in environment.split(b"\0")
 
 
 def wait_for(condition, seconds=10):
@@ -140,10 +150,46 @@ def test_killed_under_load_it_is_started_again_and_asked_again():
     check_error(error.value)
 
 
-def test_a_process_that_cannot_start_says_why_at_once(monkeypatch):
-    monkeypatch.setattr(worker, "_START", "import sys; sys.exit('no such thing as a model')")
+def test_a_process_that_cannot_start_says_why_at_once(monkeypatch, tmp_path):
+    (tmp_path / "script.py").write_text("import sys; sys.exit('no such thing as a model')")
+    monkeypatch.setattr(worker, "_SCRIPT", tmp_path / "script.py")
     with pytest.raises(GenerationError, match="ended with code 1 .* no such thing as a model"):
         WorkerBackend(SPEC).generate(make_requests(count=1))
+
+
+def test_a_process_killed_as_it_starts_is_started_again(monkeypatch, tmp_path):
+    script, real = tmp_path / "script.py", worker._SCRIPT
+    started = tmp_path / "started"
+    script.write_text(
+        "import os, pathlib, runpy, signal, sys\n"
+        f"if not pathlib.Path({str(started)!r}).exists():\n"
+        f"    pathlib.Path({str(started)!r}).touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"runpy.run_path({str(real)!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setattr(worker, "_SCRIPT", script)
+    assert 1 == len(WorkerBackend(SPEC).generate(make_requests(count=1)))
+    assert started.exists()
+
+
+def test_a_process_whose_owner_is_killed_ends_while_it_still_imports(tmp_path):
+    """Its imports take seconds; here they never end."""
+    (tmp_path / "diffaug").mkdir()
+    (tmp_path / "diffaug" / "__init__.py").write_text("import time; time.sleep(100)")
+    mother = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    where = str(tmp_path / "1-model.sock")
+    Path(where).with_suffix(".key").touch()
+    job = {"owner": [mother.pid, process_started(mother.pid)], "socket": where}
+    job |= {"path": [str(tmp_path), *sys.path], "call": ["diffaug.server", "serve"]}
+    child = subprocess.Popen([sys.executable, "-P", worker._SCRIPT], stdin=subprocess.PIPE)
+    child.stdin.write(json.dumps(job).encode() + b"\n")
+    child.stdin.flush()
+    time.sleep(1)
+    assert child.poll() is None
+    mother.kill()
+    mother.wait()
+    assert 0 == child.wait(5)
+    assert not Path(where).with_suffix(".key").exists()
 
 
 def test_a_pickled_backend_is_its_spec_and_finds_the_same_process():
@@ -302,6 +348,27 @@ def test_who_does_not_know_the_key_is_turned_away():
     with pytest.raises(wire.WireError):
         wire.prove(stranger, b"guessed")
     assert backend.generate(make_requests(count=1))
+
+
+def test_images_of_any_shape_and_layout_cross_a_socket():
+    ours, theirs = socket.socketpair()
+    pixels = torch.arange(5 * 7 * 3, dtype=torch.uint8).view(5, 7, 3)
+    sent = [pixels.permute(2, 0, 1), torch.zeros(0, 4, dtype=torch.uint8), pixels[::2]]
+    wire.send(ours, {"ask": "echo"}, sent)
+    header, received = wire.receive(theirs)
+    assert {"ask": "echo"} == header
+    for one, other in zip(sent, received, strict=True):
+        assert one.shape == other.shape and torch.equal(one, other)
+        other.zero_()  # nobody else's memory, and writable
+
+
+@pytest.mark.parametrize("shapes", [[[3, 2, 3]], [[-3, -2, 2]], [[3, 2], [2, 2]]])
+def test_pixels_that_do_not_fit_their_header_are_refused(shapes):
+    ours, theirs = socket.socketpair()
+    text = json.dumps({"shapes": shapes}).encode()
+    ours.sendall(wire._SIZES.pack(wire._MARK, len(text), 12) + text + bytes(12))
+    with pytest.raises(wire.WireError, match="do not fit their header"):
+        wire.receive(theirs)
 
 
 def test_a_dead_process_is_told_from_a_later_one_of_its_number():
