@@ -11,11 +11,14 @@ from diffaug import learned
 from diffaug.errors import DestinationError
 from diffaug.generation import ModelSpec, derive_seed
 from diffaug.image_transform import ImageTransform
+from diffaug.making import Maker, Options
 from diffaug.manifest import Destination
-from diffaug.offline import Options, Planned, Run, Summary, pairs_up, plan
+from diffaug.offline import Run, Summary, pairs_up
+from diffaug.plans import Planned, plan
 from diffaug.provenance import identity, pinned
-from diffaug.shards import Shard, merge, parts_of, unfinished
+from diffaug.shards import Shard, join, parts_of, unfinished
 from diffaug.sources import DatasetSource, FolderSource, Skipped, Source
+from diffaug.trees import LocalTree
 
 __all__ = ["Planned", "Skipped", "Summary", "augment_dataset", "augment_folder", "plan"]
 
@@ -32,6 +35,8 @@ def augment_folder(
     include_originals: bool = False,
     only: Iterable[str] | None = None,
     shard: str | Shard | None = None,
+    engine: str = "local",
+    devices: str | Sequence[str | int] | None = None,
     strict: bool = False,
     dry_run: bool = False,
     progress: bool = False,
@@ -45,7 +50,8 @@ def augment_folder(
     data_dir=..., data_files={"train": "**"})``, which else takes names like ``val_1`` for splits.
 
     Args:
-        source: a folder with one folder per class.
+        source: a folder with one folder per class, or an address that fsspec reads, such as
+            ``s3://bucket/train``.
         destination: a new folder, or one that this same run was stopped in.
         transform: which augmentation; its ``p`` is left aside.
         per_image: copies of each image, >= 1; None for as many as the transform advises. More than
@@ -58,6 +64,10 @@ def augment_folder(
         only: paths below the source to keep to, such as those a model was fine-tuned on.
         shard: ``"3/16"``: make this share alone, in a process or on a machine of its own; the last
             one to finish puts all together. The set is that of a single run.
+        engine: ``"local"``, or ``"ray"``: a model on each GPU of the Ray cluster at
+            ``RAY_ADDRESS``, or of one started here; its machines must be able to read the source.
+        devices: a model in a process on each of these, such as ``"0,1,2,3"`` or ``["cuda:0"]``;
+            ``"auto"`` for every GPU; None for one in this process.
         strict: stop at the first unreadable image rather than skip it.
         dry_run: count, write nothing.
         progress: show a bar on stderr.
@@ -67,7 +77,7 @@ def augment_folder(
         UnreadableImageError: with ``strict``, a file is no whole image.
         DestinationError: the destination lies in the source, holds something else, is in use, or
             cannot be written to.
-        DiffaugError: the model cannot be loaded or run.
+        DiffaugError: the model cannot be loaded or run, or the address not read.
 
     Example:
         >>> import tempfile, torch
@@ -81,14 +91,17 @@ def augment_folder(
         ...     sorted(path.name for path in Path(folder, "set", "cat").iterdir()), done.made
         (['tom__0.jpg', 'tom__1.jpg'], 2)
     """
-    options = Options(per_image, seed, size, format, include_originals, strict, dry_run, progress)
-    below, root = Path(destination).expanduser().resolve(), Path(source).expanduser().resolve()
-    if below.is_relative_to(root):
+    options = Options(
+        per_image, seed, size, format, include_originals, strict, dry_run, progress, engine, devices
+    )
+    images = FolderSource(source, only)
+    below = Path(destination).expanduser().resolve()
+    if isinstance(images.files, LocalTree) and below.is_relative_to(images.files.root.resolve()):
         raise DestinationError(
             f"'{destination}' lies inside the source '{source}', whose next run would take it for "
             "a class; choose a folder outside it."
         )
-    return _augment(FolderSource(source, only), destination, transform, options, shard)
+    return _augment(images, destination, transform, options, shard)
 
 
 def augment_dataset(
@@ -103,6 +116,8 @@ def augment_dataset(
     include_originals: bool = False,
     class_names: Sequence[str] | None = None,
     shard: str | Shard | None = None,
+    engine: str = "local",
+    devices: str | Sequence[str | int] | None = None,
     strict: bool = False,
     dry_run: bool = False,
     progress: bool = False,
@@ -115,7 +130,7 @@ def augment_dataset(
         dataset: of ``(image, label)`` pairs (torchvision) or of dicts with ``image`` or ``img`` and
             ``label``, ``labels`` or ``fine_label`` (Hugging Face); without random transforms.
         destination: as for :func:`augment_folder`, and so are transform, per_image, seed, size,
-            format, include_originals, shard, strict, dry_run and progress.
+            format, include_originals, shard, engine, devices, strict, dry_run and progress.
         class_names: names by label; by default the dataset's own ``classes`` or features, or else
             the number itself.
 
@@ -136,7 +151,9 @@ def augment_dataset(
         ...     [path.name for path in Path(folder, "dog").iterdir()]
         ['000000__0.jpg']
     """
-    options = Options(per_image, seed, size, format, include_originals, strict, dry_run, progress)
+    options = Options(
+        per_image, seed, size, format, include_originals, strict, dry_run, progress, engine, devices
+    )
     source = DatasetSource(dataset, class_names)
     return _augment(source, destination, transform, options, shard)
 
@@ -174,12 +191,7 @@ def _augment(
         asked["sources"] = f"{derive_seed(source.keys):x}"
         _check_subset(spec, source)
     place = Destination(destination, identity(transform, spec, asked))
-    recorded = place.recorded()  # a folder is refused before it is touched
-    if recorded and not source.may_be(recorded["source"]):
-        raise DestinationError(
-            f"'{destination}' holds a set made from '{recorded['source']}', and 'source' is "
-            f"'{source.name}' now; choose another folder."
-        )
+    recorded = _recorded(place, source)  # a folder is refused before it is touched
     if share is not None:
         return _augment_part(source, place, transform, spec, options, share)
     if left := parts_of(destination):
@@ -188,9 +200,21 @@ def _augment(
             "('diffaug merge')."
         )
     if options.dry_run:
-        return Run(source, place, transform, spec, options).summary()
+        return Run(Maker(source, transform, spec, options, recorded), place).summary()
     with place:
-        return Run(source, place, transform, spec, options).go()
+        recorded = _recorded(place, source)  # another run may have been faster
+        return Run(Maker(source, transform, spec, options, recorded), place).go()
+
+
+def _recorded(place: Destination, source: Source) -> dict[str, Any] | None:
+    """Return what is recorded of this run in a folder, which may hold no other."""
+    recorded = place.recorded()
+    if recorded and not source.may_be(recorded["source"]):
+        raise DestinationError(
+            f"'{place.folder}' holds a set made from '{recorded['source']}', and 'source' is "
+            f"'{source.name}' now; choose another folder."
+        )
+    return recorded
 
 
 def _augment_part(
@@ -207,17 +231,21 @@ def _augment_part(
             f"'{whole.folder}' holds parts of another division than {share}; finish or remove them."
         )
     part = Destination(share.folder(whole.folder), {**whole.identity, "shard": str(share)})
-    part.recorded()
-    settings: dict[str, Any] = {"takes": share.takes, "there": whole.rows()}
-    run = Run(source, part, transform, spec, options, **settings)
-    everything = Run(source, whole, transform, spec, options).summary()
-    merged = whole.rows() and everything.planned == everything.taken_over
+    recorded = part.recorded() or whole.recorded()
+    maker = Maker(source, transform, spec, options, recorded)
+    everything = Run(maker, whole).summary()
+    merged = everything.taken_over and everything.planned == everything.taken_over
     if options.dry_run or (merged and not parts_of(whole.folder)):
+        if not options.dry_run:
+            whole.tidy()
+        run = Run(maker, part, takes=share.takes, there=whole.rows())
         return replace(run.summary(), destination=whole.folder)
     with part:
-        run = Run(source, part, transform, spec, options, **settings)
+        recorded = part.recorded() or whole.recorded()  # another run may have been faster
+        maker = Maker(source, transform, spec, options, recorded)
+        run = Run(maker, part, takes=share.takes, there=whole.rows())
         run.begin()
         summary = run.go()
     if not unfinished(whole.folder):
-        merge(whole.folder)
+        join(whole.folder)
     return replace(summary, destination=whole.folder)

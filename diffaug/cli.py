@@ -36,7 +36,12 @@ if TYPE_CHECKING:
 
 @app.command()
 def augment(
-    source: Source,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, one folder per class; or its address, like s3://bucket/train."
+        ),
+    ],
     destination: Annotated[Path, typer.Argument(help="New folder, or one to go on with.")],
     method: Method = "diffusemix",
     backend: Backend = None,
@@ -78,6 +83,14 @@ def augment(
             "torchrun or Slurm say (RANK and WORLD_SIZE, SLURM_PROCID and SLURM_NTASKS)."
         ),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="A model in a process on each of these, like 0,1,2,3; auto: every GPU."),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, or ray: a model on each GPU of the cluster at RAY_ADDRESS."),
+    ] = "local",
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unreadable image.")
     ] = False,
@@ -89,6 +102,8 @@ def augment(
     from diffaug.augment import augment_folder
     from diffaug.shards import shard_of_process
 
+    if devices is not None:
+        options.refuse_beside("devices", device=device)
     transform, only = _transform(
         method, source, backend, strategy, strength, pairs, metaclass, long_tail,
         prompts, recipe, alpha, masks, fractals,
@@ -107,6 +122,8 @@ def augment(
         include_originals=include_originals,
         only=only,
         shard=shard or shard_of_process(),
+        engine=engine,
+        devices=devices,
         strict=strict,
         dry_run=dry_run,
         progress=not dry_run,
@@ -331,7 +348,7 @@ def main() -> None:
 
 def _transform(
     method: str,
-    source: Path,
+    source: str,
     backend: str | None,
     strategy: str,
     strength: str,

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from diffaug.diffusemix import DiffuseMix
     from diffaug.generation import ModelSpec
 
-Source = Annotated[Path, typer.Argument(help="Folder of images, one folder per class.")]
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="Folder of images, one folder per class.")
+]
 Backend = Annotated[
     str | None,
     typer.Option(
@@ -67,6 +69,15 @@ def model(backend: str, **changes: Any) -> "ModelSpec":
     return dataclasses.replace(presets.resolve(backend), **given)
 
 
+def refuse_beside(option: str, **options: Any) -> None:
+    """Raise for options that were given and say the same as another."""
+    for name, value in options.items():
+        if value:
+            raise ValueError(
+                f"'{name}' must not be given with --{option}, which says it, got {value!r}."
+            )
+
+
 def refuse(method: str, **options: Any) -> None:
     """Raise for options that were given and belong to another method."""
     for name, value in options.items():
@@ -78,7 +89,7 @@ def refuse(method: str, **options: Any) -> None:
 
 
 def diffmix(
-    source: Path,
+    source: str,
     backend: str | None,
     strategy: str,
     strength: str,

@@ -15,6 +15,7 @@ from diffaug.labels import few_shot_subset
 from diffaug.learned import class_prompt, spelling
 from diffaug.loading import add_tokens
 from diffaug.sources import FolderSource, Skipped
+from diffaug.trees import LocalTree
 
 
 class Lessons:
@@ -36,7 +37,13 @@ class Lessons:
         if shots is not None:
             whole("shots", shots, 1)
         self.source = FolderSource(source)
-        self.root, self.shots, self.skipped = self.source.root, shots, self.source.skipped
+        if not isinstance(self.source.files, LocalTree):
+            raise ValueError(
+                f"'source' must be a folder on this machine, got '{source}': every image is read "
+                "many times; copy it here."
+            )
+        self.root, self.shots = self.source.files.root, shots
+        self.skipped = self.source.skipped
         keys = sorted(self.source.keys, key=lambda key: (_class_of(key), key))
         count = Counter(map(_class_of, keys))
         self.names = list(count)

@@ -5,13 +5,17 @@ While it is made, rows are journalled in a hidden file, so that a run killed at 
 gone on with; everything hidden starts with ``.diffaug.`` and goes at the end.
 """
 
+import heapq
 import json
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from diffaug.errors import DestinationError
 
@@ -27,6 +31,9 @@ COLUMNS = (
 )
 
 _HIDDEN = ".diffaug."
+
+#: Rows sorted in memory at once, about 50 MB of them.
+PART = 20_000
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
@@ -46,19 +53,23 @@ def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
         ...     read_manifest(folder)[0]["label"]
         'cat'
     """
+    return list(each_row(folder))
+
+
+def each_row(folder: str | os.PathLike[str]) -> Iterator[Row]:
+    """Read the rows of a finished set one by one, as ``read_manifest`` does all at once."""
     path = Path(folder, MANIFEST)
     if not path.is_file():
         raise ValueError(
             f"'folder' must hold a generated set, and '{folder}' has no {MANIFEST}; "
             "make one with augment_folder or 'diffaug augment'."
         )
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        row = _parse(line)
-        if row is None:
-            raise ValueError(f"'{path}', line {number}, is not a row with a 'file_name'.")
-        rows.append(row)
-    return rows
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            row = _parse(line)
+            if row is None:
+                raise ValueError(f"'{path}', line {number}, is not a row with a 'file_name'.")
+            yield row
 
 
 def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
@@ -76,9 +87,17 @@ def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
         ...     write_manifest(folder, [])
     """
     rows = list(rows)
-    extras = sorted({name for row in rows for name in row}.difference(COLUMNS))
-    lines = [_line({name: row.get(name) for name in (*COLUMNS, *extras)}) for row in rows]
-    _replace(Path(folder), MANIFEST, b"".join(lines))
+    _write_rows(Path(folder), rows, {name for row in rows for name in row})
+
+
+def _write_rows(folder: Path, rows: Iterable[Row], names: Iterable[str]) -> int:
+    columns = (*COLUMNS, *sorted(set(names).difference(COLUMNS)))
+    count = 0
+    with _replacing(folder, MANIFEST) as path, path.open("wb") as file:
+        for row in rows:
+            file.write(_line({name: row.get(name) for name in columns}))
+            count += 1
+    return count
 
 
 def read_run(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -170,26 +189,31 @@ class Journal:
         ...     journal = Journal(folder)
         ...     journal.start()
         ...     journal.append({"file_name": "cat/1__0.jpg"})
-        ...     journal.rows()
+        ...     list(journal.rows())
         [{'file_name': 'cat/1__0.jpg'}]
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder, f"{_HIDDEN}journal.jsonl")
 
-    def rows(self) -> list[Row]:
-        """Return the whole rows, none if there is no journal."""
+    def rows(self) -> Iterator[Row]:
+        """Read the whole rows, none if there is no journal."""
         try:
-            lines = self.path.read_bytes().split(b"\n")[:-1]
+            file = self.path.open("rb")
         except FileNotFoundError:
-            return []
-        return [row for row in map(_parse, lines) if row is not None]
+            return
+        with file:
+            for line in file:
+                row = _parse(line) if line.endswith(b"\n") else None
+                if row is not None:
+                    yield row
 
     def start(self) -> None:
         """Make the file, or cut off what follows its last whole line."""
         with self.path.open("a+b") as file:
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+            file.truncate(whole)
 
     def append(self, row: Row) -> None:
         """Add a row; it is in the file when this returns."""
@@ -208,13 +232,17 @@ class Destination:
         folder: need not exist.
         identity: the plain values that make a run what it is. A folder with another run's images is
             refused; so is one with anything else in it.
+        wait: for the run that has the folder, rather than being refused.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], identity: Mapping[str, Any], *, wait: bool = False
+    ) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self.journal = Journal(self.folder)
         self.identity = json.loads(json.dumps(identity))
         self.begun = False
+        self._wait = wait
         self._made: list[Path] = []
         self._lock: Any = None
 
@@ -246,11 +274,12 @@ class Destination:
                 )
         return run
 
-    def rows(self) -> list[Row]:
-        """Return what is known of every image that is there, each once."""
-        known = read_manifest(self.folder) if (self.folder / MANIFEST).exists() else []
-        rows = {row["file_name"]: row for row in known + self.journal.rows()}
-        return [row for name, row in rows.items() if _has_bytes(self.folder / name)]
+    def rows(self) -> Iterator[Row]:
+        """Read what is known of every image that is there; the later of two rows counts."""
+        known = each_row(self.folder) if (self.folder / MANIFEST).exists() else iter(())
+        for row in chain(known, self.journal.rows()):
+            if _has_bytes(self.folder / row["file_name"]):
+                yield row
 
     def __enter__(self) -> Self:
         """Lock the folder, making it if need be."""
@@ -262,7 +291,7 @@ class Destination:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / f"{_HIDDEN}lock")
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=-1 if self._wait else 0)
             except Timeout as error:
                 raise DestinationError(
                     f"'{self.folder}' is being written to by another run; "
@@ -270,7 +299,10 @@ class Destination:
                 ) from error
             self._lock = lock
             for abandoned in self.folder.glob(f"{_HIDDEN}*.tmp"):
-                abandoned.unlink(missing_ok=True)
+                if abandoned.is_dir():
+                    shutil.rmtree(abandoned)
+                else:
+                    abandoned.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -307,16 +339,29 @@ class Destination:
                 os.replace(file, target)
             self.journal.append(row)
 
+    def remove(self, folder: Path) -> None:
+        """Remove a folder in this one; stopped meanwhile, it is not seen again."""
+        with self._told("written to"):
+            abandoned = self.folder / f"{_HIDDEN}{secrets.token_hex(8)}.tmp"
+            os.rename(folder, abandoned)
+            shutil.rmtree(abandoned)
+
+    def tidy(self) -> None:
+        """Remove what a killed run left hidden, if no other one is at work here."""
+        with suppress(DestinationError), self:
+            self.begun = True
+
     def finish(self, run: Mapping[str, Any], order: Callable[[Row], Any]) -> int:
         """Write the manifest, sorted by ``order``, and remove what was hidden; count the images."""
         if not self.begun and not self.journal.path.exists():
             return 0
         with self._told("written to"):
-            rows = sorted(self.rows(), key=order)
-            write_manifest(self.folder, rows)
-            write_run(self.folder, {"identity": self.identity, **run, "images": len(rows)})
+            with ExitStack() as stack:
+                parts, names = _sorted_parts(self.rows(), order, self.folder, stack)
+                images = _write_rows(self.folder, _last_of_each(parts, order), names)
+            write_run(self.folder, {"identity": self.identity, **run, "images": images})
             self.journal.path.unlink(missing_ok=True)
-        return len(rows)
+        return images
 
     @contextmanager
     def _told(self, done: str) -> Iterator[None]:
@@ -347,6 +392,31 @@ def _line(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
+def _sorted_parts(
+    rows: Iterable[Row], order: Callable[[Row], Any], folder: Path, stack: ExitStack
+) -> tuple[list[Iterator[Row]], set[str]]:
+    """Sort rows in parts that fit into memory, written to files without a name, and name them."""
+    left, names, parts = iter(rows), set[str](), list[Iterator[Row]]()
+    while part := sorted(islice(left, PART), key=order):
+        names.update(name for row in part for name in row)
+        file = stack.enter_context(_unnamed(folder))
+        file.writelines(map(_line, part))
+        file.seek(0)
+        parts.append(json.loads(line) for line in file)
+    return parts, names
+
+
+def _unnamed(folder: Path) -> IO[bytes]:
+    """Open a file that goes when it is closed; where it needs a name, it has a hidden one."""
+    return tempfile.TemporaryFile(dir=folder, prefix=_HIDDEN, suffix=".tmp")
+
+
+def _last_of_each(parts: list[Iterator[Row]], order: Callable[[Row], Any]) -> Iterator[Row]:
+    """Merge sorted rows; of several of one image the last one written counts."""
+    for _, same in groupby(heapq.merge(*parts, key=order), key=order):
+        yield from {row["file_name"]: row for row in same}.values()
+
+
 def _has_bytes(path: Path) -> bool:
     with suppress(OSError):
         return path.stat().st_size > 0  # a power cut can leave an empty file
@@ -355,10 +425,17 @@ def _has_bytes(path: Path) -> bool:
 
 def _replace(folder: Path, name: str, data: bytes) -> None:
     """Write a file of a set under a hidden name and rename it; subfolders are made."""
+    with _replacing(folder, name) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def _replacing(folder: Path, name: str) -> Iterator[Path]:
+    """Give the hidden path to write to, which has its name once it is whole."""
+    # In the set's own folder: one that vanished must not be made anew.
     temporary = folder / f"{_HIDDEN}{secrets.token_hex(8)}.tmp"
     try:
-        # First, and in the set's own folder: one that vanished must not be made anew.
-        temporary.write_bytes(data)
+        yield temporary
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, folder / name)
     except BaseException:

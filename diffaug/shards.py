@@ -6,18 +6,17 @@ on with like any other. Whoever finishes the last one moves them together.
 
 import os
 import re
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from diffaug.errors import DestinationError
-from diffaug.manifest import MANIFEST, Destination, Journal, read_manifest, read_run
-from diffaug.offline import order
+from diffaug.manifest import MANIFEST, Destination, Journal, each_row, read_run
+from diffaug.plans import order
 
-_PART = ".diffaug.part-{number}-of-{total}"
-_PART_NAME = re.compile(r"\.diffaug\.part-(\d+)-of-(\d+)")
+#: All parts lie in one folder, which goes at once when they have become one set.
+_PARTS = ".diffaug.parts-of-{}"
 #: What launchers call the number of a process, and of all: torchrun and accelerate, Slurm.
 _LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
@@ -54,7 +53,7 @@ class Shard:
 
     def folder(self, destination: str | os.PathLike[str]) -> Path:
         """Return where the part is made."""
-        return Path(destination).expanduser() / _PART.format(**asdict(self))
+        return Path(destination).expanduser() / _PARTS.format(self.total) / str(self.number)
 
 
 def shard_of_process(environment: Mapping[str, str] = os.environ) -> Shard | None:
@@ -72,10 +71,13 @@ def shard_of_process(environment: Mapping[str, str] = os.environ) -> Shard | Non
 
 def parts_of(destination: str | os.PathLike[str]) -> list[Shard]:
     """Return the parts that lie in a destination, finished or not."""
-    folder = Path(destination).expanduser()
-    names = os.listdir(folder) if folder.is_dir() else []
-    matches = (_PART_NAME.fullmatch(name) for name in names)
-    return sorted(Shard(int(match[1]), int(match[2])) for match in matches if match)
+    found = Path(destination).expanduser().glob(f"{_PARTS.format('*')}/*")
+    names = (re.fullmatch(r"(\d+)/(\d+)", f"{path.name}/{_total(path)}") for path in found)
+    return sorted(Shard(int(match[1]), int(match[2])) for match in names if match)
+
+
+def _total(part: Path) -> str:
+    return part.parent.name.rpartition("-")[2]
 
 
 def unfinished(destination: str | os.PathLike[str]) -> list[Shard]:
@@ -102,36 +104,42 @@ def merge(destination: str | os.PathLike[str]) -> int:
         DestinationError: a part is not finished, parts are of different runs, or the destination is
             in use or cannot be written to.
     """
-    folder = Path(destination).expanduser()
-    parts = parts_of(folder)
-    if not parts:
+    if not parts_of(destination):
         raise ValueError(
             f"'destination' must hold parts of a set, and '{destination}' has none; make them with "
             "augment_folder(..., shard='1/4') or 'diffaug augment --shard 1/4'."
         )
-    if left := unfinished(folder):
-        named = ", ".join(map(str, left[:8])) + (", ..." if len(left) > 8 else "")
-        raise DestinationError(
-            f"'{destination}' lacks {len(left)} finished parts ({named}); run them, then merge."
-        )
-    runs = [_run_of(part, folder) for part in parts]
-    if any(run["identity"] != runs[0]["identity"] for run in runs):
-        raise DestinationError(
-            f"'{destination}' holds parts of different runs; choose another folder, or remove the "
-            "hidden folders of one of them."
-        )
-    with Destination(folder, runs[0].pop("identity")) as place:
+    return join(Path(destination).expanduser())
+
+
+def join(folder: Path) -> int:
+    """Merge as ``merge`` does, or wait for another process that does, and count the images."""
+    with Destination(folder, {}, wait=True) as place:
+        parts = parts_of(folder)
+        if not parts:  # another has merged them meanwhile
+            return sum(1 for _ in each_row(folder))
+        if left := unfinished(folder):
+            named = ", ".join(map(str, left[:8])) + (", ..." if len(left) > 8 else "")
+            raise DestinationError(
+                f"'{folder}' lacks {len(left)} finished parts ({named}); run them, then merge."
+            )
+        runs = [_run_of(part, folder) for part in parts]
+        if any(run["identity"] != runs[0]["identity"] for run in runs):
+            raise DestinationError(
+                f"'{folder}' holds parts of different runs; choose another folder, or remove "
+                "the hidden folders of one of them."
+            )
+        place.identity = runs[0].pop("identity")
         place.recorded()
         skipped = {tuple(one.items()): one for run in runs for one in run["skipped"]}
         record = {**runs[0], "skipped": [skipped[key] for key in sorted(skipped)]}
         record.pop("images", None)
         place.begin(record)
         for part in parts:
-            for row in read_manifest(part.folder(folder)):
+            for row in each_row(part.folder(folder)):
                 place.take(part.folder(folder) / row["file_name"], row)
         images = place.finish(record, order)
-        for part in parts:
-            shutil.rmtree(part.folder(folder))
+        place.remove(parts[0].folder(folder).parent)
     return images
 
 

@@ -2,21 +2,26 @@
 
 import operator
 import os
+import posixpath
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
 from diffaug.labels import dataset_labels
 from diffaug.samples import IMAGE_KEYS, LABEL_KEYS
+from diffaug.trees import open_tree
 
 #: File systems take names of 255 bytes, and copies get a number and an extension.
 LONGEST_NAME = 230
+LONGEST_FOLDER = 255
 
 
 class Skipped(NamedTuple):
@@ -42,6 +47,8 @@ class Source(Protocol):
     skipped: list[Skipped]
     #: Every class in the order of the labels; None where they are plain numbers or names.
     classes: list[str] | None
+    #: How many threads may read at once; 0 for the caller's only.
+    threads: int
 
     def folder_of(self, label: str) -> str:
         """Name the folder that copies of this class go to."""
@@ -59,23 +66,24 @@ class Source(Protocol):
 class FolderSource:
     """A class-per-folder tree; an image's key is its path below the root.
 
+    It travels to other processes without its list of keys.
+
     Args:
-        folder: the root.
+        folder: the root, or its address, such as ``s3://bucket/train``.
         only: keys to keep; None keeps all.
 
     Raises:
         ValueError: no such folder, no image in a class folder, or one of ``only`` is not there.
+        MissingDependencyError: the package that reads such addresses is not installed.
+        SourceError: the address cannot be read.
     """
 
+    threads = 4
+
     def __init__(self, folder: str | os.PathLike[str], only: Iterable[str] | None = None) -> None:
-        self.root = Path(folder).expanduser()
-        if not self.root.is_dir():
-            raise ValueError(
-                f"'source' must be an existing folder, got '{folder}'; "
-                "give the one that holds one folder per class."
-            )
-        self.name = str(self.root.resolve())
-        found = [path.relative_to(self.root).as_posix() for path in images.list_images(self.root)]
+        self.files = open_tree(folder)
+        self.name = self.files.name
+        found = self.files.list()
         reasons = {path: reason for path in found if (reason := _unfit(path))}
         self.keys = [path for path in found if path not in reasons]
         self.skipped = [Skipped(_printable(path), reason) for path, reason in reasons.items()]
@@ -85,9 +93,9 @@ class FolderSource:
                 f"'source' must hold images in one folder per class, and {beside}: '{folder}'; "
                 "move them into a folder named after their class."
             )
-        self._bases = _bases(self.keys)
+        self._shared = _shared_stems(self.keys)
         # In ImageFolder's order, and those that 'only' leaves out among them.
-        self.classes: list[str] | None = sorted(set(self.labels()))
+        self.classes: list[str] | None = sorted({_class_of(key) for key in self.keys})
         if only is not None:
             chosen = set(only)
             if missing := sorted(chosen.difference(self.keys)):
@@ -97,15 +105,19 @@ class FolderSource:
                 )
             self.keys = [key for key in self.keys if key in chosen]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "keys": []}
+
     def folder_of(self, label: str) -> str:
         return label  # which is a folder's name
 
     def labels(self) -> list[str]:
-        return [key.split("/")[0] for key in self.keys]
+        return [_class_of(key) for key in self.keys]
 
     def load(self, key: str) -> Item:
-        pixels = images.read_image(self.root / key)[None]
-        return Item(pixels, key.split("/")[0], self._bases[key])
+        stem = _stem(key)
+        base = key if stem in self._shared else stem
+        return Item(self.files.read(key)[None], _class_of(key), base)
 
     def may_be(self, name: str) -> bool:
         return name == self.name or not Path(name).exists()  # a folder may have been moved
@@ -118,6 +130,8 @@ class DatasetSource:
         TypeError: no length, or no integer index.
         ValueError: no items.
     """
+
+    threads = 0
 
     def __init__(self, dataset: Any, class_names: Sequence[str] | None) -> None:
         map_style = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
@@ -179,6 +193,8 @@ class DatasetSource:
         if label_key not in self._known:
             given = self._class_names
             names = distinct(given) if given else class_names_of(self.dataset, label_key)
+            for name in names or ():
+                class_folder(name)  # now, rather than in the middle of a run
             self._known[label_key] = names
         return self._known[label_key]
 
@@ -223,7 +239,7 @@ def class_folder(name: str) -> str:
     separators, control characters, a leading dot or double underscore.
 
     Raises:
-        ValueError: the name is empty.
+        ValueError: the name is empty, or longer than a folder's may be.
 
     Example:
         >>> from diffaug.sources import class_folder
@@ -234,21 +250,41 @@ def class_folder(name: str) -> str:
         raise ValueError("a class's name must not be empty; give 'class_names'.")
     # A percent sign only where it could be taken for one of ours, so that names stay readable.
     odd = r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]|%(?=[0-9A-F]{2})|^\.|^_(?=_)|[. ]$'
-    return re.sub(odd, lambda match: _percent(match[0]), name)
+    folder = re.sub(odd, lambda match: _percent(match[0]), name)
+    if len(folder.encode()) > LONGEST_FOLDER:
+        raise ValueError(
+            f"a class's name must take at most {LONGEST_FOLDER} bytes as a folder's, got "
+            f"'{name:.40}...'; give shorter 'class_names'."
+        )
+    return folder
 
 
 def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogatepass"))
 
 
-def _bases(keys: Sequence[str]) -> dict[str, str]:
-    """Leave the extension out of each path's start, unless two would then be the same."""
-    stems = {key: str(PurePosixPath(key).with_suffix("")) for key in keys}
-    count = Counter(stems.values())
-    taken = set(keys)  # "a.jpg" next to "a.png" keeps its name, so "a.jpg.png" cannot have it
-    return {
-        key: stem if count[stem] == 1 and stem not in taken else key for key, stem in stems.items()
-    }
+def _class_of(key: str) -> str:
+    return sys.intern(key.split("/", 1)[0])  # one string for a million images
+
+
+def _stem(key: str) -> str:
+    """Return a path without its extension."""
+    return posixpath.splitext(key)[0]
+
+
+def _shared_stems(keys: Sequence[str]) -> frozenset[str]:
+    """Find the stems that do not tell a file from another, in little memory.
+
+    "a.jpg" next to "a.png" keeps its name, so "a.jpg.png" cannot have it.
+    """
+    hashes = np.fromiter((hash(name) for key in keys for name in {_stem(key), key}), np.int64)
+    values, counts = np.unique(hashes, return_counts=True)
+    doubtful = set(values[counts > 1].tolist())
+    if not doubtful:
+        return frozenset()
+    taken = {key for key in keys if hash(key) in doubtful}
+    stems = Counter(stem for key in keys if hash(stem := _stem(key)) in doubtful)
+    return frozenset(stem for stem, count in stems.items() if count > 1 or stem in taken)
 
 
 def _unfit(path: str) -> str | None:

@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "diffaug"
 
 #: Dependency order: a module may import those before it, and no others.
 ORDER = """
-errors arguments paths images functional generation samples labels pairs collate strategies
+errors owner arguments paths images functional generation samples labels pairs collate strategies
 fractals prompts learned presets weights loading pipelines wire server worker serving cache
-registry image_transform transforms diffusemix diffmix batches warm manifest provenance sources
-joint_transform datasets offline shards augment scorers filtering denoising lessons training
-finetune gallery cli_app cli_options cli_models cli
+registry image_transform transforms diffusemix diffmix batches warm manifest provenance trees
+sources joint_transform datasets plans making augment_ray engines offline shards augment scorers
+filtering denoising lessons training finetune gallery cli_app cli_options cli_models cli
 """.split()
 
 #: Who may import what is outside.
@@ -28,6 +28,8 @@ OWNERS = {
     "accelerate": {"loading", "training", "finetune"},
     "kornia": {"scorers"},
     "huggingface_hub": {"weights"},
+    "ray": {"augment_ray"},
+    "fsspec": {"trees"},
     "filelock": {"manifest", "worker"},
     "tqdm": {"offline", "warm", "filtering", "finetune"},
     "typer": {"cli", "cli_app", "cli_models", "cli_options"},

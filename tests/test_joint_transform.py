@@ -269,7 +269,7 @@ def check_workers(data, workers, method):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 1, 8])
 def test_forked_workers_draw_alike_and_hear_of_epoch_and_enabled(workers):
     check_workers(joint(Noisy()), workers, "fork" if workers else None)
 

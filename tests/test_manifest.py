@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from diffaug import manifest
 from diffaug.errors import DestinationError
 from diffaug.manifest import (
     COLUMNS,
@@ -70,7 +71,7 @@ def test_a_run_comes_back(tmp_path):
 
 def test_a_journal_cut_anywhere_keeps_its_whole_rows_and_takes_more(tmp_path):
     journal = Journal(tmp_path)
-    assert [] == journal.rows()
+    assert [] == list(journal.rows())
     journal.start()
     rows = [row("a", prompt="é"), row("b")]
     for one in rows:
@@ -80,10 +81,10 @@ def test_a_journal_cut_anywhere_keeps_its_whole_rows_and_takes_more(tmp_path):
     for length in range(len(data) + 1):
         journal.path.write_bytes(data[:length])
         whole = [one for one, end in zip(rows, ends, strict=True) if end <= length]
-        assert whole == journal.rows()
+        assert whole == list(journal.rows())
         journal.start()
         journal.append(row("c"))
-        assert [*whole, row("c")] == journal.rows()
+        assert [*whole, row("c")] == list(journal.rows())
 
 
 def test_an_append_to_a_journal_that_vanished_fails(tmp_path):
@@ -117,7 +118,7 @@ def test_a_row_whose_image_is_missing_or_empty_is_not_taken_over(tmp_path):
             place.add(row(name), b"image")
     (tmp_path / "cat/a__0.jpg").unlink()
     (tmp_path / "cat/b__0.jpg").write_bytes(b"")
-    assert [row("c")] == place.rows()
+    assert [row("c")] == list(place.rows())
 
 
 def test_a_row_in_manifest_and_journal_counts_once(tmp_path):
@@ -126,11 +127,27 @@ def test_a_row_in_manifest_and_journal_counts_once(tmp_path):
         place.add(row("a"), b"image")
         write_manifest(tmp_path, place.rows())  # and killed before the journal went
     place = Destination(tmp_path, {})
-    assert 1 == len(place.rows())
     with place:
-        place.finish({}, by_name)
+        assert 1 == place.finish({}, by_name)
     assert 1 == len(read_manifest(tmp_path))
     assert not place.journal.path.exists()
+
+
+@pytest.mark.parametrize("part", [1, 3, 100])
+def test_rows_are_sorted_in_parts_and_the_last_of_each_counts(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(manifest, "PART", part)
+    names = [f"{number * 7 % 10}" for number in range(10)]
+    with Destination(tmp_path, {}) as place:
+        place.begin({})
+        for name in names:
+            place.add(row(name, seed=1, **({"extra": 5} if name == "3" else {})), b"image")
+        place.add(row("4", seed=2), b"image")
+        assert 10 == place.finish({}, by_name)
+    rows = read_manifest(tmp_path)
+    assert sorted(row(name)["file_name"] for name in names) == [one["file_name"] for one in rows]
+    assert [2 if number == 4 else 1 for number in range(10)] == [one["seed"] for one in rows]
+    assert [5 if number == 3 else None for number in range(10)] == [one["extra"] for one in rows]
+    assert {"cat", "metadata.jsonl", "run.json"} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
@@ -221,7 +238,7 @@ def test_the_set_of_a_run_that_was_stopped_is_not_rewritten(tmp_path, finished_b
     message = "is of a run that was stopped; finish it first: the same command goes on where it"
     with pytest.raises(DestinationError, match=message), rewriting(tmp_path):
         pass
-    assert [row("b")] == place.journal.rows()
+    assert [row("b")] == list(place.journal.rows())
 
 
 def test_a_folder_without_a_set_is_not_touched_by_rewriting(tmp_path):

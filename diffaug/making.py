@@ -1,0 +1,298 @@
+"""Making the images of a set: read their sources, draw, ask the model, finish, encode.
+
+A copy's random numbers follow from the run's seed, its source and its number alone, and a model is
+always called with full batches; so an image is the same, bit for bit, whatever else is made, in
+whichever process and in whichever order.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+
+from diffaug import images, presets, registry
+from diffaug.errors import RefusedError, UnreadableImageError
+from diffaug.functional import resize
+from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec, derive_seed
+from diffaug.image_transform import ImageTransform, Params
+from diffaug.manifest import Row
+from diffaug.pipelines import real_steps
+from diffaug.plans import Planned
+from diffaug.provenance import versions
+from diffaug.sources import Item, Skipped, Source
+
+#: Images in one call of a backend that does not say how many it takes.
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run was asked for, checked; ``augment_folder`` explains each.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    per_image: int | None
+    seed: int
+    size: int | None
+    format: str
+    include_originals: bool
+    strict: bool
+    dry_run: bool
+    progress: bool
+    engine: str = "local"
+    devices: str | Sequence[str | int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("per_image", "size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"'{name}' must be at least 1, got {value}.")
+        if self.format not in images.FORMATS:
+            raise ValueError(
+                f"'format' must be one of {', '.join(images.FORMATS)}, got {self.format!r}."
+            )
+        if self.engine not in ("local", "ray"):
+            raise ValueError(f"'engine' must be local or ray, got {self.engine!r}.")
+        if self.engine == "ray" and self.devices is not None:
+            raise ValueError(
+                "'devices' must not be given with the engine ray, which uses all of its cluster, "
+                f"got {self.devices!r}; start the cluster with the GPUs that it may use."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that make a set what it is; more copies of it may be made later."""
+        names = ("seed", "size", "format", "include_originals")
+        return {name: getattr(self, name) for name in names}
+
+
+class Made(NamedTuple):
+    """A finished image: its row, and the bytes of its file."""
+
+    row: Row
+    data: bytes
+
+
+#: What takes finished images, a batch at a time.
+Keep = Callable[[list[Made | Skipped]], None]
+
+
+class _Job(NamedTuple):
+    """An image on its way; an original has neither params nor requests."""
+
+    planned: Planned
+    item: Item
+    params: Params | None
+    requests: list[GenerationRequest]
+
+
+class Maker:
+    """Turn planned images into finished ones; it travels to other processes.
+
+    Args:
+        source: where the images come from.
+        transform: what is done to them.
+        spec: the model of the transform with its revision, None where it has none.
+        options: of the run.
+        recorded: what ``run.json`` says of the run so far, None for a new one.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: ImageTransform,
+        spec: ModelSpec | None,
+        options: Options,
+        recorded: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.source, self.transform, self.options = source, transform, options
+        own = spec.batch_size if spec else BATCH_SIZE
+        self.batch_size: int = (recorded or {}).get("batch_size") or own
+        # Padded: bit-equal pixels whatever is left to make, and in whatever company.
+        self.spec = spec and replace(spec, batch_size=self.batch_size, pad=True)
+        self.versions = ", ".join(" ".join(pair) for pair in versions().items())
+        #: Asked instead of this process's own backend, with so many batches at once.
+        self.backend: Backend | None = None
+        self.at_once = 1
+
+    def make(self, planned: Iterable[Planned], keep: Keep) -> None:
+        """Make images and hand them over, while the next are read and the model works."""
+        with ExitStack() as stack:
+            encoders = stack.enter_context(ThreadPoolExecutor(4))
+            readers = stack.enter_context(ThreadPoolExecutor(max(1, self.source.threads)))
+            # One thread only: neither a dataset nor the global RNG is made for two.
+            side = stack.enter_context(ThreadPoolExecutor(1))
+            batches = self._batches(planned, readers)
+            behind: Future[None] | None = None
+            ahead: Future[list[_Job | Skipped]] = side.submit(next, batches, [])
+            while batch := ahead.result():
+                ahead = side.submit(next, batches, [])
+                jobs = [job for job in batch if isinstance(job, _Job)]
+                generated = self._generate([ask for job in jobs for ask in job.requests])
+                if behind:
+                    behind.result()
+                behind = side.submit(self._finish, batch, generated, encoders, keep)
+            if behind:
+                behind.result()
+
+    def _batches(
+        self, planned: Iterable[Planned], readers: ThreadPoolExecutor
+    ) -> Iterator[list[_Job | Skipped]]:
+        """Ask for full batches.
+
+        A model runs images of one strength together, so they are put together here.
+        """
+        full = self.batch_size * self.at_once
+        waiting: dict[int, list[_Job | Skipped]] = {}
+        asked: dict[int, int] = {}
+        for copies, item in self._read(planned, readers):
+            for one in copies:
+                skipped = isinstance(item, UnreadableImageError)
+                job = Skipped(one.source, str(item)) if skipped else self._job(one, item)
+                kind = self._kind(job)
+                batch = waiting.setdefault(kind, [])
+                batch.append(job)
+                asked[kind] = asked.get(kind, 0) + len(getattr(job, "requests", ()))
+                # Images that ask for nothing must not pile up either.
+                if asked[kind] >= full or len(batch) >= 4 * full:
+                    del asked[kind]
+                    yield waiting.pop(kind)
+        yield from waiting.values()
+
+    def _read(
+        self, planned: Iterable[Planned], readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[list[Planned], Any]]:
+        """Read each source once for its copies in a row, ahead if it may be read in threads."""
+        ahead: deque[tuple[list[Planned], Future[Any]]] = deque()
+        for key, copies in groupby(planned, key=lambda one: one.source):
+            if not self.source.threads:
+                yield list(copies), self._load(key)
+                continue
+            ahead.append((list(copies), readers.submit(self._load, key)))
+            if len(ahead) > 2 * self.source.threads:
+                ready, item = ahead.popleft()
+                yield ready, item.result()
+        for ready, item in ahead:
+            yield ready, item.result()
+
+    def _load(self, key: str) -> Item | UnreadableImageError:
+        try:
+            item = self.source.load(key)
+        except UnreadableImageError as error:
+            if self.options.strict:
+                raise
+            return error
+        if (size := self.options.size) is None:
+            return item
+        height, width = item.pixels.shape[-2:]
+        short = min(height, width)
+        shape = (int(size * height / short), int(size * width / short))  # as in v2.Resize(size)
+        return item._replace(pixels=resize(item.pixels, shape))
+
+    def _job(self, planned: Planned, item: Item) -> _Job:
+        if planned.copy is None:
+            return _Job(planned, item, None, [])
+        seed = derive_seed(self.options.seed, planned.source, planned.copy)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = self.transform.draw_copy(planned.copy, generator, item.label)
+        return _Job(planned, item, drawn, self.transform.requests(item.pixels, [drawn]))
+
+    def _kind(self, job: _Job | Skipped) -> int:
+        """Return what jobs must have in common to run in one batch: the number of steps."""
+        if self.spec is None or isinstance(job, Skipped) or not job.requests:
+            return 0
+        return 0 if job.requests[0].strength is None else real_steps(self.spec, job.requests[0])
+
+    def _generate(self, requests: list[GenerationRequest]) -> list[Generated | None]:
+        """Ask the model; None for what it refused without an original to stand in."""
+        if not requests:
+            return []
+        try:
+            return list(self._live_backend().generate(requests))
+        except RefusedError:
+            if len(requests) == 1:
+                return [None]
+            return [made for request in requests for made in self._generate([request])]
+
+    def _live_backend(self) -> Backend:
+        if self.backend is not None:
+            return self.backend
+        if isinstance(self.transform.backend, ModelSpec) and self.spec:
+            return registry.backend_for(self.spec, cache=False)
+        return self.transform.live_backend()
+
+    def _finish(
+        self,
+        batch: list[_Job | Skipped],
+        generated: list[Generated | None],
+        encoders: ThreadPoolExecutor,
+        keep: Keep,
+    ) -> None:
+        """Finish, encode and hand over the images of a batch."""
+        answers = iter(generated)
+        done: list[Future[Made | Skipped] | Skipped] = []
+        for job in batch:
+            if isinstance(job, Skipped):
+                done.append(job)
+                continue
+            made = [next(answers) for _ in job.requests]
+            whole = [one for one in made if one is not None]
+            source, pixels = job.planned.source, job.item.pixels
+            if len(whole) < len(made):
+                reason = "the model refused it, or made it blank, each time"
+                done.append(Skipped(source, reason))
+                continue
+            if job.params is not None:
+                moved = self.transform.label_of(job.params, job.item.label) != job.item.label
+                if moved and any(one.fallback for one in whole):
+                    done.append(Skipped(source, "it came out blank or refused each time"))
+                    continue
+                pixels = self.transform.finish(pixels, whole, [job.params])
+            row = self._row(job, whole)
+            done.append(encoders.submit(self._encode, row, pixels[0]))
+        keep([one if isinstance(one, Skipped) else one.result() for one in done])
+
+    def _encode(self, row: Row, pixels: torch.Tensor) -> Made | Skipped:
+        try:
+            return Made(row, images.encode_image(pixels, self.options.format))
+        except (OSError, ValueError) as error:  # a side longer than the format allows
+            reason = f"it cannot be a {self.options.format} file: {error}"
+            return Skipped(row["source"], reason)
+
+    def _row(self, job: _Job, made: list[Generated]) -> Row:
+        copy, item = job.planned.copy, job.item
+        ask = job.requests[0] if job.requests else None
+        drawn = {} if job.params is None else self.transform.describe(job.params)
+        label = item.label
+        if job.params is not None:
+            label = self.transform.label_of(job.params, label)
+        base = item.base
+        if label != item.label:  # into the folder of the class that it shows
+            base = f"{self.source.folder_of(label)}/{base.rpartition('/')[2]}"
+        model = self.spec if ask else None
+        tag = "original" if copy is None else copy
+        return {
+            "prompt": ask.prompt if ask else None,
+            "strength": ask.strength if ask else None,
+            **drawn,
+            "file_name": f"{base}__{tag}.{self.options.format}",
+            "source": job.planned.source,
+            "label": label,
+            "method": "original" if copy is None else type(self.transform).__name__,
+            "seed": made[0].seed if made else None,
+            "attempts": made[0].attempts if made else None,
+            "fallback": any(one.fallback for one in made),
+            "model": model and presets.name_of(model.model),
+            "revision": model and model.revision,
+            "versions": self.versions,
+        }
+
+
+#: What makes planned images, in any order: ``Maker.make``, or many of it.
+Engine = Callable[[Maker, Iterable[Planned], Keep], None]
