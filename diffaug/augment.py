@@ -1,6 +1,7 @@
 """The offline job: a folder or a dataset in, a set of augmented images with its manifest out."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -77,6 +78,7 @@ def augment_folder(
         UnreadableImageError: with ``strict``, a file is no whole image.
         DestinationError: the destination lies in the source, holds something else, is in use, or
             cannot be written to.
+        MissingDependencyError: Ray, or what reads the address, is not installed.
         DiffaugError: the model cannot be loaded or run, or the address not read.
 
     Example:
@@ -185,6 +187,11 @@ def _augment(
             "'transform' must be one of diffaug's, such as DiffuseMix, "
             f"got {type(transform).__name__}."
         )
+    if re.match(r"\w{2,}:/", os.fspath(destination)):
+        raise ValueError(
+            f"'destination' must be a local folder, got '{destination}'; upload the set when it is "
+            "finished."
+        )
     spec = pinned(transform.backend)
     asked = options.identity()
     if pairs_up(transform):  # which images are drawn depends on which there are
@@ -233,8 +240,11 @@ def _augment_part(
     part = Destination(share.folder(whole.folder), {**whole.identity, "shard": str(share)})
     recorded = part.recorded() or whole.recorded()
     maker = Maker(source, transform, spec, options, recorded)
-    everything = Run(maker, whole).summary()
-    merged = everything.taken_over and everything.planned == everything.taken_over
+    finished = whole.recorded() or {}
+    skipped = {one["source"] for one in finished.get("skipped", ())}
+    merged = "images" in finished and all(
+        one.source in skipped for one in Run(maker, whole).missing()
+    )
     if options.dry_run or (merged and not parts_of(whole.folder)):
         if not options.dry_run:
             whole.tidy()

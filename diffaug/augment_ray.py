@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -19,39 +21,57 @@ from diffaug.sources import Skipped
 BATCHES = 4
 
 
+def require_ray() -> Any:
+    """Return Ray, or say how to install it."""
+    return require("ray", "ray")
+
+
 def make_with_ray(maker: Maker, planned: Iterable[Planned], keep: Keep) -> None:
     """Make images in Ray actors, one for each GPU, or for each machine where there is none.
 
     The cluster is that of ``ray.init``, if it was called, or of ``RAY_ADDRESS``; else one is
     started on this machine for as long as this lasts.
     """
-    ray, data = require("ray", "ray"), require("ray.data", "ray")
-    with ExitStack() as stack:
-        if not ray.is_initialized():
-            _start(ray)
-            stack.callback(ray.shutdown)
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        # No CPU is asked for beside a GPU, so that however few there are, the actors can start.
-        needs = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": 1}
-        actors = gpus or sum(1 for node in ray.nodes() if node["Alive"])
-        data.DataContext.get_current().enable_progress_bars = False
-        tasks = [{"planned": json.dumps(some)} for some in _portions(maker, planned)]
-        # A block for each task, or a result would be seen once many are done.
-        results = data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-            _Actor,
-            fn_constructor_args=(maker, torch.get_num_threads()),
-            batch_size=1,
-            compute=data.ActorPoolStrategy(size=actors),
-            **needs,
-        )
-        try:
+    ray, data = require_ray(), require("ray.data", "ray")
+    tasks = [{"planned": json.dumps(some)} for some in _portions(maker, planned)]
+    if maker.spec is not None:
+        maker.spec = replace(maker.spec, device="auto")  # an actor sees its own GPU only
+    try:
+        with ExitStack() as stack:
+            if not ray.is_initialized():
+                _start(ray)
+                stack.callback(ray.shutdown)
+            context = data.DataContext.get_current()
+            stack.callback(setattr, context, "enable_progress_bars", context.enable_progress_bars)
+            context.enable_progress_bars = False
+            count, needs = _actors(ray, maker)
+            # A block for each task, or a result would be seen once many are done.
+            results = data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+                _Actor,
+                fn_constructor_args=(maker, torch.get_num_threads()),
+                batch_size=1,
+                compute=data.ActorPoolStrategy(size=min(count, len(tasks))),
+                **needs,
+            )
             for part in results.iter_batches(batch_size=None, prefetch_batches=0):
-                keep(_unpack(part, maker))
-        except ray.exceptions.RayError as error:
-            reason = " ".join(str(error).split())
-            raise GenerationError(
-                f"the Ray cluster failed: {reason:.500}; the same command goes on where it stopped."
-            ) from error
+                outcomes, error = _unpack(part, maker)
+                keep(outcomes)
+                if error is not None:
+                    raise error
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        reason = " ".join(str(error).split())
+        raise GenerationError(
+            f"the Ray cluster failed: {reason:.500}; the same command goes on where it stopped."
+        ) from error
+
+
+def _actors(ray: Any, maker: Maker) -> tuple[int, dict[str, Any]]:
+    """Return how many actors there are, and what each needs."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus and maker.spec is not None:
+        # No CPU is asked for beside a GPU, so that however few there are, the actors can start.
+        return gpus, {"num_gpus": 1, "num_cpus": 0}
+    return sum(1 for node in ray.nodes() if node["Alive"]), {"num_cpus": 1}
 
 
 def _start(ray: Any) -> None:
@@ -91,19 +111,37 @@ class _Actor:
                     files.append(b"")
 
         try:
+            _check_versions(self.maker)
             self.maker.make(planned, keep)
         except Exception as error:  # Ray would wrap it, and log pages of it
-            about.append({"error": [type(error).__name__, str(error)]})
+            trace = "".join(traceback.format_exception(error)[-3:])
+            about.append({"error": [type(error).__name__, str(error)], "trace": trace})
             files.append(b"")
         return {"about": [json.dumps(one) for one in about], "file": files}
 
 
-def _unpack(part: dict[str, Any], maker: Maker) -> list[Made | Skipped]:
+def _check_versions(maker: Maker) -> None:
+    here = Maker.versions_here()
+    if here != maker.versions:
+        raise GenerationError(
+            f"a machine of the cluster has other versions ({here}) than this one "
+            f"({maker.versions}), with which images would differ; install the same."
+        )
+
+
+def _unpack(part: dict[str, Any], maker: Maker) -> tuple[list[Made | Skipped], Exception | None]:
+    """Return what an actor made, and the error that ended it."""
     outcomes: list[Made | Skipped] = []
+    error = None
     for text, data in zip(part["about"], part["file"], strict=True):
         about = json.loads(text)
         if "error" in about:
-            raise remade(*about["error"], what=maker.spec.model if maker.spec else "the transform")
-        made = "row" in about
-        outcomes.append(Made(about["row"], data) if made else Skipped(*about["skipped"]))
-    return outcomes
+            error = remade(
+                *about["error"], what=maker.spec.model if maker.spec else "the transform"
+            )
+            error.add_note(f"In the Ray cluster:\n{about['trace']}")
+        elif "row" in about:
+            outcomes.append(Made(about["row"], data))
+        else:
+            outcomes.append(Skipped(*about["skipped"]))
+    return outcomes, error

@@ -80,7 +80,7 @@ def augment(
         str | None,
         typer.Option(
             help="Make this share alone, like 3/16; the last one to finish merges. Default: what "
-            "torchrun or Slurm say (RANK and WORLD_SIZE, SLURM_PROCID and SLURM_NTASKS)."
+            "torchrun or Slurm say (RANK and WORLD_SIZE, SLURM_PROCID and SLURM_STEP_NUM_TASKS)."
         ),
     ] = None,
     devices: Annotated[
@@ -104,6 +104,8 @@ def augment(
 
     if devices is not None:
         options.refuse_beside("devices", device=device)
+    if engine == "ray":
+        options.refuse_beside("engine ray", device=device)
     transform, only = _transform(
         method, source, backend, strategy, strength, pairs, metaclass, long_tail,
         prompts, recipe, alpha, masks, fractals,

@@ -70,11 +70,11 @@ def model(backend: str, **changes: Any) -> "ModelSpec":
 
 
 def refuse_beside(option: str, **options: Any) -> None:
-    """Raise for options that were given and say the same as another."""
+    """Raise for options that were given and that another decides."""
     for name, value in options.items():
         if value:
             raise ValueError(
-                f"'{name}' must not be given with --{option}, which says it, got {value!r}."
+                f"'{name}' must not be given with --{option}, which decides it, got {value!r}."
             )
 
 
@@ -116,7 +116,7 @@ def diffmix(
     found = FolderSource(source)
     tuned = learned.find(spec)
     only = tuned.files if tuned and tuned.shots and set(tuned.files) <= set(found.keys) else None
-    count = Counter(FolderSource(source, only).labels())
+    count = Counter(key.split("/", 1)[0] for key in only or found.keys)
     names = sorted(count)
     settings: dict[str, Any] = {"seed": seed, "pool": pool}
     if long_tail or pairs == "tail":

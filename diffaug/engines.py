@@ -2,34 +2,42 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import cast
 
-from diffaug.augment_ray import make_with_ray
-from diffaug.making import Engine, Keep, Maker, Options
+from diffaug.augment_ray import make_with_ray, require_ray
+from diffaug.generation import ModelSpec
+from diffaug.making import Engine, Keep, Maker
 from diffaug.plans import Planned
-from diffaug.serving import serve
+from diffaug.serving import devices_of, serve
 
 #: Batches for each device that are under way together, so that none waits for the slowest.
-AHEAD = 4
+AHEAD = 2
 
 
-def engine_for(options: Options) -> Engine:
-    """Return what a run was asked to make its images with."""
-    if options.engine == "ray":
+def engine_for(maker: Maker) -> Engine:
+    """Return what a run was asked to make its images with.
+
+    Raises:
+        ValueError: the devices are none, or the transform has no model to be loaded on them.
+        MissingDependencyError: Ray is not installed.
+    """
+    if maker.options.engine == "ray":
+        require_ray()
         return make_with_ray
-    if options.devices is None:
+    if maker.options.devices is None:
         return Maker.make
-    return partial(make_on_devices, devices=options.devices)
-
-
-def make_on_devices(
-    maker: Maker, planned: Iterable[Planned], keep: Keep, *, devices: str | Sequence[str | int]
-) -> None:
-    """Make images with one model process for each device; the rest is done in this process."""
-    if maker.spec is None:
+    if not isinstance(maker.transform.backend, ModelSpec):  # a backend runs where it is
         raise ValueError(
             f"'devices' must not be given for {type(maker.transform).__name__} with this backend: "
             "there is no model to be loaded on them."
         )
-    with serve(maker.spec, devices=devices) as pool:
+    return partial(make_on_devices, devices=devices_of(maker.options.devices))
+
+
+def make_on_devices(
+    maker: Maker, planned: Iterable[Planned], keep: Keep, *, devices: Sequence[str]
+) -> None:
+    """Make images with one model process for each device; the rest is done in this process."""
+    with serve(cast(ModelSpec, maker.spec), devices=devices) as pool:
         maker.backend, maker.at_once = pool, AHEAD * len(pool.backends)
         maker.make(planned, keep)

@@ -405,7 +405,7 @@ class FractalFolder:
     """
 
     def __init__(self, folder: str | os.PathLike[str], size: int = 256) -> None:
-        self.folder, self.size = Path(folder).expanduser(), size
+        self.folder, self.size = Path(folder).expanduser().absolute(), size
         if not self.folder.is_dir():
             raise ValueError(f"'fractals' must be a folder of images, got '{folder}'.")
         self._paths = images.list_images(self.folder)

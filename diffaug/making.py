@@ -116,10 +116,15 @@ class Maker:
         self.batch_size: int = (recorded or {}).get("batch_size") or own
         # Padded: bit-equal pixels whatever is left to make, and in whatever company.
         self.spec = spec and replace(spec, batch_size=self.batch_size, pad=True)
-        self.versions = ", ".join(" ".join(pair) for pair in versions().items())
+        self.versions = self.versions_here()
         #: Asked instead of this process's own backend, with so many batches at once.
         self.backend: Backend | None = None
         self.at_once = 1
+
+    @staticmethod
+    def versions_here() -> str:
+        """Name the versions that pixels depend on."""
+        return ", ".join(" ".join(pair) for pair in versions().items())
 
     def make(self, planned: Iterable[Planned], keep: Keep) -> None:
         """Make images and hand them over, while the next are read and the model works."""
@@ -218,7 +223,8 @@ class Maker:
         except RefusedError:
             if len(requests) == 1:
                 return [None]
-            return [made for request in requests for made in self._generate([request])]
+            half = len(requests) // 2
+            return self._generate(requests[:half]) + self._generate(requests[half:])
 
     def _live_backend(self) -> Backend:
         if self.backend is not None:

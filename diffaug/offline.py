@@ -74,15 +74,20 @@ class Run:
         self.skipped = list(self.source.skipped)
         self.labels = self.source.labels() if pairs_up(self.transform) else []
         self.bar: Any = None
+        self.engine = engine_for(maker)
 
     def go(self) -> Summary:
         """Make what is missing."""
-        missing = (one for one in self._plan() if one not in self.done)
+        missing = self.missing()
         with self._progress() as self.bar:
             for first in missing:  # no model and no cluster is started for nothing
-                engine_for(self.options)(self.maker, chain([first], missing), self._keep)
+                self.engine(self.maker, chain([first], missing), self._keep)
         self.place.finish(self._record(), order)
         return self.summary()
+
+    def missing(self) -> Iterator[Planned]:
+        """List what is not there."""
+        return (one for one in self._plan() if one not in self.done)
 
     def begin(self) -> None:
         """Record the run before there is an image, so that an empty part is one, too."""

@@ -35,6 +35,8 @@ def process_started(pid: int) -> str | None:
 
 def _started_elsewhere(pid: int) -> str | None:
     """Ask whether a process lives where there is no /proc; its start stays unknown."""
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return "unknown"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

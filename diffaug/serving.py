@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,9 +51,20 @@ class PoolBackend:
         parts = [requests[start : start + step] for start in range(0, len(requests), step)]
         if len(parts) < 2 or len(self.backends) < 2:
             return self._least_busy().generate(requests) if requests else []
+        free: SimpleQueue[WorkerBackend] = SimpleQueue()
+        for one in sorted(self.backends, key=WorkerBackend.load):
+            free.put(one)
+
+        def ask(part: list[GenerationRequest]) -> list[Generated]:
+            backend = free.get()
+            try:
+                return backend.generate(part)
+            finally:
+                backend.close()  # the connection of this thread, which ends
+                free.put(backend)
+
         with ThreadPoolExecutor(len(self.backends)) as threads:
-            made = threads.map(lambda part: self._least_busy().generate(part), parts)
-            return [one for part in made for one in part]
+            return [one for part in threads.map(ask, parts) for one in part]
 
     def _least_busy(self) -> WorkerBackend:
         if len(self.backends) == 1:
@@ -102,7 +114,7 @@ def serve(
         Traceback (most recent call last):
         ValueError: 'devices' must name at least one device, got none.
     """
-    names = _devices(devices)
+    names = devices_of(devices)
     pinned = pin(resolve(backend))
     here = os.getpid()
     owner = (here, process_started(here) or "gone")
@@ -116,12 +128,18 @@ def serve(
             one.stop()
 
 
-def _devices(devices: str | Sequence[str | int]) -> list[str]:
+def devices_of(devices: str | Sequence[str | int]) -> list[str]:
+    """Name the devices that ``serve`` was asked for.
+
+    Raises:
+        ValueError: there is none, or one comes twice.
+    """
     if devices == "auto":
         count = torch.cuda.device_count()
         return [f"cuda:{number}" for number in range(count)] or ["auto"]
-    listed = devices.split(",") if isinstance(devices, str) else list(devices)
-    names = [f"cuda:{one}" if str(one).isdecimal() else str(one).strip() for one in listed]
+    listed = [one for one in devices.split(",") if one] if isinstance(devices, str) else devices
+    texts = [str(one).strip() for one in listed]
+    names = [f"cuda:{text}" if text.isdecimal() else text for text in texts]
     if not names:
         raise ValueError("'devices' must name at least one device, got none.")
     if len(set(names)) < len(names):

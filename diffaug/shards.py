@@ -18,7 +18,8 @@ from diffaug.plans import order
 #: All parts lie in one folder, which goes at once when they have become one set.
 _PARTS = ".diffaug.parts-of-{}"
 #: What launchers call the number of a process, and of all: torchrun and accelerate, Slurm.
-_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+#: (SLURM_NTASKS is there in a batch script, too, which is a single process.)
+_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 
 
 @dataclass(frozen=True, order=True)
@@ -124,7 +125,8 @@ def join(folder: Path) -> int:
                 f"'{folder}' lacks {len(left)} finished parts ({named}); run them, then merge."
             )
         runs = [_run_of(part, folder) for part in parts]
-        if any(run["identity"] != runs[0]["identity"] for run in runs):
+        alike = ("identity", "per_image", "batch_size")
+        if any(run[name] != runs[0][name] for run in runs for name in alike):
             raise DestinationError(
                 f"'{folder}' holds parts of different runs; choose another folder, or remove "
                 "the hidden folders of one of them."

@@ -78,11 +78,9 @@ class FolderSource:
         SourceError: the address cannot be read.
     """
 
-    threads = 4
-
     def __init__(self, folder: str | os.PathLike[str], only: Iterable[str] | None = None) -> None:
         self.files = open_tree(folder)
-        self.name = self.files.name
+        self.name, self.threads = self.files.name, self.files.threads
         found = self.files.list()
         reasons = {path: reason for path in found if (reason := _unfit(path))}
         self.keys = [path for path in found if path not in reasons]
@@ -150,6 +148,9 @@ class DatasetSource:
         self._class_names = class_names
         self._known: dict[str | None, list[str] | None] = {}
         self.classes = self._names(self._label_key())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "keys": []}
 
     def load(self, key: str) -> Item:
         index = int(key)
@@ -290,6 +291,8 @@ def _shared_stems(keys: Sequence[str]) -> frozenset[str]:
 def _unfit(path: str) -> str | None:
     if "/" not in path:
         return "it lies beside the class folders; move it into one"
+    if "//" in path or "\\" in path:
+        return "its path has a doubled or a backward slash, which a folder here cannot have"
     if _printable(path) != path:
         return "its name is not valid Unicode; rename it"
     if len(PurePosixPath(path).name.encode()) > LONGEST_NAME:

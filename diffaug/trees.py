@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,8 @@ class Tree(Protocol):
     """Image files below a root, by their paths in it."""
 
     name: str
+    #: How many threads may read at once.
+    threads: int
 
     def list(self) -> "list[str]":
         """Return the paths of all images, in a fixed order, with slashes."""
@@ -46,8 +49,11 @@ def open_tree(folder: str | os.PathLike[str]) -> Tree:
 class LocalTree:
     """The images below a folder."""
 
+    threads = 4
+
     def __init__(self, folder: str) -> None:
-        self.root = Path(folder).expanduser()
+        # Absolute, since it travels to processes with another working folder.
+        self.root = Path(folder).expanduser().absolute()
         if not self.root.is_dir():
             raise ValueError(
                 f"'source' must be an existing folder, got '{folder}'; "
@@ -59,7 +65,15 @@ class LocalTree:
         return images.list_keys(self.root)
 
     def read(self, path: str) -> torch.Tensor:
-        return images.read_image(self.root / path)
+        try:
+            return images.read_image(self.root / path)
+        except UnreadableImageError:
+            if self.root.is_dir():
+                raise
+        # On another machine of a cluster, or of a disk that went: no image's own fault.
+        raise SourceError(
+            f"'{self.root}' cannot be seen from here; once it can, the same command goes on."
+        )
 
 
 class RemoteTree:
@@ -71,8 +85,9 @@ class RemoteTree:
 
     def __init__(self, address: str) -> None:
         import fsspec
+        import fsspec.archive
 
-        self.name = address
+        self.name = re.sub("//[^/@]*@", "//", address)  # a password is nobody's business
         try:
             self.files, root = fsspec.core.url_to_fs(address)
         except ImportError as error:
@@ -84,6 +99,9 @@ class RemoteTree:
         except Exception as error:
             raise _failed(address, error) from error
         self.root = str(root).rstrip("/")
+        archive = isinstance(self.files, fsspec.archive.AbstractArchiveFileSystem)
+        # Members of a tar share one file and its position.
+        self.threads = 1 if archive else 4
 
     def list(self) -> "list[str]":
         try:
@@ -91,7 +109,10 @@ class RemoteTree:
             found = self.files.find(self.root)
         except Exception as error:
             raise _failed(self.name, error) from error
-        below = (path.removeprefix(self.root).lstrip("/") for path in found)
+        start = f"{self.root}/" if self.root else ""
+        if odd := next((path for path in found if not path.startswith(start)), None):
+            raise _failed(self.name, ValueError(f"it answers with {odd!r}, which is not below it"))
+        below = (path[len(start) :].lstrip("/") for path in found)
         return sorted(path for path in below if images.is_image_key(path))
 
     def read(self, path: str) -> torch.Tensor:

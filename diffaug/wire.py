@@ -31,6 +31,11 @@ def send(sock: socket.socket, header: Header, images: Sequence[torch.Tensor] = (
     # Straight from where the pixels lie: a batch of large images is not copied together first.
     pixels = [_bytes_of(image.contiguous().cpu()) for image in images if image.numel()]
     body_bytes = sum(map(len, pixels))
+    if len(text) > MAX_HEADER or body_bytes > MAX_BODY:
+        raise ValueError(
+            f"'requests' must take at most {MAX_BODY:,} bytes together, got {body_bytes:,} of "
+            f"pixels and {len(text):,} of text; ask for fewer at once."
+        )
     try:
         sock.sendall(_SIZES.pack(_MARK, len(text), body_bytes) + text)
         for part in pixels:

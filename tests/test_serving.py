@@ -1,6 +1,8 @@
 """Models served on several devices: shared out, travelling to workers, gone at the end."""
 
 import pickle
+import threading
+import time
 
 import pytest
 import torch
@@ -49,6 +51,27 @@ def test_workers_of_a_loader_ask_the_same_processes(method):
 
 def photos():
     return [Photos(lambda image: image)[index] for index in range(8)]
+
+
+def test_each_process_has_one_part_at_a_time(monkeypatch):
+    pool = PoolBackend([WorkerBackend(SPEC), WorkerBackend(SPEC)])
+    busy, most, asked, lock = dict.fromkeys(map(id, pool.backends), 0), [0], [], threading.Lock()
+
+    def generate(self, some):
+        with lock:
+            busy[id(self)] += 1
+            most[0] = max(most[0], busy[id(self)])
+            asked.append(id(self))
+        time.sleep(0.02)
+        with lock:
+            busy[id(self)] -= 1
+        return some
+
+    monkeypatch.setattr(WorkerBackend, "load", lambda self: 0)
+    monkeypatch.setattr(WorkerBackend, "generate", generate)
+    requests = make_requests(count=16)
+    assert requests == pool.generate(requests)
+    assert 1 == most[0] and {4} == {asked.count(one) for one in busy}
 
 
 def test_the_least_busy_is_asked(monkeypatch):

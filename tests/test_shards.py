@@ -4,6 +4,7 @@ import filecmp
 import multiprocessing
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,8 +213,11 @@ def test_a_dry_run_of_a_part_writes_nothing(photos, tmp_path):
         ({}, None),
         ({"RANK": "0", "WORLD_SIZE": "1"}, None),
         ({"RANK": "0", "WORLD_SIZE": "4"}, Shard(1, 4)),
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, Shard(4, 4)),
-        ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Shard(2, 2)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}, Shard(4, 4)),
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+            Shard(2, 2),
+        ),
     ],
 )
 def test_launchers_say_which_share_a_process_has(environment, share):
@@ -225,3 +229,23 @@ def test_shares_take_every_number_once():
         taken = [n for share in range(total) for n in range(50) if Shard(share + 1, total).takes(n)]
         assert list(range(50)) == sorted(taken)
     assert shards.parts_of("no/such/folder") == []
+
+
+def test_a_share_asked_for_again_makes_nothing_though_a_source_is_damaged(photos, tmp_path):
+    next(photos.rglob("*.png")).write_bytes(b"no image")
+    for share in ("1/2", "2/2", "1/2"):
+        done = augment_folder(photos, tmp_path / "parts", edit(), per_image=2, shard=share)
+    assert 0 == done.made
+    assert not [name for name in os.listdir(tmp_path / "parts") if name.startswith(".")]
+
+
+def test_shares_of_other_counts_do_not_become_one(photos, tmp_path):
+    augment_folder(photos, tmp_path / "parts", edit(), per_image=2, shard="1/2")
+    with pytest.raises(DestinationError, match="holds parts of different runs"):
+        augment_folder(photos, tmp_path / "parts", edit(), per_image=3, shard="2/2")
+
+
+def test_a_destination_elsewhere_is_refused(photos):
+    for destination in ("s3://bucket/out", Path("s3://bucket/out")):
+        with pytest.raises(ValueError, match="'destination' must be a local folder, got 's3:/"):
+            augment_folder(photos, destination, edit())

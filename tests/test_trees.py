@@ -1,6 +1,8 @@
 """Trees of images here and elsewhere: the same images, the same names, clear errors."""
 
 import builtins
+import pickle
+import tarfile
 import zipfile
 
 import fsspec
@@ -37,7 +39,7 @@ def local(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.fixture(params=["file", "memory", "zip", "zip in memory"])
+@pytest.fixture(params=["file", "memory", "zip", "zip in memory", "tar"])
 def address(request, local, tmp_path):
     """The same images by another address."""
     if request.param == "file":
@@ -47,6 +49,10 @@ def address(request, local, tmp_path):
         memory.pipe({f"/bucket/train/{name}": data for name, data in files().items()})
         request.addfinalizer(lambda: memory.rm("/bucket", recursive=True))
         return "memory://bucket/train/"
+    if request.param == "tar":
+        with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+            archive.add(local, "train")
+        return f"tar://train::{tmp_path / 'photos.tar'}"
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for name, data in files().items():
             archive.writestr(f"train/{name}", data)
@@ -61,6 +67,44 @@ def test_an_address_has_the_images_of_the_folder(address, local):
     tree = open_tree(address)
     assert NAMES == open_tree(local).list() == tree.list()
     assert torch.equal(image(1), tree.read(NAMES[1]))
+
+
+def test_many_images_of_an_archive_are_read_whole(tmp_path):
+    """Members of a tar share one position; threads would read each other's bytes."""
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        for number in range(60):
+            path = tmp_path / f"{number}.png"
+            path.write_bytes(encode_image(image(number), "png"))
+            archive.add(path, f"train/cat/{number:02}.png")
+    edit = PromptEdit(backend=RecordingBackend(16))
+    done = augment_folder(f"tar://train::{tmp_path / 'photos.tar'}", tmp_path / "set", edit)
+    assert (60, ()) == (done.made, done.skipped)
+
+
+def test_a_folder_travels_to_a_process_that_works_elsewhere(local, tmp_path, monkeypatch):
+    monkeypatch.chdir(local.parent)
+    data = pickle.dumps(FolderSource("photos"))
+    monkeypatch.chdir("/")
+    assert torch.equal(image(0), pickle.loads(data).load(NAMES[0]).pixels[0])
+
+
+def test_a_folder_that_cannot_be_seen_is_no_fault_of_its_images(local):
+    source = FolderSource(local)
+    local.rename(local.with_name("elsewhere"))
+    with pytest.raises(SourceError, match="photos' cannot be seen from here"):
+        source.load(NAMES[0])
+
+
+def test_names_that_would_leave_the_destination_are_skipped():
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/odd/cat/a.png": b"", "/odd/cat/x\\..\\b.png": b""})
+    source = FolderSource("memory://odd")
+    assert (["cat/a.png"], 1) == (source.keys, len(source.skipped))
+    memory.rm("/odd", recursive=True)
+
+
+def test_no_password_is_written_down():
+    assert "memory://host/x" == open_tree("memory://me:secret@host/x").name
 
 
 def contents(folder):

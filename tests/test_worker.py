@@ -350,6 +350,31 @@ def test_who_does_not_know_the_key_is_turned_away():
     assert backend.generate(make_requests(count=1))
 
 
+def test_an_answer_that_was_not_waited_for_is_not_the_next_one_s(monkeypatch):
+    """Ctrl-C in a notebook, and another cell asks for as many images."""
+    backend, receive = WorkerBackend(SPEC), wire.receive
+    first, second = make_requests(count=2)
+    backend.generate([first])
+
+    def interrupted(connection):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wire, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backend.generate([first])
+    monkeypatch.setattr(wire, "receive", receive)
+    [made] = backend.generate([second])
+    assert same_images(DiffusersBackend(SPEC).generate([second])[0].image, made.image)
+
+
+def test_too_much_at_once_is_refused_before_it_is_sent(monkeypatch):
+    monkeypatch.setattr(wire, "MAX_BODY", 100)
+    with pytest.raises(
+        ValueError, match="'requests' must take at most 100 bytes together, got 432"
+    ):
+        wire.send(None, {}, [torch.zeros(3, 12, 12, dtype=torch.uint8)])
+
+
 def test_images_of_any_shape_and_layout_cross_a_socket():
     ours, theirs = socket.socketpair()
     pixels = torch.arange(5 * 7 * 3, dtype=torch.uint8).view(5, 7, 3)
