@@ -1,5 +1,6 @@
 """The code in README and documentation runs as it stands, and links lead somewhere."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -56,3 +57,13 @@ def test_numbers_of_fine_tuning_come_from_its_measurements():
         assert f"| {row[0]} | {row[1]} |" in page
     assert f"{100 * figures['judge_on_photographs']:.0f} % of photographs" in page
     assert f"{figures['minutes']['fine_tuning']:.1f} minutes" in page
+
+
+def test_tables_of_measurements_are_those_of_their_files():
+    path = ROOT / "examples" / "benchmarks" / "tables.py"
+    spec = importlib.util.spec_from_file_location("tables", path)
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert tables.filled(page) == page
+    assert len(re.findall(r"^\| --- ", page, re.M)) == len(tables.TABLES)

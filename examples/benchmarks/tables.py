@@ -1,0 +1,85 @@
+"""Put the figures that the benchmarks wrote into the tables of docs/benchmarks.md.
+
+python examples/benchmarks/tables.py
+"""
+
+import json
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "benchmarks.md"
+
+
+def table(titles, rows):
+    """Return a Markdown table."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def seconds(value):
+    """Write a time in the unit that suits it."""
+    return f"{1000 * value:.2f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def speed(found):
+    """Set goals and figures side by side; the ratio is that of the speeds."""
+    rows = []
+    for row in found["rows"]:
+        if "ratio" not in row:
+            continue
+        ratio, ours, baseline = (row[n] for n in ("ratio", "ours_seconds", "baseline_seconds"))
+        low, high = ratio["lower_quartile"], ratio["upper_quartile"]
+        met = {True: "yes", False: "**no**", None: ""}[row["met"]]
+        figure = f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})"
+        times = f"{seconds(ours['median'])} beside {seconds(baseline['median'])} for {row['unit']}"
+        rows.append([row["what"], row["against"], row["goal"], figure, met, times])
+    return table(["what", "against", "goal", "times the speed (quartiles)", "met", "medians"], rows)
+
+
+def faults(found):
+    """Say what became of every killed run."""
+    rows = [
+        [
+            name,
+            sum(way["kills"].values()),
+            way["moments"].get("amid the images", 0),
+            way["sets"],
+            way["images_made_again"],
+            len(way["problems"]),
+        ]
+        for name, way in found["ways"].items()
+    ]
+    titles = ["way", "kills", "amid the images", "sets finished, all the same", "images made again"]
+    return table([*titles, "problems"], rows)
+
+
+def memory(found):
+    """Say what a run takes beyond what Python and torch do."""
+    rows = [
+        [
+            f"{one['rows']:,}",
+            f"{one['peak_mb'] - one['peak_mb_before']:.0f} MB",
+            f"{one['bytes_per_row']} bytes",
+            f"{one['seconds']:.0f} s",
+        ]
+        for one in found["results"]
+    ]
+    return table(["images", "more memory", "an image", "time"], rows)
+
+
+TABLES = {"speed": speed, "faults": faults, "memory": memory}
+
+
+def filled(page):
+    """Return the page with every table made anew."""
+    for name, make in TABLES.items():
+        found = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())
+        start, end = f"<!-- {name} -->\n", "<!-- end -->"
+        body = f"{start}\n{make(found)}\n\n{end}"
+        page = re.sub(f"{start}.*?{end}", lambda _, body=body: body, page, flags=re.DOTALL)
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))

@@ -1,0 +1,601 @@
+"""Nothing is lost: whatever is killed, full, gone or damaged, at whatever moment.
+
+Faults of one module alone are tested with it; these here are of a whole run.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from contracts import same_images
+from PIL import Image, ImageOps
+from test_worker import Photos
+from tiny_pipelines import make_requests, model_folder, tiny_spec
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from diffaug import (
+    DiffuseMix,
+    FractalBank,
+    PromptEdit,
+    RecordingBackend,
+    augment,
+    augment_dataset,
+    augment_folder,
+    pipelines,
+    unload,
+)
+from diffaug.errors import DestinationError
+from diffaug.functional import resize
+from diffaug.images import encode_image, read_image
+from diffaug.manifest import Destination, read_manifest, read_run
+from diffaug.weights import pin
+from diffaug.worker import WorkerBackend, _Place
+
+ROOT = Path(__file__).parents[1]
+
+# A fault comes at the n-th change to a disk (a file opened for writing, made, renamed, removed),
+# for every n there is: what random moments find only by luck. One process imports everything once,
+# and forks a run to be killed while it has no other thread.
+DRIVER = """
+import errno, itertools, json, os, shutil, signal, sys
+from pathlib import Path
+import torch
+from diffaug import HalfConcat, PromptEdit, RecordingBackend, augment_folder
+from diffaug.errors import DestinationError
+from diffaug.images import read_image
+
+torch.set_num_threads(1)
+MADE = {"os.mkdir", "os.rename", "os.truncate"}
+GONE = {"os.remove", "os.rmdir"}
+left, fault = float("inf"), ""
+
+def strike(event, arguments):
+    global left
+    if event == "open":
+        changes = (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    else:
+        changes = event in MADE or event in GONE and fault == "killed"
+    if changes:
+        left -= 1
+        if left < 0 and fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+def make(folder, per_image, **options):
+    transform = HalfConcat(PromptEdit(backend=RecordingBackend(8)))
+    augment_folder("photos", folder, transform, per_image=per_image, format="png", **options)
+
+def alone(folder):
+    make(folder, 1, include_originals=True)
+
+def grown(folder):
+    make(folder, 2)
+
+def shards(folder):
+    for share in ("1/2", "2/2"):
+        make(folder, 1, shard=share)
+
+BEFORE = {
+    alone: lambda folder: None,
+    grown: lambda folder: make(folder, 1),
+    shards: lambda folder: make(folder, 1, shard="1/2"),
+}
+
+def survives(go, number):
+    "Strike a run, check what it left, go on, and compare; False once there is no such change."
+    global left
+    BEFORE[go]("set")
+    if fault == "killed":
+        child = os.fork()
+        if child == 0:
+            try:
+                left = number - 1
+                go("set")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL), f"it ended with {code}"
+        through = code == 0
+    else:
+        left, through = number - 1, True
+        try:
+            go("set")
+        except DestinationError as error:
+            assert "No space left on device; once it can, the same command goes" in str(error)
+            through = False
+        finally:
+            left = float("inf")
+    check(Path("set"))
+    go("set")
+    assert contents(go.__name__) == contents("set"), "the set is another"
+    return not through
+
+def contents(folder):
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+def names(path):
+    lines = path.read_bytes().split(b"\\n")[:-1] if path.exists() else []
+    return [json.loads(line)["file_name"] for line in lines]
+
+def check(folder):
+    for path in folder.rglob("*.png"):
+        read_image(path)
+    for part in {path.parent for path in folder.rglob("*.jsonl")}:
+        rows = names(part / "metadata.jsonl")
+        assert len(rows) == len(set(rows)), f"a row is there twice: {rows}"
+        for name in rows + names(part / ".diffaug.journal.jsonl"):
+            assert (part / name).exists() or (folder / name).exists(), f"{name} is lost"
+
+os.chdir(sys.argv[1])
+sys.addaudithook(strike)
+found = {}
+for go in (alone, grown, shards):
+    go(go.__name__)
+    for fault in ("killed", "full"):
+        wrong = []
+        for number in itertools.count(1):
+            shutil.rmtree("set", ignore_errors=True)
+            try:
+                if not survives(go, number):
+                    break
+            except Exception as error:
+                wrong.append(f"{number}: {type(error).__name__}: {error}")
+        found[f"{go.__name__} {fault}"] = {"points": number, "wrong": wrong}
+print(json.dumps(found))
+"""
+
+
+def picture(number, height=40, width=50):
+    generator = torch.Generator().manual_seed(number)
+    pixels = torch.randint(0, 256, (3, 4, 4), generator=generator).to(torch.uint8)
+    return resize(pixels, (height, width))
+
+
+def save_photos(folder):
+    for number in range(2):
+        path = folder / f"class {number}" / f"{number}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode_image(picture(number), "png"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def struck(tmp_path_factory):
+    """What came of every run struck at every change that it makes to the disk."""
+    folder = tmp_path_factory.mktemp("struck")
+    save_photos(folder / "photos")
+    process = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(folder)],
+        timeout=200,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == process.returncode, process.stderr[-4000:]
+    return json.loads(process.stdout)
+
+
+@pytest.mark.parametrize("fault", ["killed", "full"])
+@pytest.mark.parametrize("way", ["alone", "grown", "shards"])
+def test_a_run_struck_at_any_change_to_the_disk_goes_on_to_the_same_set(struck, way, fault):
+    assert [] == struck[f"{way} {fault}"]["wrong"]
+    assert struck[f"{way} {fault}"]["points"] > 10
+
+
+# Full in the middle of a file, as no hook can make it: in a mount that nobody else sees.
+FULL_DISK = """
+import os, shutil, subprocess, sys
+from pathlib import Path
+import torch
+from diffaug import PromptEdit, RecordingBackend, augment_folder
+from diffaug.errors import DestinationError
+
+torch.set_num_threads(1)
+
+def go(folder):
+    transform = PromptEdit(backend=RecordingBackend(8))
+    augment_folder("photos", folder, transform, per_image=2, format="png")
+
+def refused(folder, reason):
+    try:
+        go(folder)
+    except DestinationError as error:
+        text = str(error)
+        assert reason in text and "once it can, the same command goes on" in text, text
+        return True
+    return False
+
+def contents(folder):
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+os.chdir(sys.argv[1])
+go("whole")
+os.mkdir("disk")
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", "disk"], check=True)
+count = 0
+for pages in range(32):
+    Path("disk/filler").write_bytes(bytes(4096 * (32 - pages)))
+    if not refused("disk/set", "No space left on device"):
+        break
+    count += 1
+    Path("disk/filler").unlink()
+    go("disk/set")
+    assert contents("disk/set") == contents("whole"), pages
+    shutil.rmtree("disk/set")
+assert count > 5 and pages < 31, (count, pages)
+shutil.rmtree("disk/set")
+subprocess.run(["mount", "-o", "remount,ro", "disk"], check=True)
+assert refused("disk/set", "Read-only file system")
+"""
+
+
+def test_a_full_and_a_read_only_disk_are_said_in_one_line_and_the_run_goes_on(tmp_path):
+    private = ["unshare", "--user", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*private, "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk of their own")
+    save_photos(tmp_path / "photos")
+    process = subprocess.run(
+        [*private, sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        timeout=100,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == process.returncode, process.stderr[-4000:]
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+class Disturbing(RecordingBackend):
+    """Does something before its n-th call."""
+
+    def disturb_at(self, call, action):
+        self.calls, self.call, self.action = 0, call, action
+        return self
+
+    def generate(self, requests):
+        self.calls += 1
+        if self.calls == self.call:
+            self.action()
+        return super().generate(requests)
+
+
+def test_a_destination_taken_away_and_made_anew_by_another_is_left_to_them(tmp_path):
+    save_photos(tmp_path / "photos")
+
+    def swap():
+        # What is on its way is written first.
+        until = time.monotonic() + 20
+        while len(contents(tmp_path / "set")) < 11 and time.monotonic() < until:
+            time.sleep(0.02)
+        (tmp_path / "set").rename(tmp_path / "taken")
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "theirs.txt").write_text("mine")
+
+    backend = Disturbing(16).disturb_at(2, swap)
+    with pytest.raises(DestinationError, match="could not be written to: No such file"):
+        augment_folder(
+            tmp_path / "photos", tmp_path / "set", PromptEdit(backend=backend), per_image=8
+        )
+    assert b"mine" == contents(tmp_path / "set")["theirs.txt"]
+    # What had been made is whole where it was taken.
+    done = augment_folder(
+        tmp_path / "photos",
+        tmp_path / "taken",
+        PromptEdit(backend=RecordingBackend(16)),
+        per_image=8,
+    )
+    assert (8, 8) == (done.taken_over, done.made)
+
+
+def bomb(path, side=20_000):
+    """Write a PNG of one pixel that says it has many."""
+    Image.new("L", (1, 1)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", side, side)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+
+
+def save_odd_images(folder):
+    """Write an image of every odd kind, and return the names of those that are not whole."""
+    folder.mkdir(parents=True)
+    colours = Image.fromarray(picture(1).permute(1, 2, 0).numpy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    levels = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 100
+    transparent = colours.quantize(16)
+    transparent.info["transparency"] = 3
+    Image.fromarray(levels).save(folder / "16 bit.png")
+    transparent.save(folder / "palette.png")
+    colours.save(folder / "turned.jpg", exif=exif)
+    colours.save(folder / "animated.gif", save_all=True, append_images=[colours.rotate(180)] * 2)
+    for mode, name in (("CMYK", "print.jpg"), ("1", "bits.png"), ("LA", "grey alpha.png")):
+        colours.convert(mode).save(folder / name)
+    for name, size in (("pixel.png", (1, 1)), ("column.jpg", (1, 300)), ("row.png", (300, 1))):
+        colours.resize(size).save(folder / name)
+    colours.resize((20_000, 3)).save(folder / "wide.png")
+    colours.resize((2, 20_000)).save(folder / "high.jpg")
+    whole = (folder / "turned.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[:-200])
+    (folder / "empty.png").touch()
+    (folder / "text.webp").write_text("no image")
+    bomb(folder / "bomb.png")
+    return {"cut.jpg", "empty.png", "text.webp", "bomb.png"}
+
+
+def upright(path):
+    """Read an image the plain way, as the oracle."""
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("format", ["png", "jpg"])
+def test_odd_images_are_augmented_and_damaged_ones_named(tmp_path, format):
+    broken = save_odd_images(tmp_path / "photos" / "odd ones")
+    mix = DiffuseMix(fractals=FractalBank(count=2, size=32), backend=RecordingBackend(16))
+    done = augment_folder(
+        tmp_path / "photos", tmp_path / "set", mix, per_image=2, format=format,
+        include_originals=True,
+    )  # fmt: skip
+    assert broken == {Path(one.source).name for one in done.skipped}
+    assert all("\n" not in one.reason and "not a readable" in one.reason for one in done.skipped)
+    rows = read_manifest(tmp_path / "set")
+    assert 3 * 12 == len(rows) == done.made
+    for row in rows:
+        expected = upright(tmp_path / "photos" / row["source"])
+        actual = read_image(tmp_path / "set" / row["file_name"])
+        assert expected.shape == actual.shape
+        if format == "png" and row["method"] == "original":
+            assert torch.equal(expected, actual), row["source"]
+
+
+HOSTILE = [
+    *("a b", "a/b", "a\\b", "..", "../../up", ".hidden", "-rf", "--help", "~", "*", "con.", "a."),
+    *("été", "名前", 'x"y', "%2F", "a%2Fb", "__", "a__0", "line\nbreak", "nul\0", " ", "🙂"),
+]
+
+
+def test_classes_of_any_name_stay_inside_the_set_and_keep_their_names(tmp_path):
+    data = [(picture(number), number) for number in range(len(HOSTILE))]
+    edit = PromptEdit(backend=RecordingBackend(16))
+    augment_dataset(data, tmp_path / "in" / "set", edit, per_image=1, class_names=HOSTILE)
+    rows = read_manifest(tmp_path / "in" / "set")
+    assert HOSTILE == [row["label"] for row in rows]
+    assert len(HOSTILE) == len(ImageFolder(tmp_path / "in" / "set").classes)
+    assert ["in"] == os.listdir(tmp_path) and ["set"] == os.listdir(tmp_path / "in")
+    assert {row["file_name"] for row in rows} | {"metadata.jsonl", "run.json"} == set(
+        contents(tmp_path / "in" / "set")
+    )
+
+
+def test_folders_of_any_name_are_classes(tmp_path):
+    names = [name for name in HOSTILE if not re.search(r"^\.|[/\0]", name)]
+    for number, name in enumerate(names):
+        path = tmp_path / "photos" / name / f"-{name}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode_image(picture(number), "png"))
+    edit = PromptEdit(backend=RecordingBackend(16))
+    done = augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=1)
+    assert (len(names), ()) == (done.made, done.skipped)
+    assert sorted(names) == sorted({row["label"] for row in read_manifest(tmp_path / "set")})
+    assert sorted(names) == ImageFolder(tmp_path / "set").classes
+
+
+def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
+    tmp_path, monkeypatch
+):
+    save_photos(tmp_path / "photos")
+    edit = PromptEdit(backend=tiny_spec("edit", batch_size=4))
+    options = {"per_image": 4, "format": "png"}
+    augment_folder(tmp_path / "photos", tmp_path / "ample", edit, **options)
+    run, calls = pipelines.run_batch, []
+
+    def short(pipe, spec, jobs, steps):
+        calls.append(len(jobs))
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        if len(jobs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(pipe, spec, jobs, steps)
+
+    monkeypatch.setattr(pipelines, "run_batch", short)
+    for folder, stop_at in (("whole", 0), ("stopped", 4), ("stopped", 0)):
+        unload()
+        calls.clear()
+        with pytest.warns(UserWarning, match="a batch of 4 does not fit into memory; going on wi"):
+            if stop_at:
+                with pytest.raises(KeyboardInterrupt):
+                    augment_folder(tmp_path / "photos", tmp_path / folder, edit, **options)
+            else:
+                augment_folder(tmp_path / "photos", tmp_path / folder, edit, **options)
+    unload()
+    assert contents(tmp_path / "whole") == contents(tmp_path / "stopped")
+    assert 4 == read_run(tmp_path / "whole")["batch_size"]
+    ample, short = contents(tmp_path / "ample"), contents(tmp_path / "whole")
+    assert ample.keys() == short.keys()
+    for name in (name for name in ample if name.endswith(".png")):
+        images = [read_image(tmp_path / folder / name) for folder in ("ample", "whole")]
+        assert same_images(*images)
+
+
+@pytest.fixture
+def sockets(tmp_path_factory, monkeypatch):
+    """A private folder for sockets; no model process of it outlives the test."""
+    folder = tmp_path_factory.mktemp("s")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    yield folder
+    unload()
+    for pid in models_of(folder):
+        os.kill(pid, signal.SIGKILL)
+
+
+def models_of(folder):
+    """The pids of the model processes that listen in a folder, whoever else runs some."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"XDG_RUNTIME_DIR={folder}\0".encode() in (entry / "environ").read_bytes()
+            if ours and b"diffaug/owner.py" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_killed_amid_an_epoch_of_four_workers_the_model_comes_back_and_no_image_is_lost(sockets):
+    edit = PromptEdit(["snowy"], backend=tiny_spec("edit"), cache=False)
+    data = Photos(edit)
+    expected = [data[index] for index in range(8)]
+    unload()
+    killed = []
+
+    def kill():
+        while not (found := models_of(sockets)):
+            time.sleep(0.02)
+        while not list(sockets.rglob("*.sock")):
+            time.sleep(0.02)
+        time.sleep(0.3)  # the model is being loaded, or asked
+        os.kill(found[0], signal.SIGKILL)
+        killed.append(found[0])
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    made = torch.cat(list(DataLoader(data, 1, num_workers=4, prefetch_factor=1)))
+    killer.join(30)
+    assert 1 == len(killed) and killed != models_of(sockets)
+    assert all(same_images(a, b) for a, b in zip(expected, made, strict=True))
+
+
+def test_a_model_process_killed_before_its_socket_has_its_name_is_no_hindrance(sockets):
+    spec = tiny_spec("edit")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{_Place(pin(spec)).path}.new")
+    assert 1 == len(WorkerBackend(spec).generate(make_requests(count=1)))
+
+
+def load_script():
+    path = ROOT / "examples" / "benchmarks" / "faults.py"
+    spec = importlib.util.spec_from_file_location("faults", path)
+    script = importlib.util.module_from_spec(spec)
+    sys.modules["faults"] = script  # where dataclasses look for their module
+    spec.loader.exec_module(script)
+    return script
+
+
+def test_the_script_kills_a_run_goes_on_and_finds_the_same_set(tmp_path, capsys):
+    save_photos(tmp_path / "photos")
+    command = ["--engine", "local", "--kills", "1", "--images", "4", "--backend"]
+    command += [str(model_folder("edit")), "--source", str(tmp_path / "photos")]
+    command += ["--fractals", str(tmp_path / "photos"), "--out", str(tmp_path / "faults.json")]
+    found = load_script().main(command)["local"]
+    assert [] == found["problems"]
+    assert 1 == sum(found["kills"].values()) and found["sets"] >= 1
+    assert found == json.loads((tmp_path / "faults.json").read_text())["ways"]["local"]
+    assert "local        1 kills" in capsys.readouterr().out
+
+
+def test_the_script_sees_half_images_lost_images_and_rows_there_twice(tmp_path):
+    script = load_script()
+    save_photos(tmp_path / "photos")
+    edit = PromptEdit(backend=RecordingBackend(16))
+    augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=2)
+    assert ([], 4, 0) == script.faults_in(tmp_path / "set")
+    shutil.copytree(tmp_path / "set", tmp_path / "bad")
+    half, lost, *_ = sorted((tmp_path / "bad").rglob("*.jpg"))
+    half.write_bytes(half.read_bytes()[:300])
+    lost.unlink()
+    manifest = tmp_path / "bad" / "metadata.jsonl"
+    manifest.write_bytes(manifest.read_bytes() + manifest.read_bytes().splitlines(True)[-1])
+    problems, images, alone = script.faults_in(tmp_path / "bad")
+    assert (3, 3, 0) == (len(problems), images, alone)
+    said = " ".join(problems)
+    assert "is half written" in said and "has two rows" in said and "a row and no image" in said
+    (tmp_path / "bad" / ".diffaug.lock").touch()
+    said = script.differences(tmp_path / "set", tmp_path / "bad")
+    assert 4 == len(said)
+    assert {"is missing", "is left over", "differs"} == {one.rpartition("' ")[2] for one in said}
+
+
+def overtaken(monkeypatch, other):
+    """Let another run come and go after a run has looked at its folder, and before it has it."""
+    enter = Destination.__enter__
+
+    def late(self):
+        monkeypatch.setattr(Destination, "__enter__", enter)
+        other()
+        return enter(self)
+
+    monkeypatch.setattr(Destination, "__enter__", late)
+
+
+def test_a_run_overtaken_by_a_different_one_does_not_add_to_its_set(tmp_path, monkeypatch):
+    save_photos(tmp_path / "photos")
+    edit = PromptEdit(backend=RecordingBackend(16))
+    overtaken(
+        monkeypatch,
+        lambda: augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=1, seed=1),
+    )
+    with pytest.raises(DestinationError, match="'seed' is 1 there and 0 here"):
+        augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=2)
+    assert 2 == len(read_manifest(tmp_path / "set"))
+
+
+def test_a_run_overtaken_by_its_like_takes_over_what_that_made(tmp_path, monkeypatch):
+    save_photos(tmp_path / "photos")
+    edit = PromptEdit(backend=RecordingBackend(16))
+    augment_folder(tmp_path / "photos", tmp_path / "alone", edit, per_image=2)
+    overtaken(
+        monkeypatch,
+        lambda: augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=1),
+    )
+    done = augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=2)
+    assert (2, 2) == (done.taken_over, done.made)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "set")
+
+
+def test_of_two_last_parts_that_end_together_neither_fails(tmp_path, monkeypatch):
+    save_photos(tmp_path / "photos")
+    edit = PromptEdit(backend=RecordingBackend(16))
+    augment_folder(tmp_path / "photos", tmp_path / "alone", edit, per_image=1)
+    look = augment.unfinished
+
+    def late(destination):
+        left = look(destination)
+        if not left:  # the other has seen the same, and is faster
+            monkeypatch.setattr(augment, "unfinished", look)
+            augment.join(destination)
+        return left
+
+    monkeypatch.setattr(augment, "unfinished", late)
+    for share in ("1/2", "2/2"):
+        augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=1, shard=share)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "set")
