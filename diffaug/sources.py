@@ -291,8 +291,8 @@ def _shared_stems(keys: Sequence[str]) -> frozenset[str]:
 def _unfit(path: str) -> str | None:
     if "/" not in path:
         return "it lies beside the class folders; move it into one"
-    if "//" in path or "\\" in path:
-        return "its path has a doubled or a backward slash, which a folder here cannot have"
+    if "//" in path or (os.sep != "/" and os.sep in path):  # on a store, or written on Windows
+        return "its path has a slash that a name here cannot have; rename it"
     if _printable(path) != path:
         return "its name is not valid Unicode; rename it"
     if len(PurePosixPath(path).name.encode()) > LONGEST_NAME:

@@ -95,12 +95,15 @@ def test_a_folder_that_cannot_be_seen_is_no_fault_of_its_images(local):
         source.load(NAMES[0])
 
 
-def test_names_that_would_leave_the_destination_are_skipped():
+@pytest.mark.parametrize(("separator", "odd"), [("/", "cat//b.png"), ("\\", "cat/x\\..\\b.png")])
+def test_names_that_no_folder_here_can_have_are_skipped(monkeypatch, separator, odd):
+    monkeypatch.setattr("diffaug.sources.os.sep", separator)
     memory = fsspec.filesystem("memory")
-    memory.pipe({"/odd/cat/a.png": b"", "/odd/cat/x\\..\\b.png": b""})
+    memory.pipe({"/odd/cat/a.png": b"", f"/odd/{odd}": b""})
     source = FolderSource("memory://odd")
-    assert (["cat/a.png"], 1) == (source.keys, len(source.skipped))
     memory.rm("/odd", recursive=True)
+    assert ["cat/a.png"] == source.keys
+    assert [(odd, "its path has a slash that a name here cannot have; rename it")] == source.skipped
 
 
 def test_no_password_is_written_down():
