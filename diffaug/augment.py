@@ -238,22 +238,21 @@ def _augment_part(
             f"'{whole.folder}' holds parts of another division than {share}; finish or remove them."
         )
     part = Destination(share.folder(whole.folder), {**whole.identity, "shard": str(share)})
-    recorded = part.recorded() or whole.recorded()
-    maker = Maker(source, transform, spec, options, recorded)
+
+    def run_of(place: Destination, **more: Any) -> Run:
+        recorded = part.recorded() or whole.recorded()
+        return Run(Maker(source, transform, spec, options, recorded), place, **more)
+
     finished = whole.recorded() or {}
     skipped = {one["source"] for one in finished.get("skipped", ())}
-    merged = "images" in finished and all(
-        one.source in skipped for one in Run(maker, whole).missing()
-    )
+    merged = "images" in finished and all(one.source in skipped for one in run_of(whole).missing())
     if options.dry_run or (merged and not parts_of(whole.folder)):
         if not options.dry_run:
             whole.tidy()
-        run = Run(maker, part, takes=share.takes, there=whole.rows())
+        run = run_of(part, takes=share.takes, there=whole.rows())
         return replace(run.summary(), destination=whole.folder)
-    with part:
-        recorded = part.recorded() or whole.recorded()  # another run may have been faster
-        maker = Maker(source, transform, spec, options, recorded)
-        run = Run(maker, part, takes=share.takes, there=whole.rows())
+    with part:  # and looked at again, since another run may have been faster
+        run = run_of(part, takes=share.takes, there=whole.rows())
         run.begin()
         summary = run.go()
     if not unfinished(whole.folder):

@@ -15,6 +15,7 @@ import torch
 from diffaug.errors import GenerationError, remade, require
 from diffaug.making import Keep, Made, Maker
 from diffaug.plans import Planned
+from diffaug.provenance import versions_line
 from diffaug.sources import Skipped
 
 #: Batches in one task: enough that reading and encoding overlap with the model, few to lose.
@@ -121,7 +122,7 @@ class _Actor:
 
 
 def _check_versions(maker: Maker) -> None:
-    here = Maker.versions_here()
+    here = versions_line()
     if here != maker.versions:
         raise GenerationError(
             f"a machine of the cluster has other versions ({here}) than this one "

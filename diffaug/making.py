@@ -23,7 +23,7 @@ from diffaug.image_transform import ImageTransform, Params
 from diffaug.manifest import Row
 from diffaug.pipelines import real_steps
 from diffaug.plans import Planned
-from diffaug.provenance import versions
+from diffaug.provenance import versions_line
 from diffaug.sources import Item, Skipped, Source
 
 #: Images in one call of a backend that does not say how many it takes.
@@ -116,15 +116,10 @@ class Maker:
         self.batch_size: int = (recorded or {}).get("batch_size") or own
         # Padded: bit-equal pixels whatever is left to make, and in whatever company.
         self.spec = spec and replace(spec, batch_size=self.batch_size, pad=True)
-        self.versions = self.versions_here()
+        self.versions = versions_line()
         #: Asked instead of this process's own backend, with so many batches at once.
         self.backend: Backend | None = None
         self.at_once = 1
-
-    @staticmethod
-    def versions_here() -> str:
-        """Name the versions that pixels depend on."""
-        return ", ".join(" ".join(pair) for pair in versions().items())
 
     def make(self, planned: Iterable[Planned], keep: Keep) -> None:
         """Make images and hand them over, while the next are read and the model works."""
@@ -158,12 +153,12 @@ class Maker:
         asked: dict[int, int] = {}
         for copies, item in self._read(planned, readers):
             for one in copies:
-                skipped = isinstance(item, UnreadableImageError)
-                job = Skipped(one.source, str(item)) if skipped else self._job(one, item)
+                job = self._job(one, item)
                 kind = self._kind(job)
                 batch = waiting.setdefault(kind, [])
                 batch.append(job)
-                asked[kind] = asked.get(kind, 0) + len(getattr(job, "requests", ()))
+                asks = len(job.requests) if isinstance(job, _Job) else 0
+                asked[kind] = asked.get(kind, 0) + asks
                 # Images that ask for nothing must not pile up either.
                 if asked[kind] >= full or len(batch) >= 4 * full:
                     del asked[kind]
@@ -172,9 +167,9 @@ class Maker:
 
     def _read(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
-    ) -> Iterator[tuple[list[Planned], Any]]:
+    ) -> Iterator[tuple[list[Planned], Item | UnreadableImageError]]:
         """Read each source once for its copies in a row, ahead if it may be read in threads."""
-        ahead: deque[tuple[list[Planned], Future[Any]]] = deque()
+        ahead: deque[tuple[list[Planned], Future[Item | UnreadableImageError]]] = deque()
         for key, copies in groupby(planned, key=lambda one: one.source):
             if not self.source.threads:
                 yield list(copies), self._load(key)
@@ -200,7 +195,9 @@ class Maker:
         shape = (int(size * height / short), int(size * width / short))  # as in v2.Resize(size)
         return item._replace(pixels=resize(item.pixels, shape))
 
-    def _job(self, planned: Planned, item: Item) -> _Job:
+    def _job(self, planned: Planned, item: Item | UnreadableImageError) -> _Job | Skipped:
+        if isinstance(item, UnreadableImageError):
+            return Skipped(planned.source, str(item))
         if planned.copy is None:
             return _Job(planned, item, None, [])
         seed = derive_seed(self.options.seed, planned.source, planned.copy)

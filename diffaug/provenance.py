@@ -29,6 +29,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def versions_line() -> str:
+    """Return the same on one line, for the row of an image."""
+    return ", ".join(" ".join(pair) for pair in versions().items())
+
+
 def identity(
     transform: ImageTransform, spec: ModelSpec | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -165,12 +165,12 @@ class Edited(torch.utils.data.Dataset):
 
 
 def quick_model(**changes: Any) -> ModelSpec:
-    """The embedded model with one step; as of a large one, eight images cost eight times one."""
+    """The embedded model with one step; half a batch takes about half as long."""
     return replace(resolve("tiny"), steps=1, batch_size=8, device="cpu", **changes)
 
 
 def small_model() -> ModelSpec:
-    """A pipeline of random weights whose calls cost more than their images: 3 to 1."""
+    """A pipeline of random weights whose calls cost more than their images."""
     return tiny_spec("edit", size=32, steps=4, batch_size=8)
 
 
