@@ -21,7 +21,8 @@ import torch
 from diffusers import AutoencoderKL
 from kornia.metrics import ssim
 from safetensors.torch import load_file
-from tiny_autoencoder import load_images, psnr, to_model, to_uint8
+from tiny_autoencoder import psnr
+from tiny_data import load_images, to_model, to_uint8
 from tiny_styles import stylise
 from torch import Tensor, nn
 
@@ -174,10 +175,10 @@ knows nine styles and small pictures. Other prompts give something between those
 
 Photographs of Tiny ImageNet (160 classes; research data, none of it is contained here) and their
 procedural renderings in nine styles (`examples/tiny_styles.py`). An autoencoder that halves the
-side ({ae_minutes:.0f} minutes, {ae_steps} steps of 16 images), then a U-Net with its own
-text encoder on {editor_steps} batches of 16 pairs of latents ({editor_minutes:.0f} minutes), on two
-CPU cores that other work shared, by
-`examples/train_tiny_edit.py`. Prompt, image, or both were left out in 5 % of the samples each.
+side, on {ae_samples} samples ({ae_minutes:.1f} minutes on {ae_device}), then a U-Net with its own
+text encoder on {editor_samples} samples, drawn from {photographs} photographs in {styles_each}
+styles each ({editor_minutes:.1f} minutes on {editor_device}), by `examples/train_tiny_edit.py`.
+Prompt, image, or both were left out in 5 % of the samples each.
 
 ## How good it is
 
@@ -207,21 +208,31 @@ schedule that starts from pure noise.
 """
 
 
+def samples_of(training: dict) -> str:
+    """Say how many samples a training saw: "9.4 million"."""
+    count = training["steps"] * training["batch_size"]
+    return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
+
+
 def write_card(figures: dict, target: Path) -> None:
     """Fill the model card in from the figures."""
     rows = [
         f"| {prompt} | {100 * row['recognised_edit']:.0f} % | {row['ssim_to_decoded_target']:.2f} |"
         for prompt, row in figures["prompts"].items()
     ]
-    training = figures["training"]
+    autoencoder, editor = (figures["training"][name] for name in ("autoencoder", "editor"))
     text = CARD.format(
         millions=sum(figures["parameters"].values()) / 1e6,
         megabytes=figures["weight_megabytes"],
         steps=figures["steps"],
-        ae_minutes=training["autoencoder"]["minutes"],
-        ae_steps=training["autoencoder"]["steps"],
-        editor_minutes=training["editor"]["minutes"],
-        editor_steps=training["editor"]["steps"],
+        ae_samples=samples_of(autoencoder),
+        ae_minutes=autoencoder["minutes"],
+        ae_device=autoencoder["device"],
+        editor_samples=samples_of(editor),
+        editor_minutes=editor["minutes"],
+        editor_device=editor["device"],
+        photographs=editor["photographs"],
+        styles_each=editor["styles_each"],
         psnr_photos=figures["photographs"]["psnr"],
         edit_photos=figures["photographs"]["edits"],
         psnr=figures["autoencoder_psnr"],

@@ -3,8 +3,8 @@
     python examples/evaluate_tiny_translate.py --data 'train/*.parquet' --val 'val/*.parquet' \
         --run runs/tiny-translate --model diffaug/assets/tiny-translate --sheet samples.png
 
-`--data` trains the classifier, on the classes that the pipeline was trained on; `--val` must hold
-other photographs of them.
+`--data` trains the classifier, on the classes that the pipeline was trained on, unless `--judge`
+names one that `tiny_judge.py` has trained; `--val` must hold other photographs of them.
 """
 
 from __future__ import annotations
@@ -14,42 +14,26 @@ import json
 import logging
 import platform
 import statistics
+import textwrap
 import time
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from evaluate_tiny_edit import samples_of
 from safetensors.torch import load_file
-from small_resnet import SmallResNet, predict, train
+from small_resnet import SmallResNet, predict
+from tiny_data import load_labelled
+from tiny_judge import read_judge, train_judge
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, cosine_similarity
 from torchvision.utils import make_grid, save_image
-from train_tiny_translate import PROMPT, load_labelled
+from train_tiny_translate import PROMPT
 
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec
 
 log = logging.getLogger("tiny")
-
-
-def train_judge(
-    images: Tensor, labels: Tensor, classes: int, *, steps: int, device: str, seed: int = 0
-) -> SmallResNet:
-    """Train the classifier on crops and flips of photographs."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        judge = SmallResNet(classes).to(device)
-
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        index = torch.randint(len(labels), (64,), generator=generator)
-        batch = images[index]
-        if torch.rand((), generator=generator) < 0.5:
-            batch = batch.flip(-1)
-        batch = torch.nn.functional.pad(batch, (6,) * 4)
-        top, left = torch.randint(13, (2,), generator=generator).tolist()
-        batch = batch[..., top : top + images.shape[-2], left : left + images.shape[-1]]
-        return batch.to(device).float() / 255, labels[index].to(device)
-
-    return train(judge, batches, steps=steps)
+STRENGTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def sample(
@@ -66,6 +50,19 @@ def sample(
         for copy in range(each)
     ]  # fmt: skip
     return torch.stack([made.image for made in backend.generate(requests)])
+
+
+def layout_kept(one: Tensor, other: Tensor) -> float:
+    """Return the mean correlation of uint8 images and their translations at 8 x 8 pixels.
+
+    It is about 1 where the layout and the colours of the source are kept, and 0 where a picture has
+    nothing of its source.
+    """
+    small = [
+        avg_pool2d(images.float(), images.shape[-1] // 8).flatten(1) for images in (one, other)
+    ]
+    one, other = (values - values.mean(1, keepdim=True) for values in small)
+    return cosine_similarity(one, other, dim=1).mean().item()
 
 
 @torch.inference_mode()
@@ -100,33 +97,55 @@ def seconds_an_image(spec: ModelSpec, name: str, repeats: int) -> float:
 
 def measure(
     model: Path, run: Path, data: str, val: str, *,
-    each: int, judge_steps: int, guidance_scale: float, device: str, sheet: Path | None,
+    each: int, moves: int, judge: Path | None, judge_steps: int, guidance_scale: float,
+    device: str, sheet: Path | None,
 ) -> dict[str, object]:  # fmt: skip
     """Return every figure of the card."""
     training = json.loads((run / "translator.json").read_text())
     names = training.pop("classes")
-    images, labels, _ = load_labelled(data, tuple(names))
-    others, truths, _ = load_labelled(val, tuple(names))
-    judge = train_judge(images, labels, len(names), steps=judge_steps, device=device)
-    real = (predict(judge, others, device) == truths).float().mean().item()
+    images, labels, _ = load_labelled(data, names)
+    others, truths, _ = load_labelled(val, names)
+    if judge is None:
+        network = train_judge(images, labels, len(names), steps=judge_steps, device=device)
+    else:
+        network, known, _ = read_judge(judge, device)
+        if known != names:
+            raise ValueError(f"'judge' must know the model's {len(names)} classes: {judge}")
+    real = (predict(network, others, device) == truths).float().mean().item()
     log.info("the judge names %.1f %% of real photographs", 100 * real)
     spec = ModelSpec(
         str(model), task="generate", size=64, steps=10, guidance_scale=guidance_scale,
         batch_size=25, device=device,
     )  # fmt: skip
-    wanted = torch.arange(len(names)).repeat_interleave(each)
     with DiffusersBackend(spec) as backend:
-        made = sample(backend, names, each)
-    found = predict(judge, made, device)
-    translated = {}
+        samples = sample(backend, names, each)
+    wanted = torch.arange(len(names)).repeat_interleave(each)
+    named = predict(network, samples, device) == wanted
+    log.info("the judge names %.1f %% of samples", 100 * named.float().mean().item())
+    # Translations from one class to another, over all classes as evenly as `moves` allows.
+    targets = torch.linspace(0, len(names) - 1, moves).round().long()
+    pool = {place: others[truths == place] for place in range(len(names))}
+    origins = (targets + max(1, len(names) // 2)) % len(names)
+    sources = torch.stack(
+        [pool[origin][i % len(pool[origin])] for i, origin in enumerate(origins.tolist())]
+    )
+    named_as_target, layout = {}, {}
     with DiffusersBackend(ModelSpec(**{**vars(spec), "task": "translate"})) as backend:
-        for strength in (0.3, 0.5, 0.7, 0.9):
-            # The source's class is never the target's: photographs are ordered by class.
-            moved = sample(backend, names, each, others.roll(len(others) // 2, 0), strength)
-            share = (predict(judge, moved, device) == wanted).float().mean().item()
-            translated[str(strength)] = share
+        for strength in STRENGTHS:
+            requests = [
+                GenerationRequest(PROMPT.format(name=names[t]), i, source, strength=strength)
+                for i, (t, source) in enumerate(zip(targets.tolist(), sources, strict=True))
+            ]
+            moved = torch.stack([answer.image for answer in backend.generate(requests)])
+            share = (predict(network, moved, device) == targets).float().mean().item()
+            named_as_target[str(strength)] = share
+            layout[str(strength)] = layout_kept(sources, moved)
+            log.info("strength %s: %.0f %% named, layout %.2f", strength, 100 * share,
+                     layout[str(strength)])  # fmt: skip
     if sheet is not None:
-        shown = made.view(len(names), each, *made.shape[1:])[:, :12].flatten(0, 1)
+        rows = samples.view(len(names), each, *samples.shape[1:])
+        chosen = torch.linspace(0, len(names) - 1, min(len(names), 20)).long()
+        shown = rows[chosen, :12].flatten(0, 1)
         save_image(make_grid(shown / 255, nrow=min(each, 12)), sheet)
     half = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: len(others)]
     parts = {
@@ -136,15 +155,15 @@ def measure(
     return {
         "classes": names,
         "judge_on_photographs": real,
-        "judge_on_samples": (found == wanted).float().mean().item(),
-        "judge_on_translations": translated,
+        "judge_on_samples": named.float().mean().item(),
+        "judge_on_translations": named_as_target,
+        "layout_kept": layout,
         "per_class": {
-            name: (found[wanted == place] == place).float().mean().item()
-            for place, name in enumerate(names)
+            name: named[wanted == place].float().mean().item() for place, name in enumerate(names)
         },
-        "frechet_samples": frechet(judge, made, others, device),
-        "frechet_photographs": frechet(judge, images[half], others, device),
-        "images": {"samples": len(made), "validation": len(others)},
+        "frechet_samples": frechet(network, samples, others, device),
+        "frechet_photographs": frechet(network, images[half], others, device),
+        "images": {"samples": len(samples), "validation": len(others), "translations": moves},
         "seconds_an_image_on_one_core": seconds_an_image(spec, names[0], 9),
         "steps": spec.steps,
         "guidance_scale": guidance_scale,
@@ -169,36 +188,39 @@ pipeline of 64 pixels and {millions:.1f} million parameters ({megabytes:.1f} MB)
 photographs towards a class, on a CPU, in {steps} steps. Its prompt is "a photo of a {{class}}".
 
 **For** trying, testing and teaching; as a base to fine-tune in minutes. **Not for** results to
-publish: {limits}
+publish: its pictures are small and soft.
 
 ## How it was made
 
-{photographs} photographs of Tiny ImageNet (research data, none of it is contained here), of
+{photographs:,} photographs of Tiny ImageNet (research data, none of it is contained here), of
 {count} classes, and their mirror images:
 {names}.
 
-The autoencoder is that of `tiny`. A U-Net and a text encoder were trained on {training_steps}
-batches of {batch} latents in {minutes:.0f} minutes on {where}, by
-`examples/train_tiny_translate.py`; one prompt in ten was left out.
+The autoencoder is that of `tiny`. A U-Net and a text encoder were trained on {samples} samples in
+{minutes:.1f} minutes on {device}, by `examples/train_tiny_translate.py`; one prompt in ten was left
+out.
 
 ## How good it is
 
-A small ResNet that was trained on photographs alone judges {samples} samples;
+A small ResNet that was trained on photographs alone judges {images:,} samples;
 `examples/evaluate_tiny_translate.py` wrote these figures and `figures.json`.
 
 | | |
 | --- | --- |
-| validation photographs whose class it names | {real:.0f} % |
+| validation photographs whose class it names, of {count} | {real:.0f} % |
 | samples whose class it names | {made:.0f} % |
 | Frechet distance of samples to validation photographs, in its features | {distance:.1f} |
 | ... of training photographs to validation photographs | {floor:.1f} |
 | one sample on one core | {seconds:.2f} s |
 
-| photographs of one class translated to another at strength | named as the target |
-| --- | --- |
+{moves} photographs of one class translated to another; the layout kept is the correlation with the
+source at 8 x 8 pixels:
+
+| strength | named as the target | layout kept |
+| --- | --- | --- |
 {translations}
 
-| class | samples named |
+| samples named | classes |
 | --- | --- |
 {rows}
 
@@ -210,37 +232,32 @@ Guidance {guidance}, DDIM with trailing steps, v-prediction, a schedule that sta
 
 def write_card(figures: dict, target: Path) -> None:
     """Fill the model card in from the figures."""
-    training, few = figures["training"], len(figures["classes"]) < 50
+    training, classes = figures["training"], figures["classes"]
+    bands: dict[str, list[str]] = {}
+    for name, share in sorted(figures["per_class"].items(), key=lambda item: -item[1]):
+        bands.setdefault(f"{10 * int(10 * share)} %", []).append(name)
     text = CARD.format(
         millions=sum(figures["parameters"].values()) / 1e6,
         megabytes=figures["weight_megabytes"],
         steps=figures["steps"],
-        limits=(
-            "a CPU had time for a few simple classes, of which it knows\ncolours, and outlines "
-            "roughly. The recipe is ready for a GPU, which has time for more."
-            if few
-            else "its pictures are small and soft."
-        ),
-        count=len(figures["classes"]),
         photographs=training["photographs"],
-        names=", ".join(figures["classes"]) if few else "all of its base classes",
-        training_steps=training["steps"],
-        batch=training["batch_size"],
+        count=len(classes),
+        names=textwrap.fill(", ".join(classes), 100),
+        samples=samples_of(training),
         minutes=training["minutes"],
-        where="a CPU core that it had to itself" if training["device"] == "cpu" else "a GPU",
-        samples=figures["images"]["samples"],
+        device=training["device"],
+        images=figures["images"]["samples"],
+        moves=figures["images"]["translations"],
         real=100 * figures["judge_on_photographs"],
         made=100 * figures["judge_on_samples"],
         distance=figures["frechet_samples"],
         floor=figures["frechet_photographs"],
         seconds=figures["seconds_an_image_on_one_core"],
         translations="\n".join(
-            f"| {strength} | {100 * share:.0f} % |"
+            f"| {strength} | {100 * share:.0f} % | {figures['layout_kept'][strength]:.2f} |"
             for strength, share in figures["judge_on_translations"].items()
         ),
-        rows="\n".join(
-            f"| {name} | {100 * share:.0f} % |" for name, share in figures["per_class"].items()
-        ),
+        rows="\n".join(f"| {band} or more | {', '.join(names)} |" for band, names in bands.items()),
         guidance=figures["guidance_scale"],
     )
     target.write_text(text, encoding="utf-8")
@@ -254,6 +271,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--model", type=Path, required=True, help="folder of the pipeline")
     parser.add_argument("--each", type=int, default=20, help="samples of each class")
+    parser.add_argument("--moves", type=int, default=160, help="translations at each strength")
+    parser.add_argument("--judge", type=Path, help="a trained one [trained from --data]")
     parser.add_argument("--judge-steps", type=int, default=800)
     parser.add_argument("--guidance-scale", type=float, default=4.5)
     parser.add_argument("--sheet", type=Path, help="PNG of samples to write")
@@ -261,7 +280,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     figures = measure(
-        args.model, args.run, args.data, args.val, each=args.each, judge_steps=args.judge_steps,
+        args.model, args.run, args.data, args.val,
+        each=args.each, moves=args.moves, judge=args.judge, judge_steps=args.judge_steps,
         guidance_scale=args.guidance_scale, device=args.device, sheet=args.sheet,
     )  # fmt: skip
     (args.model / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from tiny_training import Options, fit
+from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -35,11 +36,19 @@ def _merge(parts: list[str], left: str, right: str) -> list[str]:
     return merged
 
 
-def make_tokenizer(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
+def make_tokenizer(folder: Path, texts: Iterable[str], init: Path | None = None) -> CLIPTokenizer:
     """Write a CLIP tokenizer that has each word of the texts as one token.
 
     Its symbols are CLIP's 512 (256 bytes, each also at the end of a word), so any text is read.
+
+    Args:
+        folder: where the tokenizer goes.
+        texts: all that it must read in few tokens.
+        init: a pipeline whose tokenizer is copied instead, because its weights are the start.
     """
+    if init is not None:
+        shutil.copytree(init / "tokenizer", folder, dirs_exist_ok=True)
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
     codes = [*range(33, 127), *range(161, 173), *range(174, 256)]
     symbols = [chr(code) for code in codes] + [chr(256 + i) for i in range(256 - len(codes))]
     words = sorted({word for text in texts for word in re.findall("[a-z]+", text.lower())})
@@ -130,7 +139,7 @@ def velocity_loss(
     alphas: Tensor,
     clean: Tensor,
     tokens: Tensor,
-    generator: torch.Generator,
+    generator: Generator,
     beside: Tensor | None = None,
 ) -> Tensor:
     """Return the squared error of the velocity predicted for clean latents under random noise.
@@ -141,19 +150,74 @@ def velocity_loss(
         alphas: the scheduler's cumulative products (1000,).
         clean: latents (B, 4, h, w) of unit variance.
         tokens: prompts (B, TOKENS).
-        generator: of the noise and the times, on the CPU.
+        generator: of the noise and the times, on the device of the latents.
         beside: latents that an editor sees next to the noisy ones.
     """
-    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-    time = torch.randint(1000, (len(clean),), generator=generator).to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    time = torch.randint(len(alphas), (len(clean),), generator=generator, device=clean.device)
     signal = alphas[time].sqrt()[:, None, None, None]
     spread = (1 - alphas[time]).sqrt()[:, None, None, None]
     noisy = signal * clean + spread * noise
     if beside is not None:
         noisy = torch.cat([noisy, beside], 1)
     noisy = noisy.contiguous(memory_format=torch.channels_last)
-    made = predict(noisy, time, text_encoder(tokens)[0]).sample
-    return mse_loss(made.float(), signal * noise - spread * clean)
+    velocity = predict(noisy, time, text_encoder(tokens)[0]).sample
+    return mse_loss(velocity.float(), signal * noise - spread * clean)
+
+
+def train_unet(
+    folder: Path,
+    name: str,
+    options: Options,
+    *,
+    minutes: float,
+    widths: tuple[int, ...],
+    side: int,
+    channels: int,
+    tokenizer: CLIPTokenizer,
+    scheduler: DDIMScheduler,
+    batches: Callable[[Generator], tuple[Tensor, Tensor, Tensor | None]],
+) -> tuple[dict[str, nn.Module], dict[str, object]] | None:
+    """Train a U-Net and its text encoder on batches of cached latents.
+
+    Args:
+        folder: of the run; the checkpoint is `folder / "{name}.safetensors"`.
+        name: of the stage.
+        options: how to train.
+        minutes: training time in all.
+        widths: channels on each level of the U-Net.
+        side: height and width of the latents.
+        channels: what the U-Net sees, 4 or, with an image beside, 8.
+        tokenizer: of the prompts.
+        scheduler: the noise schedule.
+        batches: draws clean latents (B, 4, h, w), tokens (B, TOKENS), and latents beside or None.
+
+    Returns:
+        The averaged modules and the figures of the run, or None if the slice ended first.
+    """
+    if options.init is not None:
+        unet = UNet2DConditionModel.from_pretrained(options.init / "unet", use_safetensors=True)
+        text_encoder = CLIPTextModel.from_pretrained(options.init / "text_encoder")
+        unet.to(memory_format=torch.channels_last)
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(options.seed)
+            unet = make_unet(widths, side, channels)
+            text_encoder = make_text_encoder(tokenizer)
+    modules = {"unet": unet.float(), "text_encoder": text_encoder.float()}
+    for module in modules.values():
+        module.to(options.device).train()
+    alphas = scheduler.alphas_cumprod.to(options.device)
+    predict = torch.compile(unet) if options.compile else unet
+
+    def loss(generator: Generator) -> Tensor:
+        clean, tokens, beside = batches(generator)
+        return velocity_loss(predict, text_encoder, alphas, clean, tokens, generator, beside)
+
+    return fit(
+        modules, loss, folder / f"{name}.safetensors", options,
+        minutes=minutes, learning_rate=1.5e-3,
+    )  # fmt: skip
 
 
 def export(

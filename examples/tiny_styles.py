@@ -24,12 +24,13 @@ from diffaug.prompts import DIFFUSEMIX_PROMPTS
 Style = Callable[[Tensor, Generator], Tensor]
 
 
-def _colour(*rgb: float) -> Tensor:
-    return torch.tensor(rgb).view(1, 3, 1, 1)
+def _colour(x: Tensor, *rgb: float) -> Tensor:
+    """Return a colour that can be mixed with the images `x`."""
+    return x.new_tensor(rgb).view(1, 3, 1, 1)
 
 
 def _luma(x: Tensor) -> Tensor:
-    return (x * _colour(0.299, 0.587, 0.114)).sum(1, keepdim=True)
+    return (x * _colour(x, 0.299, 0.587, 0.114)).sum(1, keepdim=True)
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
@@ -47,21 +48,29 @@ def _step(x: Tensor, low: float, high: float) -> Tensor:
     return t * t * (3 - 2 * t)
 
 
-def _draw(n: int, low: float, high: float, generator: Generator) -> Tensor:
-    return torch.rand(n, 1, 1, 1, generator=generator) * (high - low) + low
+def _draw(x: Tensor, low: float, high: float, generator: Generator, count: int = 1) -> Tensor:
+    """Draw numbers for each image, uniform in [low, high): (N, count, 1, 1)."""
+    drawn = torch.rand(len(x), count, 1, 1, generator=generator, device=generator.device)
+    return drawn.to(x.device) * (high - low) + low
+
+
+def _normal(x: Tensor, height: int, width: int, generator: Generator) -> Tensor:
+    """Draw standard normal numbers for each image: (N, 1, height, width)."""
+    drawn = torch.randn(len(x), 1, height, width, generator=generator, device=generator.device)
+    return drawn.to(x.device)
 
 
 def _cloud(x: Tensor, cells: int, generator: Generator) -> Tensor:
     """Smooth noise of about unit variance with so many cells a side."""
-    noise = torch.randn(len(x), 1, cells + 3, cells + 3, generator=generator)
+    noise = _normal(x, cells + 3, cells + 3, generator)
     return interpolate(noise, size=x.shape[-2:], mode="bicubic", align_corners=True) * 1.3
 
 
 def _grid(x: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates in [0, 1] down and across, shaped to broadcast."""
     height, width = x.shape[-2:]
-    down = torch.linspace(0, 1, height).view(1, 1, height, 1)
-    return down, torch.linspace(0, 1, width).view(1, 1, 1, width)
+    down = torch.linspace(0, 1, height, device=x.device).view(1, 1, height, 1)
+    return down, torch.linspace(0, 1, width, device=x.device).view(1, 1, 1, width)
 
 
 def _saturate(x: Tensor, factor: float) -> Tensor:
@@ -90,11 +99,9 @@ def _flatten(x: Tensor, radius: int) -> Tensor:
 
 def _blobs(x: Tensor, count: int, size: Tensor, stretch: float, generator: Generator) -> Tensor:
     """Soft ellipses at random places and angles, one channel each: (N, count, H, W)."""
-    n = len(x)
     down, across = _grid(x)
-    top = torch.rand(n, count, 1, 1, generator=generator)
-    left = torch.rand(n, count, 1, 1, generator=generator)
-    angle = torch.rand(n, count, 1, 1, generator=generator) * torch.pi
+    top, left = (_draw(x, 0, 1, generator, count) for _ in range(2))
+    angle = _draw(x, 0, torch.pi, generator, count)
     u, v = down - top, across - left
     along = u * angle.cos() + v * angle.sin()
     cross = (v * angle.cos() - u * angle.sin()) * stretch
@@ -103,7 +110,6 @@ def _blobs(x: Tensor, count: int, size: Tensor, stretch: float, generator: Gener
 
 def autumn(x: Tensor, generator: Generator) -> Tensor:
     """Green turns to orange and red, the light to gold; a few leaves fall."""
-    n = len(x)
     hue, saturation, value = rgb_to_hsv(x).split(1, 1)
     degrees = hue / (2 * torch.pi) * 360
     green = _step(degrees, 45, 70) * (1 - _step(degrees, 165, 195)) * _step(saturation, 0.08, 0.22)
@@ -118,12 +124,12 @@ def autumn(x: Tensor, generator: Generator) -> Tensor:
             1,
         )
     )
-    golden = _mix(x, _luma(x) * _colour(1.32, 0.92, 0.48), 0.62) * _colour(1.06, 0.97, 0.82)
+    golden = _mix(x, _luma(x) * _colour(x, 1.32, 0.92, 0.48), 0.62) * _colour(x, 1.06, 0.97, 0.82)
     x = _mix(golden.clamp(0, 1), leafy, green)
     count = 9
-    size = torch.rand(n, count, 1, 1, generator=generator) * 0.025 + 0.05
+    size = _draw(x, 0.05, 0.075, generator, count)
     leaves = _blobs(x, count, size, 2.0, generator)
-    palette = torch.tensor([[0.82, 0.20, 0.06], [0.93, 0.48, 0.07], [0.96, 0.70, 0.12]])
+    palette = x.new_tensor([[0.82, 0.20, 0.06], [0.93, 0.48, 0.07], [0.96, 0.70, 0.12]])
     for index in range(count):
         x = _mix(x, palette[index % 3].view(1, 3, 1, 1), 0.92 * leaves[:, index : index + 1])
     return x
@@ -131,9 +137,8 @@ def autumn(x: Tensor, generator: Generator) -> Tensor:
 
 def snowy(x: Tensor, generator: Generator) -> Tensor:
     """Cold and bright, white on the ground and on every upper edge, large soft flakes."""
-    n = len(x)
     down, _ = _grid(x)
-    cold = _mix(_luma(x), x, 0.45) * _colour(0.86, 0.95, 1.08)
+    cold = _mix(_luma(x), x, 0.45) * _colour(x, 0.86, 0.95, 1.08)
     cold = (cold * 0.72 + 0.24).clamp(0, 1)
     bright = _blur(_luma(x), 1.0)
     above = pad(bright, (0, 0, 3, 0), mode="replicate")[..., :-3, :]
@@ -141,12 +146,12 @@ def snowy(x: Tensor, generator: Generator) -> Tensor:
     ground = _step(down + 0.12 * _cloud(x, 3, generator), 0.62, 0.98)
     lit = _step(bright, 0.45, 0.85)
     cover = (0.85 * caps + 0.8 * ground + 0.6 * lit).clamp(0, 0.94)
-    x = _mix(cold, _colour(0.95, 0.97, 1.0), cover)
-    size = torch.rand(n, 26, 1, 1, generator=generator) ** 2 * 0.03 + 0.022
+    x = _mix(cold, _colour(x, 0.95, 0.97, 1.0), cover)
+    size = _draw(x, 0, 1, generator, 26) ** 2 * 0.03 + 0.022
     flakes = _blobs(x, 26, size, 1.0, generator)
     # A faint shadow lets white flakes show on white ground too.
     shade = (1 - 0.22 * _blur(flakes.amax(1, keepdim=True), 1.5)).clamp(0, 1)
-    return _mix(x * shade, torch.ones(1), flakes.amax(1, keepdim=True))
+    return _mix(x * shade, x.new_ones(1), flakes.amax(1, keepdim=True))
 
 
 def watercolor(x: Tensor, generator: Generator) -> Tensor:
@@ -161,16 +166,15 @@ def watercolor(x: Tensor, generator: Generator) -> Tensor:
     wash = wash * (1 + 0.05 * _cloud(x, 7, generator))
     margin = torch.minimum(torch.minimum(down, 1 - down), torch.minimum(across, 1 - across))
     painted = _step(margin + 0.022 * _cloud(x, 7, generator), 0.045, 0.10)
-    return _mix(_colour(0.98, 0.965, 0.93), wash, painted)
+    return _mix(_colour(x, 0.98, 0.965, 0.93), wash, painted)
 
 
 def sunset(x: Tensor, generator: Generator) -> Tensor:
     """Low warm light: violet above, orange at the horizon, a sun, a dark foreground."""
-    n = len(x)
     down, across = _grid(x)
-    horizon, left = _draw(n, 0.42, 0.58, generator), _draw(n, 0.2, 0.8, generator)
-    high, glow = _colour(0.46, 0.22, 0.52), _colour(1.12, 0.52, 0.16)
-    low = _colour(0.36, 0.12, 0.14)
+    horizon, left = _draw(x, 0.42, 0.58, generator), _draw(x, 0.2, 0.8, generator)
+    high, glow = _colour(x, 0.46, 0.22, 0.52), _colour(x, 1.12, 0.52, 0.16)
+    low = _colour(x, 0.36, 0.12, 0.14)
     light = _mix(high, glow, _step(down, 0.0, 0.92) * 0 + _step(down / horizon, 0.1, 1.0))
     light = _mix(light, low, _step((down - horizon) / (1 - horizon), 0.1, 1.0))
     toned = _mix(_luma(x), x, 0.4)
@@ -178,15 +182,14 @@ def sunset(x: Tensor, generator: Generator) -> Tensor:
     distance = ((down - horizon).square() + (across - left).square()).sqrt()
     sun = (-(distance / 0.26).square()).exp()
     disc = 1 - _step(distance, 0.085, 0.115)
-    toned = toned + sun * _colour(0.42, 0.24, 0.04)
-    return _mix(toned, _colour(1.0, 0.86, 0.42), 0.88 * disc).clamp(0, 1)
+    toned = toned + sun * _colour(x, 0.42, 0.24, 0.04)
+    return _mix(toned, _colour(x, 1.0, 0.86, 0.42), 0.88 * disc).clamp(0, 1)
 
 
 def rainbow(x: Tensor, generator: Generator) -> Tensor:
     """A translucent arch of the whole spectrum over the picture."""
-    n = len(x)
     down, across = _grid(x)
-    left, top = _draw(n, 0.25, 0.75, generator), _draw(n, 1.05, 1.25, generator)
+    left, top = _draw(x, 0.25, 0.75, generator), _draw(x, 1.05, 1.25, generator)
     radius = ((down - top).square() + (across - left).square()).sqrt()
     # From violet inside to red outside, as in the sky.
     hue = (1 - _step(radius, 0.25, 1.2)) * 290
@@ -199,18 +202,19 @@ def rainbow(x: Tensor, generator: Generator) -> Tensor:
 
 def aurora(x: Tensor, generator: Generator) -> Tensor:
     """Night, with curtains of green light that end in violet."""
-    n = len(x)
     down, across = _grid(x)
-    night = _mix(_luma(x), x, 0.25) * _colour(0.30, 0.44, 0.66) + _colour(0.01, 0.02, 0.07)
+    night = _mix(_luma(x), x, 0.25) * _colour(x, 0.30, 0.44, 0.66) + _colour(x, 0.01, 0.02, 0.07)
     glow = torch.zeros_like(x)
     for depth, strength in ((0.40, 0.6), (0.68, 0.95)):
-        phase, waves = _draw(n, 0, 6.28, generator), _draw(n, 3.5, 7.0, generator)
+        phase, waves = _draw(x, 0, 6.28, generator), _draw(x, 3.5, 7.0, generator)
         hem = depth + 0.10 * (waves * across + phase).sin()
         hem = hem + 0.04 * (2.3 * waves * across + 2 * phase).sin()
         rays = 0.78 + 0.22 * (across * 44 + 3 * (waves * across + phase).cos()).sin()
         rise = hem - down
         curtain = _step(rise, -0.05, 0.04) * (-rise.clamp(min=0) / 0.24).exp() * rays
-        tint = _mix(_colour(0.12, 1.0, 0.48), _colour(0.62, 0.18, 0.95), _step(rise, 0.06, 0.34))
+        tint = _mix(
+            _colour(x, 0.12, 1.0, 0.48), _colour(x, 0.62, 0.18, 0.95), _step(rise, 0.06, 0.34)
+        )
         glow = glow + strength * curtain * tint
     return (night + glow * (0.62 + 0.4 * _luma(x))).clamp(0, 1)
 
@@ -223,12 +227,12 @@ def mosaic(x: Tensor, generator: Generator) -> Tensor:
     filled = pad(x, (0, columns * cell - width, 0, rows * cell - height), mode="replicate")
     stones = _saturate(avg_pool2d(filled, cell), 1.5)
     stones = (stones - 0.5) * 1.15 + 0.5
-    stones = stones * (1 + 0.07 * torch.randn(len(x), 1, rows, columns, generator=generator))
+    stones = stones * (1 + 0.07 * _normal(x, rows, columns, generator))
     stones = interpolate(stones, scale_factor=cell, mode="nearest")[..., :height, :width]
-    joint_down = (torch.arange(height) % cell == cell - 1).view(1, 1, height, 1)
-    joint_across = (torch.arange(width) % cell == cell - 1).view(1, 1, 1, width)
+    joint_down = (torch.arange(height, device=x.device) % cell == cell - 1).view(1, 1, height, 1)
+    joint_across = (torch.arange(width, device=x.device) % cell == cell - 1).view(1, 1, 1, width)
     joints = (joint_down | joint_across).float()
-    return _mix(stones.clamp(0, 1), _colour(0.90, 0.88, 0.82), 0.72 * joints)
+    return _mix(stones.clamp(0, 1), _colour(x, 0.90, 0.88, 0.82), 0.72 * joints)
 
 
 #: Pigments of the colour woodblock print: paper, ochre, vermilion, moss, pale and Prussian
@@ -243,25 +247,25 @@ _PIGMENTS = torch.tensor(
 
 def ukiyo_e(x: Tensor, generator: Generator) -> Tensor:
     """A woodblock print: flat pigments, ink outlines, cream paper, a blue band above."""
-    n = len(x)
     down, _ = _grid(x)
     flat = _mix(_flatten(x, 2), x, 0.15)
     flat = ((_saturate(flat, 1.4) - 0.5) * 1.2 + 0.5).clamp(0, 1)
-    distance = (flat[:, None] - _PIGMENTS.view(1, 8, 3, 1, 1)).square().sum(2)
+    pigments = _PIGMENTS.to(x)
+    distance = (flat[:, None] - pigments.view(1, 8, 3, 1, 1)).square().sum(2)
     share = (-distance / 0.02).softmax(1)
-    printed = torch.einsum("nphw,pc->nchw", share, _PIGMENTS)
-    x = _mix(flat * _colour(1.0, 0.94, 0.80), printed, 0.78)
-    band = 1 - _step(down, 0.02, 0.26 + 0.0 * n)
-    x = _mix(x, _colour(0.10, 0.22, 0.46), 0.85 * band)
+    printed = torch.einsum("nphw,pc->nchw", share, pigments)
+    x = _mix(flat * _colour(x, 1.0, 0.94, 0.80), printed, 0.78)
+    band = 1 - _step(down, 0.02, 0.26)
+    x = _mix(x, _colour(x, 0.10, 0.22, 0.46), 0.85 * band)
     ink = _step(_edges(flat, 0.6), 0.07, 0.18)
-    return _mix(x, _colour(0.09, 0.08, 0.12), 0.9 * ink)
+    return _mix(x, _colour(x, 0.09, 0.08, 0.12), 0.9 * ink)
 
 
 def crayon(x: Tensor, generator: Generator) -> Tensor:
     """Slanted strokes of bright wax on rough paper, denser in the dark, with drawn outlines."""
     height, width = x.shape[-2:]
-    rows = torch.arange(height).view(1, 1, height, 1) * (64 / height)
-    columns = torch.arange(width).view(1, 1, 1, width) * (64 / width)
+    rows = torch.arange(height, device=x.device).view(1, 1, height, 1) * (64 / height)
+    columns = torch.arange(width, device=x.device).view(1, 1, 1, width) * (64 / width)
     slant = (columns + rows) / 4.5 + 0.10 * _cloud(x, 5, generator)
     stroke = 0.5 + 0.5 * (2 * torch.pi * slant).cos()
     smooth = _blur(x, 0.9)
@@ -269,7 +273,7 @@ def crayon(x: Tensor, generator: Generator) -> Tensor:
     wax = (_saturate(smooth, 2.1) * 0.92).clamp(0, 1)
     # The darker the spot, the wider its strokes.
     cover = _step(stroke + 1.15 * (1 - light) - 0.72, 0.0, 0.55)
-    paper = _colour(0.97, 0.95, 0.90)
+    paper = _colour(x, 0.97, 0.95, 0.90)
     x = _mix(paper, wax, 0.92 * cover)
     outline = _step(_edges(smooth, 0.5), 0.05, 0.15)
     return _mix(x, wax * 0.35, 0.85 * outline)
@@ -291,7 +295,7 @@ def stylise(images: Tensor, styles: Tensor, generator: Generator) -> Tensor:
     Args:
         images: uint8 photographs, `(N, 3, H, W)`.
         styles: Positions in `DIFFUSEMIX_PROMPTS`, `(N,)`.
-        generator: The only source of randomness.
+        generator: The only source of randomness; on any device.
 
     Shape:
         `(N, 3, H, W)`, uint8.

@@ -63,22 +63,30 @@ def test_the_recipe_of_the_translating_model_runs_in_slices_and_is_measured(tmp_
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     recipe, evaluation = load("train_tiny_translate"), load("evaluate_tiny_translate")
     photos = str(EXAMPLES / "photos")
-    command = ["--data", photos, "--out", str(tmp_path), "--device", "cpu", "--classes", "all"]
+    command = ["--data", photos, "--out", str(tmp_path), "--device", "cpu"]
     command += ["--batch-size", "2", "--widths", "8", "8", "16", "--steps", "2"]
     assert recipe.main([*command, "--slice-minutes", "0"]) is None
     folder = recipe.main(command)
+    again = ["--init", str(folder), "--export", str(tmp_path / "more"), "--steps", "1"]
+    assert tmp_path / "more" == recipe.main([*command, *again, "--out", str(tmp_path / "again")])
 
     command = ["--data", photos, "--val", photos, "--run", str(tmp_path), "--model", str(folder)]
-    command += ["--each", "2", "--judge-steps", "1", "--device", "cpu"]
+    judge = tmp_path / "judge.safetensors"
+    trained = ["--data", photos, "--val", photos, "--out", str(judge), "--device", "cpu"]
+    assert 0 <= load("tiny_judge").main([*trained, "--steps", "1", "--batch-size", "2"]) <= 1
+    command += ["--each", "2", "--moves", "3", "--judge", str(judge), "--device", "cpu"]
     figures = evaluation.main([*command, "--sheet", str(tmp_path / "sheet.png")])
     assert ["animal", "space", "travel"] == figures["classes"] == list(figures["per_class"])
     assert 0 <= figures["judge_on_samples"] <= 1 and (tmp_path / "sheet.png").stat().st_size
-    assert f"{figures['frechet_samples']:.1f}" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert f"{figures['frechet_samples']:.1f}" in card and "CPU core" in card
+    kept = list(figures["layout_kept"].values())
+    assert 5 == len(kept) and sorted(kept, reverse=True) == kept
 
 
 def test_photographs_of_named_classes_are_read(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    load_labelled = load("train_tiny_translate").load_labelled
+    load_labelled = load("tiny_data").load_labelled
     images, labels, names = load_labelled(EXAMPLES / "photos", ("space",))
     assert ["space"] == names and len(images) == len(labels) and not labels.any()
     with pytest.raises(FileNotFoundError, match="zebra"):

@@ -25,9 +25,9 @@ from torchvision.utils import make_grid, save_image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from evaluate_tiny_translate import train_judge
 from small_resnet import SmallResNet, predict
-from train_tiny_translate import load_labelled
+from tiny_data import load_labelled
+from tiny_judge import train_judge
 
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec, learned
 from diffaug.denoising import noise_loss
