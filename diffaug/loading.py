@@ -28,6 +28,33 @@ EDITORS = {
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
 }
+#: How libraries say that there is no memory left.
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "alloc_failed",  # CUBLAS_STATUS_, CUDNN_STATUS_
+)
+#: What they say when their own workspace did not fit, but for other reasons, too.
+_PERHAPS_NO_MEMORY = (
+    "cublas_status_not_initialized",
+    "cudnn_status_internal_error",
+    "cudnn_status_not_initialized",
+    "unable to find an engine",
+)
+
+
+def is_out_of_memory(error: BaseException, images: int = 1) -> bool:
+    """Tell whether an error of torch's means that so many images do not fit into memory.
+
+    Some errors mostly mean that. Where there was more than one image, they are taken to: another
+    cause comes up again with fewer, at last with one.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    phrases = _NO_MEMORY + (_PERHAPS_NO_MEMORY if images > 1 else ())
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in phrases)
 
 
 def load_pipeline(spec: ModelSpec) -> Any:
@@ -52,10 +79,18 @@ def load_pipeline(spec: ModelSpec) -> Any:
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
             _add_adapters(pipe, spec)
             return _place(pipe, device, spec)
-    except torch.OutOfMemoryError as error:
-        raise GenerationError(
-            f"'{spec.model}' does not fit on {device}; set offload=True, or free the device."
-        ) from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            reason = f"does not fit on {device}; set offload=True, or free the device."
+        elif isinstance(error, RuntimeError) and device.type != "cpu":
+            # A device that is busy, or a driver that torch does not go with.
+            first = (str(error).splitlines() or [""])[0]
+            reason = (
+                f"cannot be loaded onto {device} ({first}); see nvidia-smi, or set device='cpu'."
+            )
+        else:
+            raise
+        raise GenerationError(f"'{spec.model}' {reason}") from error
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:

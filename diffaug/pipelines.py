@@ -18,7 +18,13 @@ from torchvision.transforms.v2.functional import to_pil_image
 from diffaug.errors import GenerationError, RefusedError
 from diffaug.functional import is_blank, resize
 from diffaug.generation import MAX_SEED, Generated, GenerationRequest, ModelSpec
-from diffaug.loading import EDITORS, choose_device, load_pipeline, refuse_forked_cuda
+from diffaug.loading import (
+    EDITORS,
+    choose_device,
+    is_out_of_memory,
+    load_pipeline,
+    refuse_forked_cuda,
+)
 from diffaug.weights import pin
 
 _log = logging.getLogger("diffaug")
@@ -91,6 +97,11 @@ class DiffusersBackend:
     def size(self) -> int:
         """Side in pixels of the square that the model works at."""
         return self.spec.size
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one call of the model: the spec's number, or less where that did not fit."""
+        return self._batch_size
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
@@ -237,7 +248,7 @@ class DiffusersBackend:
         try:
             return run_batch(pipe, self.spec, batch, steps)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error, len(batch)):
                 reason = (str(error).splitlines() or [""])[0]
                 raise GenerationError(
                     f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
@@ -353,17 +364,3 @@ def _arguments_for_one(job: Job) -> dict[str, Any]:
 
 def _parameters(part: Any) -> int:
     return sum(p.numel() for p in part.parameters()) if isinstance(part, torch.nn.Module) else 0
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, (RuntimeError, MemoryError))
-        and any(
-            phrase in text
-            for phrase in (
-                *("can't allocate memory", "not enough memory", "out of memory"),
-                "cublas_status_alloc_failed",
-            )
-        )
-    )

@@ -547,6 +547,13 @@ def test_a_resume_keeps_the_batch_size_it_was_begun_with(photos, tmp_path):
     assert 3 == read_run(tmp_path / "set")["batch_size"]
 
 
+def test_a_run_records_the_batch_size_that_fitted_into_memory(photos, tmp_path):
+    backend = RecordingBackend(size=16)
+    backend.batch_size = 2
+    augment_folder(photos, tmp_path / "set", mixer(backend=backend), per_image=1)
+    assert 2 == read_run(tmp_path / "set")["batch_size"]
+
+
 class Torchvision:
     classes = ("cat", "AC/DC")
 

@@ -233,6 +233,8 @@ def test_an_image_is_the_same_in_any_company_under_other_schedulers(task, schedu
     [
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
 def test_out_of_memory_halves_the_batch_for_good_and_warns_once(error):
