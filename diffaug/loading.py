@@ -28,6 +28,9 @@ EDITORS = {
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
 }
+#: From this side in pixels on, an autoencoder takes one image at a time. It is no slower so, and 32
+#: images of 512 px would be a tensor of 2**31 elements, beyond what kernels count in 32 bits.
+SLICING = 512
 #: How libraries say that there is no memory left.
 _NO_MEMORY = (
     "out of memory",
@@ -345,6 +348,8 @@ def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
     pipe.set_progress_bar_config(disable=True)
     if hasattr(pipe, "watermark"):
         pipe.watermark = None  # there only if some package is: images would differ by machine
+    if spec.size >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+        pipe.vae.enable_slicing()
     if spec.offload and device.type == "cuda":
         require("accelerate")
         pipe.enable_model_cpu_offload(device=device)

@@ -328,6 +328,18 @@ def test_an_error_that_mostly_means_short_memory_counts_for_more_than_one_image(
     assert not is_out_of_memory(RuntimeError(text), images=1)
 
 
+def test_an_autoencoder_takes_large_images_one_by_one():
+    """So their pixels do not depend on the batch, and the batch not on the decoder's memory."""
+    small = load_pipeline(pin(tiny_spec("edit", size=256)))
+    large = load_pipeline(pin(tiny_spec("edit", size=512)))
+    assert (False, True) == (small.vae.use_slicing, large.vae.use_slicing)
+    counts = []
+    large.vae.decoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    with torch.no_grad():
+        large.vae.decode(torch.zeros(2, large.vae.config.latent_channels, 4, 4))
+    assert [1, 1] == counts
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
