@@ -25,6 +25,7 @@ from diffaug.loading import (
     load_pipeline,
     refuse_forked_cuda,
 )
+from diffaug.switches import own_switches
 from diffaug.weights import pin
 
 _log = logging.getLogger("diffaug")
@@ -113,7 +114,9 @@ class DiffusersBackend:
         with self._lock:
             pipe = self._loaded()
             self._check_prompts(pipe, requests)
-            return self._generate(pipe, requests)
+            device = choose_device(self.spec.device)
+            with own_switches(device, exact=pipe.dtype == torch.float32):
+                return self._generate(pipe, requests)
 
     def close(self) -> None:
         """Free the model; the next call of ``generate`` loads it again."""
