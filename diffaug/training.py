@@ -358,8 +358,8 @@ class Trainer:
             for place, prompt in enumerate(self.prompts[:classes])
         ]
         with self._autocast():
-            made, _ = run_batch(pipe, replace(spec, task="generate"), jobs, spec.steps)
-        return torch.cat(list(made), dim=-1)
+            outputs = run_batch(pipe, replace(spec, task="generate"), jobs, spec.steps)
+        return torch.cat([output.image for output in outputs], dim=-1)
 
     def close(self) -> None:
         """Stop reading ahead."""
