@@ -155,16 +155,39 @@ def refuse_forked_cuda(device: str) -> None:
         )
 
 
+def local_rank() -> int:
+    """Return this process's number among those on this machine that train together, or else 0.
+
+    Raises:
+        ValueError: a launcher's variable is not a number.
+    """
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        value = os.environ.get(name)
+        if value is None:
+            continue
+        if not value.isdecimal():
+            raise ValueError(
+                f"'{name}' must be the number of a process on this machine, got {value!r}; unset "
+                "it, or start with torchrun, which sets it."
+            )
+        return int(value)
+    return 0
+
+
 def choose_device(device: str) -> torch.device:
     """Turn ``"auto"`` into a device that is there: this rank's GPU, the first one, MPS, the CPU.
+
+    The rank is that of torchrun (``LOCAL_RANK``), Slurm or Open MPI.
 
     Raises:
         GenerationError: a GPU that is not there.
     """
     if device == "auto":
         if torch.cuda.is_available():
-            rank = int(os.environ.get("LOCAL_RANK", "0"))
-            device = f"cuda:{rank if rank < torch.cuda.device_count() else 0}"
+            # A process that has chosen its GPU for training generates on that one.
+            number = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+            number = number or local_rank()
+            device = f"cuda:{number if number < torch.cuda.device_count() else 0}"
         else:
             device = "mps" if torch.backends.mps.is_available() else "cpu"
     chosen = torch.device(device)

@@ -19,7 +19,7 @@ from tiny_pipelines import (
 
 from diffaug import DiffusersBackend, ModelSpec, loading
 from diffaug.errors import GenerationError, ModelError
-from diffaug.loading import choose_device, is_out_of_memory, load_pipeline
+from diffaug.loading import choose_device, is_out_of_memory, load_pipeline, local_rank
 from diffaug.presets import resolve
 from diffaug.weights import pin
 
@@ -261,6 +261,13 @@ def test_loading_leaves_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("value", ["", "first", "-1"])
+def test_a_rank_that_is_no_number_is_one_line(monkeypatch, value):
+    monkeypatch.setenv("LOCAL_RANK", value)
+    with pytest.raises(ValueError, match=f"'LOCAL_RANK' must be .*, got '{value}'; unset it, or"):
+        local_rank()
+
+
 def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -269,6 +276,13 @@ def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypa
         assert choose_device("auto") == torch.device(expected)
     monkeypatch.delenv("LOCAL_RANK")
     assert choose_device("auto") == torch.device("cuda:0")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert choose_device("auto") == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert choose_device("auto") == torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert choose_device("auto") == torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == torch.device("mps")
