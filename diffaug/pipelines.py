@@ -280,7 +280,9 @@ class DiffusersBackend:
             while waiting:
                 batch = waiting[: self._batch_size]
                 padding = 0
-                if self.spec.pad or self.spec.compile:
+                # Where each image is a call of its own, none has company.
+                alone = type(pipe).__name__ in EDITORS
+                if (self.spec.pad or self.spec.compile) and not alone:
                     padding = self._batch_size - len(batch)
                 made = self._try(pipe, batch + batch[-1:] * padding, steps)
                 if made is not None:
