@@ -60,7 +60,7 @@ class ModelSpec:
             the order they are applied.
         safety_checker: run the model's own safety checker; refused images are made again.
         dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
-        device: ``"auto"`` (cuda:LOCAL_RANK, cuda:0, mps, cpu, in this order) or a torch device.
+        device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
         batch_size: images in one call of the model, >= 1.
         pad: always call the model with exactly ``batch_size`` images: bit-equal pixels whatever the
             company of an image.

@@ -155,7 +155,8 @@ class ImageTransform(v2.Transform):
         height, width = image.shape[-2:]
         size = (self.backend and self.backend.size) or max(height, width)
         small = (min(height, size), min(width, size))
-        return functional.resize(images.to_uint8(image), small).cpu()
+        # On the CPU first: a GPU resizes by other arithmetic, and keys are hashes of the pixels.
+        return functional.resize(images.to_uint8(image).cpu(), small)
 
     def live_backend(self) -> Backend:
         """Return the process's backend for this transform; it loads on first use."""

@@ -28,6 +28,36 @@ EDITORS = {
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
 }
+#: From this side in pixels on, an autoencoder takes one image at a time. It is no slower so, and 32
+#: images of 512 px would be a tensor of 2**31 elements, beyond what kernels count in 32 bits.
+SLICING = 512
+#: How libraries say that there is no memory left.
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "alloc_failed",  # CUBLAS_STATUS_, CUDNN_STATUS_
+)
+#: What they say when their own workspace did not fit, but for other reasons, too.
+_PERHAPS_NO_MEMORY = (
+    "cublas_status_not_initialized",
+    "cudnn_status_internal_error",
+    "cudnn_status_not_initialized",
+    "unable to find an engine",
+)
+
+
+def is_out_of_memory(error: BaseException, images: int = 1) -> bool:
+    """Tell whether an error of torch's means that so many images do not fit into memory.
+
+    Some errors mostly mean that. Where there was more than one image, they are taken to: another
+    cause comes up again with fewer, at last with one.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    phrases = _NO_MEMORY + (_PERHAPS_NO_MEMORY if images > 1 else ())
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in phrases)
 
 
 def load_pipeline(spec: ModelSpec) -> Any:
@@ -52,10 +82,18 @@ def load_pipeline(spec: ModelSpec) -> Any:
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
             _add_adapters(pipe, spec)
             return _place(pipe, device, spec)
-    except torch.OutOfMemoryError as error:
-        raise GenerationError(
-            f"'{spec.model}' does not fit on {device}; set offload=True, or free the device."
-        ) from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            reason = f"does not fit on {device}; set offload=True, or free the device."
+        elif isinstance(error, RuntimeError) and device.type != "cpu":
+            # A device that is busy, or a driver that torch does not go with.
+            first = (str(error).splitlines() or [""])[0]
+            reason = (
+                f"cannot be loaded onto {device} ({first}); see nvidia-smi, or set device='cpu'."
+            )
+        else:
+            raise
+        raise GenerationError(f"'{spec.model}' {reason}") from error
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
@@ -117,16 +155,39 @@ def refuse_forked_cuda(device: str) -> None:
         )
 
 
+def local_rank() -> int:
+    """Return this process's number among those on this machine that train together, or else 0.
+
+    Raises:
+        ValueError: a launcher's variable is not a number.
+    """
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        value = os.environ.get(name)
+        if value is None:
+            continue
+        if not value.isdecimal():
+            raise ValueError(
+                f"'{name}' must be the number of a process on this machine, got {value!r}; unset "
+                "it, or start with torchrun, which sets it."
+            )
+        return int(value)
+    return 0
+
+
 def choose_device(device: str) -> torch.device:
     """Turn ``"auto"`` into a device that is there: this rank's GPU, the first one, MPS, the CPU.
+
+    The rank is that of torchrun (``LOCAL_RANK``), Slurm or Open MPI.
 
     Raises:
         GenerationError: a GPU that is not there.
     """
     if device == "auto":
         if torch.cuda.is_available():
-            rank = int(os.environ.get("LOCAL_RANK", "0"))
-            device = f"cuda:{rank if rank < torch.cuda.device_count() else 0}"
+            # A process that has chosen its GPU for training generates on that one.
+            number = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+            number = number or local_rank()
+            device = f"cuda:{number if number < torch.cuda.device_count() else 0}"
         else:
             device = "mps" if torch.backends.mps.is_available() else "cpu"
     chosen = torch.device(device)
@@ -310,6 +371,8 @@ def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
     pipe.set_progress_bar_config(disable=True)
     if hasattr(pipe, "watermark"):
         pipe.watermark = None  # there only if some package is: images would differ by machine
+    if spec.size >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+        pipe.vae.enable_slicing()
     if spec.offload and device.type == "cuda":
         require("accelerate")
         pipe.enable_model_cpu_offload(device=device)

@@ -215,8 +215,12 @@ class Maker:
         """Ask the model; None for what it refused without an original to stand in."""
         if not requests:
             return []
+        backend = self._live_backend()
         try:
-            return list(self._live_backend().generate(requests))
+            generated: list[Generated | None] = list(backend.generate(requests))
+            # Smaller after a batch that did not fit: run.json says what made the images.
+            self.batch_size = min(self.batch_size, getattr(backend, "batch_size", self.batch_size))
+            return generated
         except RefusedError:
             if len(requests) == 1:
                 return [None]

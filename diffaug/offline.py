@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.engines import engine_for
+from diffaug.errors import GenerationError
 from diffaug.image_transform import ImageTransform
 from diffaug.making import Made, Maker
 from diffaug.manifest import Destination, Row
@@ -83,6 +84,12 @@ class Run:
             for first in missing:  # no model and no cluster is started for nothing
                 self.engine(self.maker, chain([first], missing), self._keep)
         self.place.finish(self._record(), order)
+        if self.made and self.fallbacks == self.made:
+            raise GenerationError(
+                f"all {self.made} images that were made for '{self.place.folder}' came out blank "
+                "or refused, and their originals stand in; see the warnings, and choose another "
+                "model or dtype='float32'."
+            )
         return self.summary()
 
     def missing(self) -> Iterator[Planned]:

@@ -8,6 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,14 @@ from torchvision.transforms.v2.functional import to_pil_image
 from diffaug.errors import GenerationError, RefusedError
 from diffaug.functional import is_blank, resize
 from diffaug.generation import MAX_SEED, Generated, GenerationRequest, ModelSpec
-from diffaug.loading import EDITORS, choose_device, load_pipeline, refuse_forked_cuda
+from diffaug.loading import (
+    EDITORS,
+    choose_device,
+    is_out_of_memory,
+    load_pipeline,
+    refuse_forked_cuda,
+)
+from diffaug.switches import own_switches
 from diffaug.weights import pin
 
 _log = logging.getLogger("diffaug")
@@ -41,6 +49,15 @@ class Job:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a model made of a job: uint8 (3, H, W), and what is wrong with it."""
+
+    image: torch.Tensor
+    refused: bool
+    no_number: bool
+
+
 class DiffusersBackend:
     """Generate with a diffusers pipeline, loaded on the first request.
 
@@ -48,7 +65,8 @@ class DiffusersBackend:
     random generator, so with ``spec.pad`` it is the same, bit for bit, whatever is generated with
     it. A batch that does not fit into memory is halved, for the rest of the backend's life.
     Blank and refused outputs are made again with the next seed, three times; then the source stands
-    in. The backend pickles as its spec and may be used from several threads, one at a time.
+    in. What overflows in half precision is decoded once more in float32. The backend pickles as its
+    spec and may be used from several threads, one at a time.
 
     Args:
         spec: the model and how to run it.
@@ -56,7 +74,8 @@ class DiffusersBackend:
     Raises:
         ValueError: (``generate``) a request does not suit the task, or has an unknown ``<token>``.
         ModelError: (on first use) the model cannot be used; the message says why.
-        GenerationError: the model fails, or not even one image fits into memory.
+        GenerationError: the model fails, not even one image fits into memory, or all the first
+            images are not a number.
         RefusedError: every attempt at a text-to-image request was blank or refused.
 
     Example:
@@ -74,6 +93,8 @@ class DiffusersBackend:
         self._pipe: Any = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
+        #: Whether an image has ever come out as numbers.
+        self._succeeded = False
         # By process: a fork may copy a lock while a thread of the parent holds it.
         self._locks: dict[int, threading.RLock] = {}
 
@@ -92,6 +113,11 @@ class DiffusersBackend:
         """Side in pixels of the square that the model works at."""
         return self.spec.size
 
+    @property
+    def batch_size(self) -> int:
+        """Images in one call of the model: the spec's number, or less where that did not fit."""
+        return self._batch_size
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
         requests = list(requests)
@@ -102,7 +128,9 @@ class DiffusersBackend:
         with self._lock:
             pipe = self._loaded()
             self._check_prompts(pipe, requests)
-            return self._generate(pipe, requests)
+            device = choose_device(self.spec.device)
+            with own_switches(device, exact=pipe.dtype == torch.float32):
+                return self._generate(pipe, requests)
 
     def close(self) -> None:
         """Free the model; the next call of ``generate`` loads it again."""
@@ -184,14 +212,21 @@ class DiffusersBackend:
             else:
                 jobs.append(Job(place, request, source, request.seed))
 
+        # The next seed overflows like this one, so these are not made again.
+        no_numbers: list[Job] = []
         for attempt in range(1, ATTEMPTS + 1):
             failed = []
-            for job, image, refused in self._run(pipe, jobs):
-                if refused or is_blank(image, job.source):
+            for job, output in self._run(pipe, jobs):
+                if output.no_number:
+                    no_numbers.append(job)
+                elif output.refused or is_blank(output.image, job.source):
                     failed.append(replace(job, seed=(job.seed + 1) % MAX_SEED))
                 else:
-                    results[job.place] = Generated(image, job.seed, attempts=attempt)
+                    results[job.place] = Generated(output.image, job.seed, attempts=attempt)
+                    self._succeeded = True
             jobs = failed
+        if no_numbers:
+            self._stand_in(pipe, no_numbers, results, len(requests))
 
         for job in jobs:
             if job.source is None:
@@ -211,8 +246,30 @@ class DiffusersBackend:
             )
         return [results[place] for place in range(len(requests))]
 
-    def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, torch.Tensor, bool]]:
-        """Yield each job with its image and whether the safety checker refused it."""
+    def _stand_in(
+        self, pipe: Any, jobs: list[Job], results: dict[int, Generated], count: int
+    ) -> None:
+        """Let sources stand in for images that are not a number, unless all of them are not."""
+        precision = "half precision" if pipe.dtype != torch.float32 else "float32"
+        step = "dtype='float32'" if precision == "half precision" else "another scheduler"
+        what = f"not a number in {precision}; set {step}"
+        if len(jobs) == count and not self._succeeded:
+            raise GenerationError(f"'{self.spec.model}': the first {count} images are {what}.")
+        for job in jobs:
+            if job.source is None:
+                raise RefusedError(
+                    f"the image for {job.request.prompt!r} (seed {job.request.seed}) is {what}."
+                )
+            results[job.place] = Generated(job.source, job.request.seed, fallback=True)
+        self.fallbacks += len(jobs)
+        self._warn(
+            "number",
+            f"{len(jobs)} of {count} generated images are {what}; their originals stand in (later "
+            "ones are counted in 'fallbacks').",
+        )
+
+    def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, Output]]:
+        """Yield each job with what the model made of it."""
         # An empty negative prompt beside a full one is not the same as none at all (SDXL), so an
         # image would depend on its company.
         groups: dict[tuple[int, bool], list[Job]] = {}
@@ -223,21 +280,21 @@ class DiffusersBackend:
             while waiting:
                 batch = waiting[: self._batch_size]
                 padding = 0
-                if self.spec.pad or self.spec.compile:
+                # Where each image is a call of its own, none has company.
+                alone = type(pipe).__name__ in EDITORS
+                if (self.spec.pad or self.spec.compile) and not alone:
                     padding = self._batch_size - len(batch)
                 made = self._try(pipe, batch + batch[-1:] * padding, steps)
                 if made is not None:
-                    yield from zip(batch, *made, strict=False)
+                    yield from zip(batch, made, strict=False)
                     waiting = waiting[len(batch) :]
 
-    def _try(
-        self, pipe: Any, batch: list[Job], steps: int
-    ) -> tuple[torch.Tensor, list[bool]] | None:
+    def _try(self, pipe: Any, batch: list[Job], steps: int) -> list[Output] | None:
         """Run one batch; if it does not fit into memory, halve later ones and return None."""
         try:
             return run_batch(pipe, self.spec, batch, steps)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error, len(batch)):
                 reason = (str(error).splitlines() or [""])[0]
                 raise GenerationError(
                     f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
@@ -246,7 +303,7 @@ class DiffusersBackend:
         torch.cuda.empty_cache()
         if hasattr(pipe, "vae") and hasattr(pipe, "unet"):
             # SDXL decodes in float32 and casts back afterwards, which an error skips.
-            pipe.vae.to(pipe.unet.dtype)
+            torch.nn.Module.to(pipe.vae, pipe.unet.dtype)
         if len(batch) == 1:
             raise GenerationError(
                 f"'{self.spec.model}' does not have the memory for one image of {self.size} px; "
@@ -290,10 +347,8 @@ def real_steps(spec: ModelSpec, request: GenerationRequest) -> int:
     return max(1, int(spec.steps * request.strength))
 
 
-def run_batch(
-    pipe: Any, spec: ModelSpec, jobs: Sequence[Job], steps: int
-) -> tuple[torch.Tensor, list[bool]]:
-    """Call a pipeline; return uint8 images (B, 3, size, size) and which of them were refused."""
+def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job], steps: int) -> list[Output]:
+    """Call a pipeline; return what it made of each job."""
     settings: dict[str, Any] = {
         "num_inference_steps": spec.steps,
         "guidance_scale": spec.guidance_scale,
@@ -308,24 +363,61 @@ def run_batch(
     accepted = inspect.signature(pipe.__call__).parameters
     settings = {name: value for name, value in settings.items() if name in accepted}
 
-    if type(pipe).__name__ in EDITORS:
-        outputs = [pipe(**settings, **_arguments_for_one(job)) for job in jobs]
-    else:
-        outputs = [pipe(**settings, **_arguments_for_all(jobs))]
-    images = torch.cat([output.images.float().cpu() for output in outputs])
-    broken = ~images.isfinite().flatten(1).all(1)
-    levels = (images.nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    with _decoding_twice(pipe):
+        if type(pipe).__name__ in EDITORS:
+            outputs = [pipe(**settings, **_arguments_for_one(job)) for job in jobs]
+        else:
+            device = getattr(pipe, "_execution_device", torch.device("cpu"))
+            outputs = [pipe(**settings, **_arguments_for_all(jobs, device))]
+    images = torch.cat([output.images for output in outputs])  # (B, 3, H, W)
+    no_number = ~images.isfinite().flatten(1).all(1)
+    # On the device, so that a quarter of the bytes is copied, and no CPU works on all pixels.
+    levels = images.float().nan_to_num(nan=0.0).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
     refused = [
         bool(flag)
         for output in outputs
         for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
     ]
-    # An overflow in half precision is tried again like a refusal.
-    refused = [flag or bool(nan) for flag, nan in zip(refused, broken, strict=True)]
-    return resize(levels, (spec.size, spec.size)), refused
+    levels = resize(levels.cpu(), (spec.size, spec.size))
+    return [
+        Output(*made) for made in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
+    ]
 
 
-def _arguments_for_all(jobs: Sequence[Job]) -> dict[str, Any]:
+@contextmanager
+def _decoding_twice(pipe: Any) -> Iterator[None]:
+    """Decode in float32 what overflows in half precision, as some autoencoders do."""
+    autoencoder = getattr(pipe, "vae", None)
+    if autoencoder is None:
+        yield
+        return
+    decode = autoencoder.decode
+
+    def decode_twice(latents: torch.Tensor, *arguments: Any, **settings: Any) -> Any:
+        decoded = decode(latents, *arguments, **settings)
+        dtype = autoencoder.dtype
+        if dtype == torch.float32:
+            return decoded
+        overflows = latents.isfinite().flatten(1).all(1) & ~decoded[0].isfinite().flatten(1).all(1)
+        if overflows.any():
+            # Not by diffusers' own method, which warns of what is meant here.
+            torch.nn.Module.to(autoencoder, torch.float32)
+            try:
+                for place in overflows.nonzero().flatten().tolist():
+                    exact = latents[place : place + 1].float()
+                    decoded[0][place] = decode(exact, *arguments, **settings)[0][0]
+            finally:
+                torch.nn.Module.to(autoencoder, dtype)
+        return decoded
+
+    autoencoder.decode = decode_twice
+    try:
+        yield
+    finally:
+        del autoencoder.decode  # the class's own is behind it
+
+
+def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "prompt": [job.request.prompt for job in jobs],
         "generator": [torch.Generator().manual_seed(job.seed) for job in jobs],
@@ -334,7 +426,9 @@ def _arguments_for_all(jobs: Sequence[Job]) -> dict[str, Any]:
         arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
     sources = [job.source for job in jobs if job.source is not None]
     if sources:
-        arguments["image"] = torch.stack(sources) / 255  # (B, 3, H, W) in [0, 1]
+        levels = torch.stack(sources).to(device)  # a quarter of what floats would be
+        # By a tensor: a plain number would become a factor on a GPU, and round otherwise.
+        arguments["image"] = levels / torch.tensor(255.0, device=device)  # (B, 3, H, W) in [0, 1]
     return arguments
 
 
@@ -353,17 +447,3 @@ def _arguments_for_one(job: Job) -> dict[str, Any]:
 
 def _parameters(part: Any) -> int:
     return sum(p.numel() for p in part.parameters()) if isinstance(part, torch.nn.Module) else 0
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, (RuntimeError, MemoryError))
-        and any(
-            phrase in text
-            for phrase in (
-                *("can't allocate memory", "not enough memory", "out of memory"),
-                "cublas_status_alloc_failed",
-            )
-        )
-    )

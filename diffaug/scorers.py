@@ -61,7 +61,7 @@ class ClipFilter:
         model: Hub id or folder of a CLIP model with safetensors; the paper's by default.
         revision: Hub commit; None for a fixed one of the paper's model, and for the newest of
             others.
-        device: ``"auto"`` (cuda:LOCAL_RANK, cuda:0, mps, cpu, in this order) or a torch device.
+        device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
         batch_size: images in one call of the model, >= 1.
 
     Shape:

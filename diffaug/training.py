@@ -20,7 +20,7 @@ from diffaug import arguments, learned
 from diffaug.denoising import Denoiser, Item, Pictures, min_snr_weights
 from diffaug.errors import GenerationError
 from diffaug.generation import GenerationRequest, ModelSpec, derive_seed
-from diffaug.loading import add_tokens
+from diffaug.loading import add_tokens, is_out_of_memory
 from diffaug.pipelines import Job, run_batch
 from diffaug.presets import HUB_ID, PRESETS, name_of, read_index, resolve
 
@@ -252,20 +252,25 @@ class Trainer:
             GenerationError: the batch does not fit into memory, or the loss is not a number.
         """
         items = self._items()
-        self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.device)
         try:
-            for part in _split(items, self.settings.gradient_accumulation):
-                with self._autocast():
-                    errors = self.denoiser.errors(part, self.words[[one.label for one in part]])
-                loss = (errors * self._weights(part)).sum() / self.settings.batch_size
-                self._scaler.scale(loss).backward()
-                total += loss.detach()
-        except torch.OutOfMemoryError as error:
+            return self._step(items)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error, len(items)):
+                raise
             raise GenerationError(
                 f"a batch of {len(items)} images does not fit on {self.device}; raise "
                 "'gradient_accumulation', set gradient_checkpointing=True, or lower 'size'."
             ) from error
+
+    def _step(self, items: Sequence[Item]) -> float:
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for part in _split(items, self.settings.gradient_accumulation):
+            with self._autocast():
+                errors = self.denoiser.errors(part, self.words[[one.label for one in part]])
+            loss = (errors * self._weights(part)).sum() / self.settings.batch_size
+            self._scaler.scale(loss).backward()
+            total += loss.detach()
         total = self._add_up(total)
         if not math.isfinite(total):
             raise GenerationError(
@@ -353,8 +358,8 @@ class Trainer:
             for place, prompt in enumerate(self.prompts[:classes])
         ]
         with self._autocast():
-            made, _ = run_batch(pipe, replace(spec, task="generate"), jobs, spec.steps)
-        return torch.cat(list(made), dim=-1)
+            outputs = run_batch(pipe, replace(spec, task="generate"), jobs, spec.steps)
+        return torch.cat([output.image for output in outputs], dim=-1)
 
     def close(self) -> None:
         """Stop reading ahead."""

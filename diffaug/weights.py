@@ -22,7 +22,7 @@ _WEIGHTS = re.compile(
     r"(?:-\d{5}-of-(?P<shards>\d{5}))?\.safetensors"
 )
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-_TEXT = {".json", ".txt", ".model"}
+_TEXT = {".json", ".txt", ".model", ".jinja"}
 
 
 def weights_of(names: Iterable[str], variant: str | None, part: str) -> list[str]:

@@ -29,6 +29,7 @@ import torch
 from diffaug import wire
 from diffaug.errors import DiffaugError, GenerationError, remade
 from diffaug.generation import Generated, GenerationRequest, ModelSpec
+from diffaug.loading import local_rank
 from diffaug.owner import Owner, process_started, sweep
 from diffaug.pipelines import check_request
 from diffaug.weights import pin
@@ -44,13 +45,19 @@ _SCRIPT = Path(__file__).with_name("owner.py")
 
 
 def in_child() -> bool:
-    """Tell whether this process is a worker of another, such as a DataLoader's."""
-    return multiprocessing.parent_process() is not None
+    """Tell whether this process is a worker of another, such as a DataLoader's.
+
+    One of several that train together is none, though ``torch.multiprocessing.spawn`` started it:
+    it has a GPU and workers of its own.
+    """
+    from torch.utils.data import get_worker_info
+
+    return get_worker_info() is not None or multiprocessing.current_process().daemon
 
 
 def owner_here() -> Owner:
     """Return what a process started here ends with: a worker's parent, or else this process."""
-    parent = multiprocessing.parent_process()
+    parent = multiprocessing.parent_process() if in_child() else None
     pid = os.getpid() if parent is None or not parent.pid else parent.pid
     return pid, process_started(pid) or "gone"
 
@@ -207,8 +214,9 @@ class _Place:
     def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
         self.spec = spec
         self.owner, self.started = owner or owner_here()
-        rank = os.environ.get("LOCAL_RANK", "0")
-        fields = json.dumps([dataclasses.asdict(spec), rank], sort_keys=True)
+        # Processes with a GPU each, started by torchrun or by hand, do not share one.
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        fields = json.dumps([dataclasses.asdict(spec), local_rank(), seen], sort_keys=True)
         name = hashlib.sha256(f"{self.started} {fields}".encode()).hexdigest()[:12]
         self.path = _private_folder() / f"{self.owner}-{name}.sock"
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,12 @@ from diffaug import (
     augment_folder,
 )
 from diffaug.augment import Planned, Skipped, plan
-from diffaug.errors import DestinationError, ModelUnavailableError, UnreadableImageError
+from diffaug.errors import (
+    DestinationError,
+    GenerationError,
+    ModelUnavailableError,
+    UnreadableImageError,
+)
 from diffaug.functional import resize
 from diffaug.generation import Generated, ModelSpec, derive_seed
 from diffaug.images import encode_image, read_image
@@ -545,6 +551,23 @@ def test_a_resume_keeps_the_batch_size_it_was_begun_with(photos, tmp_path):
     augment_folder(photos, tmp_path / "set", mixer(backend=backend), per_image=2)
     assert 3 == backend.calls  # 7 images by 3
     assert 3 == read_run(tmp_path / "set")["batch_size"]
+
+
+def test_a_set_of_nothing_but_originals_is_an_error_but_is_finished(photos, tmp_path):
+    class Refusing(RecordingBackend):
+        def generate(self, requests):
+            return [replace(answer, fallback=True) for answer in super().generate(requests)]
+
+    with pytest.raises(GenerationError, match=r"all 7 images .* came out blank or refused, and"):
+        augment_folder(photos, tmp_path / "set", mixer(backend=Refusing(16)), per_image=1)
+    assert all(row["fallback"] for row in read_manifest(tmp_path / "set"))
+
+
+def test_a_run_records_the_batch_size_that_fitted_into_memory(photos, tmp_path):
+    backend = RecordingBackend(size=16)
+    backend.batch_size = 2
+    augment_folder(photos, tmp_path / "set", mixer(backend=backend), per_image=1)
+    assert 2 == read_run(tmp_path / "set")["batch_size"]
 
 
 class Torchvision:

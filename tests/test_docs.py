@@ -66,4 +66,4 @@ def test_tables_of_measurements_are_those_of_their_files():
     spec.loader.exec_module(tables)
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     assert tables.filled(page) == page
-    assert len(re.findall(r"^\| --- ", page, re.M)) == len(tables.TABLES)
+    assert all(f"<!-- {name} -->" in page for name in tables.TABLES)

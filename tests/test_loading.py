@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from contracts import check_error
 from tiny_pipelines import (
     SIZE,
     make_request,
@@ -18,7 +19,7 @@ from tiny_pipelines import (
 
 from diffaug import DiffusersBackend, ModelSpec, loading
 from diffaug.errors import GenerationError, ModelError
-from diffaug.loading import choose_device
+from diffaug.loading import choose_device, is_out_of_memory, load_pipeline, local_rank
 from diffaug.presets import resolve
 from diffaug.weights import pin
 
@@ -260,6 +261,13 @@ def test_loading_leaves_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("value", ["", "first", "-1"])
+def test_a_rank_that_is_no_number_is_one_line(monkeypatch, value):
+    monkeypatch.setenv("LOCAL_RANK", value)
+    with pytest.raises(ValueError, match=f"'LOCAL_RANK' must be .*, got '{value}'; unset it, or"):
+        local_rank()
+
+
 def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -268,6 +276,13 @@ def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypa
         assert choose_device("auto") == torch.device(expected)
     monkeypatch.delenv("LOCAL_RANK")
     assert choose_device("auto") == torch.device("cuda:0")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert choose_device("auto") == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert choose_device("auto") == torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert choose_device("auto") == torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == torch.device("mps")
@@ -293,3 +308,68 @@ def test_the_editors_named_here_are_classes_of_diffusers():
     import diffusers
 
     assert all(hasattr(diffusers, name) for name in loading.EDITORS)
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDNN_BACKEND_TENSOR_DESCRIPTOR cudnnFinalize failed: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_every_wording_of_short_memory_is_known(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+    ],
+)
+def test_an_error_that_mostly_means_short_memory_counts_for_more_than_one_image(text):
+    assert is_out_of_memory(RuntimeError(text), images=2)
+    assert not is_out_of_memory(RuntimeError(text), images=1)
+
+
+def test_an_autoencoder_takes_large_images_one_by_one():
+    """So their pixels do not depend on the batch, and the batch not on the decoder's memory."""
+    small = load_pipeline(pin(tiny_spec("edit", size=256)))
+    large = load_pipeline(pin(tiny_spec("edit", size=512)))
+    assert (False, True) == (small.vae.use_slicing, large.vae.use_slicing)
+    counts = []
+    large.vae.decoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    with torch.no_grad():
+        large.vae.decode(torch.zeros(2, large.vae.config.latent_channels, 4, 4))
+    assert [1, 1] == counts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA error: out of memory", r"does not fit on cuda:0; set offload=True, or free"),
+        (
+            "CUDA-capable device(s) is/are busy or unavailable\nCompile with",
+            r"cannot be loaded onto cuda:0 \(CUDA-capable .* unavailable\); see nvidia-smi, or set",
+        ),
+    ],
+)
+def test_a_device_that_cannot_take_the_model_is_one_line(text, expected, monkeypatch):
+    def fail(*_):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(loading, "choose_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(loading, "_place", fail)
+    with pytest.raises(GenerationError, match=expected) as caught:
+        load_pipeline(pin(tiny_spec("edit", dtype="float32")))
+    check_error(caught.value)

@@ -215,6 +215,22 @@ def test_an_overflow_in_half_precision_leaves_out_one_update(make):
     assert all(torch.equal(weight, before[name]) for name, weight in weights(trainer).items())
 
 
+@pytest.mark.parametrize("moment", ["backward", "optimizer"])
+def test_short_memory_is_an_error_with_the_next_step(make, monkeypatch, moment):
+    """The optimizer allocates its moments in its first step."""
+    trainer = make(batch_size=2)
+
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: out of memory")
+
+    if moment == "backward":
+        monkeypatch.setattr(torch.Tensor, "backward", fail)
+    else:
+        monkeypatch.setattr(trainer.optimizer, "step", fail)
+    with pytest.raises(GenerationError, match="a batch of 2 images does not fit on cpu; raise"):
+        trainer.train()
+
+
 def test_a_loss_that_is_no_number_is_an_error_and_changes_nothing(make):
     trainer = make()
     with torch.no_grad():

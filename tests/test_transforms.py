@@ -37,6 +37,17 @@ def every_transform(**options):
     ]
 
 
+def test_an_image_leaves_its_device_before_it_is_resized(monkeypatch):
+    """A GPU resizes by other arithmetic; keys and seeds are hashes of these pixels."""
+    steps = []
+    cpu, resize = torch.Tensor.cpu, functional.resize
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: (steps.append(t.dtype), cpu(t))[1])
+    monkeypatch.setattr(functional, "resize", lambda *a: (steps.append("resize"), resize(*a))[1])
+    shrunk = PromptEdit(backend=RecordingBackend(size=16)).shrink(torch.rand(1, 3, 24, 20))
+    assert (1, 3, 16, 16) == shrunk.shape
+    assert [torch.uint8, "resize"] == steps
+
+
 class FallingBackBackend(RecordingBackend):
     """Every image is refused: the source, as the model was shown it, comes back marked."""
 

@@ -161,6 +161,9 @@ def test_a_changed_file_changes_the_revision_and_is_noticed(tmp_path):
     assert pin(ModelSpec(folder)).revision != before.revision
     with pytest.raises(ModelError, match="holds other files than revision"):
         pin(before)
+    changed = pin(ModelSpec(folder))
+    (folder / "tokenizer" / "chat_template.jinja").write_text("{{ messages }}")
+    assert pin(ModelSpec(folder)).revision != changed.revision
 
 
 def test_files_that_loading_does_not_read_do_not_change_the_revision(tmp_path):
@@ -300,6 +303,7 @@ def test_a_preset_needs_its_parts_and_neither_root_files_nor_the_safety_checker(
         "unet/diffusion_pytorch_model.safetensors",
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "unet/model.onnx",
+        "unet/chat_template.jinja",
         "safety_checker/model.fp16.safetensors",
         "image_encoder/model.safetensors",
         "README.md",
@@ -308,5 +312,6 @@ def test_a_preset_needs_its_parts_and_neither_root_files_nor_the_safety_checker(
     assert [str(Path(file)) for file in needed] == [
         "model_index.json",
         "unet/config.json",
+        "unet/chat_template.jinja",
         "unet/diffusion_pytorch_model.fp16.safetensors",
     ]

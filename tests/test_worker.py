@@ -212,12 +212,54 @@ def test_a_connection_inherited_through_a_fork_is_left_alone():
         # A child's owner is its parent, so it finds the same process.
         end.send(backend.generate(make_requests(count=1))[0].image.tolist())
 
-    process = context.Process(target=child)
+    process = context.Process(target=child, daemon=True)
     process.start()
     assert pipe.poll(60) and made.image.tolist() == pipe.recv()
     process.join(10)
     assert same_images(made.image, backend.generate(make_requests(count=1))[0].image)
     assert 1 == len(servers())
+
+
+def _where(queue):
+    queue.put((worker.in_child(), worker.owner_here()[0], os.getpid()))
+
+
+class _Wheres(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return worker.in_child(), worker.owner_here()[0]
+
+
+def test_a_worker_s_model_ends_with_its_parent_and_that_of_a_rank_with_the_rank():
+    """`torch.multiprocessing.spawn` starts ranks, which have GPUs and workers of their own."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    for daemon in (False, True):
+        process = context.Process(target=_where, args=(queue,), daemon=daemon)
+        process.start()
+        inside, owner, number = queue.get(timeout=60)
+        process.join(10)
+        assert (daemon, os.getpid() if daemon else number) == (inside, owner)
+    assert not worker.in_child()
+    [[inside, owner]] = DataLoader(_Wheres(), num_workers=1, multiprocessing_context="fork")
+    assert (True, os.getpid()) == (bool(inside), int(owner))
+
+
+def test_processes_with_a_gpu_each_have_a_model_each(monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    paths = [_Place(SPEC).path]
+    for name, value in (
+        ("CUDA_VISIBLE_DEVICES", "1"),
+        ("CUDA_VISIBLE_DEVICES", "2"),
+        ("SLURM_LOCALID", "1"),
+        ("LOCAL_RANK", "2"),
+    ):
+        monkeypatch.setenv(name, value)
+        paths.append(_Place(SPEC).path)
+    assert 5 == len(set(paths))
 
 
 class Photos(Dataset):

@@ -68,15 +68,77 @@ def memory(found):
     return table(["images", "more memory", "an image", "time"], rows)
 
 
-TABLES = {"speed": speed, "faults": faults, "memory": memory}
+def gpu(found):
+    """Say what ran how fast on which GPU, and which checks failed."""
+    machine, sections = found["machine"], found["sections"]
+    versions = ", ".join(
+        f"{name} {machine[name]}"
+        for name in ("torch", "cuda", "diffusers", "transformers", "diffaug")
+        if name in machine
+    )
+    parts = [f"On {machine.get('device', 'an unknown device')}; {versions}."]
+    rates = [
+        [
+            row["check"],
+            *(row["figures"].get(name, "") for name in GPU_FIGURES),
+        ]
+        for name in ("speed", "compiled", "processes")
+        for row in sections.get(name, {}).get("rows", [])
+        if "images_per_s" in row["figures"]
+    ]
+    if rates:
+        parts.append(table(["what", *GPU_FIGURES.values()], rates))
+    checks = [
+        [
+            name,
+            sum(row["ok"] is True for row in section["rows"]),
+            sum(row["ok"] is False for row in section["rows"]),
+            "" if section["finished"] else "cut off",
+        ]
+        for name, section in sections.items()
+        if any(row["ok"] is not None for row in section["rows"])
+    ]
+    if checks:
+        parts.append(table(["section", "passed", "failed", ""], checks))
+    others = [
+        [
+            name,
+            row["check"],
+            {True: "yes", False: "**no**", None: ""}[row["ok"]],
+            ", ".join(f"{key} {value}" for key, value in row["figures"].items()),
+        ]
+        for name, section in sections.items()
+        for row in section["rows"]
+        if row["ok"] is False or "images_per_s" not in row["figures"]
+    ]
+    if others:
+        parts.append(table(["section", "check", "passed", "figures"], others))
+    return "\n\n".join(parts)
+
+
+#: Figures of the GPU's check and how the table calls them.
+GPU_FIGURES = {
+    "images_per_s": "images/s",
+    "ms_a_step": "ms a step",
+    "ms_the_rest": "ms the rest",
+    "tflop_per_s": "TFLOP/s",
+    "share_of_matrix_rate": "of the bf16 rate",
+    "times_released": "times the released loop",
+    "times_released_at_equal_steps": "at equal steps",
+    "times_eager": "times eager",
+    "of_direct": "of the direct rate",
+    "peak_gb": "peak GB",
+}
+TABLES = {"speed": speed, "faults": faults, "memory": memory, "gpu": gpu}
 
 
 def filled(page):
     """Return the page with every table made anew."""
     for name, make in TABLES.items():
-        found = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())
+        path = DOCS / "benchmarks" / f"{name}.json"
+        made = make(json.loads(path.read_text())) if path.exists() else "Not measured yet."
         start, end = f"<!-- {name} -->\n", "<!-- end -->"
-        body = f"{start}\n{make(found)}\n\n{end}"
+        body = f"{start}\n{made}\n\n{end}"
         page = re.sub(f"{start}.*?{end}", lambda _, body=body: body, page, flags=re.DOTALL)
     return page
 

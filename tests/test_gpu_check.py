@@ -1,0 +1,97 @@
+"""The check for GPUs is rehearsed on the CPU, on tiny shapes: whatever fails there is its own."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return importlib.import_module
+
+
+def rehearse(folder, *sections):
+    """Run sections as a user does; return what was printed and what was kept."""
+    done = subprocess.run(
+        [
+            *(sys.executable, BENCHMARKS / "gpu_check.py", "--out", folder),
+            *("--work", folder / "work", "--only", *sections),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout, json.loads((folder / "gpu_check.json").read_text())
+
+
+def test_sections_pass_and_add_up_over_calls(tmp_path):
+    printed, _ = rehearse(tmp_path, "machine", "tensors")
+    assert "PASS an image has one key wherever it lies" in printed
+    printed, found = rehearse(tmp_path, "memory")
+    assert "machine" not in printed.split()
+    assert ["machine", "tensors", "memory"] == list(found["sections"])
+    assert "cpu" == found["machine"]["device"]
+    for section in found["sections"].values():
+        assert section["finished"] and section["rows"]
+        assert not [row["check"] for row in section["rows"] if row["ok"] is False]
+
+
+@pytest.mark.slow
+def test_every_section_passes(tmp_path):
+    sections = ["speed", "same", "tuning", "works", "processes"]
+    _, found = rehearse(tmp_path, *sections)
+    assert sections == list(found["sections"])
+
+
+def test_a_section_that_fails_is_reported_and_the_others_run(benchmark, tmp_path, monkeypatch):
+    check = benchmark("gpu_check")
+
+    def fail(report, work):
+        report.add("half of it", True)
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(check.SECTIONS, "same", fail)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "cache"))
+    assert 1 == check.main(["--out", str(tmp_path), "--only", "same", "machine"])
+    sections = json.loads((tmp_path / "gpu_check.json").read_text())["sections"]
+    assert [True, False] == [row["ok"] for row in sections["same"]["rows"]]
+    assert "RuntimeError: broken" == sections["same"]["rows"][1]["figures"]["error"]
+    assert sections["machine"]["finished"]
+
+
+def test_no_section_begins_when_the_time_is_over(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "cache"))
+    check = benchmark("gpu_check")
+    assert 0 == check.main(["--out", str(tmp_path), "--only", "speed", "--seconds", "0"])
+    sections = json.loads((tmp_path / "gpu_check.json").read_text())["sections"]
+    [row] = sections["speed"]["rows"]
+    assert {"skipped": "no time is left"} == row["figures"]
+
+
+def test_the_table_copes_with_missing_sections(benchmark):
+    tables = benchmark("tables")
+    machine = {"device": "A Card", "torch": "2.11"}
+    assert "On A Card; torch 2.11." == tables.gpu({"machine": machine, "sections": {}})
+    rows = [
+        {"check": "edit", "ok": None, "figures": {"images_per_s": 7.5, "peak_gb": 6}},
+        {"check": "goal", "ok": False, "figures": {"times": 9}},
+    ]
+    made = tables.gpu(
+        {"machine": machine, "sections": {"speed": {"finished": False, "rows": rows}}}
+    )
+    assert "| edit | 7.5 |" in made and made.count("| 6 |") == 1
+    assert "| speed | 0 | 1 | cut off |" in made
+    assert "| speed | goal | **no** | times 9 |" in made
