@@ -15,6 +15,7 @@ import torch
 from diffaug import learned
 from diffaug.errors import GenerationError, ModelError, require
 from diffaug.generation import ModelSpec
+from diffaug.noise import round_noise
 from diffaug.presets import components, read_index, read_json, show_licence
 from diffaug.weights import adapter_file, download, pin, split_revision, weights_of
 
@@ -369,6 +370,7 @@ def add_tokens(tokenizer: Any, tokens: list[str]) -> list[int]:
 
 def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
     pipe.set_progress_bar_config(disable=True)
+    round_noise(pipe)
     if hasattr(pipe, "watermark"):
         pipe.watermark = None  # there only if some package is: images would differ by machine
     if spec.size >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):

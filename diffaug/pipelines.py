@@ -26,6 +26,7 @@ from diffaug.loading import (
     load_pipeline,
     refuse_forked_cuda,
 )
+from diffaug.noise import Generator
 from diffaug.switches import own_switches
 from diffaug.weights import pin
 
@@ -420,7 +421,7 @@ def _decoding_twice(pipe: Any) -> Iterator[None]:
 def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "prompt": [job.request.prompt for job in jobs],
-        "generator": [torch.Generator().manual_seed(job.seed) for job in jobs],
+        "generator": [Generator.seeded(job.seed) for job in jobs],
     }
     if any(job.request.negative_prompt for job in jobs):
         arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
@@ -436,7 +437,7 @@ def _arguments_for_one(job: Job) -> dict[str, Any]:
     """A list of images would mean several references for one prompt, and tensors are refused."""
     arguments: dict[str, Any] = {
         "prompt": job.request.prompt,
-        "generator": torch.Generator().manual_seed(job.seed),
+        "generator": Generator.seeded(job.seed),
     }
     if job.source is not None:
         arguments["image"] = to_pil_image(job.source)

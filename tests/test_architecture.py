@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "diffaug"
 #: Dependency order: a module may import those before it, and no others.
 ORDER = """
 errors owner arguments paths images functional generation samples labels pairs collate strategies
-fractals prompts learned presets weights loading switches pipelines wire server worker serving cache
-registry image_transform transforms diffusemix diffmix batches warm manifest provenance trees
-sources joint_transform datasets plans making augment_ray engines offline shards augment scorers
-filtering denoising lessons training finetune gallery cli_app cli_options cli_models cli
+fractals prompts learned presets weights noise loading switches pipelines wire server worker
+serving cache registry image_transform transforms diffusemix diffmix batches warm manifest
+provenance trees sources joint_transform datasets plans making augment_ray engines offline shards
+augment scorers filtering denoising lessons training finetune gallery cli_app cli_options
+cli_models cli
 """.split()
 
 #: Who may import what is outside.
