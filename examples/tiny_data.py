@@ -1,6 +1,6 @@
 """Read photographs for the recipes of the embedded models, and turn them into model inputs.
 
-    images, labels, names = load_labelled("photos/*.parquet")
+images, labels, names = load_labelled("photos/*.parquet")
 """
 
 from __future__ import annotations

@@ -317,8 +317,10 @@ def processes(report: Report, work: Path) -> None:
         _share(report, "warm_cache", warm.made / warm.seconds, direct, 0.9)
 
     edit = PromptEdit(["snowy", "sunset"], backend=spec, cache=False)
+    # A worker asks for one image at a time, so each of them needs a batch to work on.
+    workers = 16 if CUDA else 2
     loader = DataLoader(
-        NoisePictures(edit, count, SMALL), spec.batch_size, num_workers=16 if CUDA else 2,
+        NoisePictures(edit, count, SMALL), max(1, count // workers), num_workers=workers,
         persistent_workers=True, timeout=max(1.0, min(300.0, report.seconds_left())),
     )  # fmt: skip
     with model_process():

@@ -109,7 +109,7 @@ def gpu(found):
         ]
         for name, section in sections.items()
         for row in section["rows"]
-        if row["ok"] is False or "images_per_s" not in row["figures"]
+        if row["ok"] is False or (row["ok"] is None and "images_per_s" not in row["figures"])
     ]
     if others:
         parts.append(table(["section", "check", "passed", "figures"], others))
