@@ -10,13 +10,14 @@ from typing import Any
 
 from diffaug import learned
 from diffaug.errors import DestinationError
-from diffaug.generation import ModelSpec, derive_seed
+from diffaug.generation import ModelSpec
 from diffaug.image_transform import ImageTransform
 from diffaug.making import Maker, Options
 from diffaug.manifest import Destination
 from diffaug.offline import Run, Summary, pairs_up
 from diffaug.plans import Planned, plan
 from diffaug.provenance import identity, pinned
+from diffaug.seeds import derive_seed
 from diffaug.shards import Shard, join, parts_of, unfinished
 from diffaug.sources import DatasetSource, FolderSource, Skipped, Source
 from diffaug.trees import LocalTree

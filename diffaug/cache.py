@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 
 from diffaug import images
+from diffaug.files import cache_root, write_whole
 from diffaug.generation import Backend, Generated, GenerationRequest
-from diffaug.paths import cache_root, write_whole
 
 Format = Literal["jpeg", "raw"]
 

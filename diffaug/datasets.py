@@ -13,7 +13,6 @@ from torch.utils.data import Dataset, Subset
 from diffaug import images, samples
 from diffaug.arguments import unit, whole
 from diffaug.errors import UnreadableImageError
-from diffaug.generation import derive_seed
 from diffaug.joint_transform import Epoch, check_dataset, position, tell_epoch
 from diffaug.labels import (
     as_probabilities,
@@ -23,6 +22,7 @@ from diffaug.labels import (
 )
 from diffaug.manifest import Row, read_manifest, read_run
 from diffaug.pairs import long_tail_weights
+from diffaug.seeds import derive_seed
 from diffaug.sources import class_names_of
 
 REPLACEMENTS = ("global", "local", "concat")

@@ -13,9 +13,10 @@ from torch.nn import functional
 from diffaug import arguments, images
 from diffaug.errors import ModelError
 from diffaug.functional import resize
-from diffaug.generation import ModelSpec, check_rgb, derive_seed
+from diffaug.generation import ModelSpec, check_rgb
 from diffaug.loading import TOKEN, choose_device, load_pipeline
 from diffaug.presets import resolve
+from diffaug.seeds import derive_seed
 from diffaug.weights import pin
 
 

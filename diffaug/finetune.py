@@ -16,12 +16,13 @@ import torch
 from diffaug import images, learned
 from diffaug.arguments import whole
 from diffaug.errors import DestinationError, require
-from diffaug.generation import ModelSpec, derive_seed
+from diffaug.files import write_whole
+from diffaug.generation import ModelSpec
 from diffaug.lessons import Lessons, Words
 from diffaug.loading import choose_device, load_pipeline, load_tokenizer
-from diffaug.paths import write_whole
 from diffaug.presets import PRESETS, name_of
 from diffaug.provenance import versions
+from diffaug.seeds import derive_seed
 from diffaug.sources import Skipped
 from diffaug.training import Settings, Trainer, base_spec, check_parts, choose_precision
 from diffaug.weights import download, pin

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from diffaug import functional, images
 from diffaug.arguments import whole
-from diffaug.generation import derive_seed
-from diffaug.paths import cache_root
+from diffaug.files import cache_root
+from diffaug.seeds import derive_seed
 
 Array = np.ndarray[Any, Any]
 

@@ -9,9 +9,9 @@ import torch
 
 from diffaug import functional, images
 from diffaug.errors import DestinationError, UnreadableImageError
-from diffaug.generation import derive_seed
+from diffaug.files import write_whole
 from diffaug.image_transform import ImageTransform, Params
-from diffaug.paths import write_whole
+from diffaug.seeds import derive_seed
 
 BACKGROUND = (248, 247, 244)
 INK = (38, 38, 42)

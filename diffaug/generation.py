@@ -1,8 +1,6 @@
 """The seam between transforms and diffusion: what is asked, of which model, and what comes back."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -11,31 +9,13 @@ from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 import torch
 from typing_extensions import TypeIs
 
+from diffaug.seeds import MAX_SEED, derive_seed, digest
+
 #: Part of every key: raise it when the same request would give other pixels than before.
 FORMAT_VERSION = 1
 
-#: Seeds stay below this, since JSON readers turn larger integers into floats.
-MAX_SEED = 2**53
-
 Task = Literal["edit", "translate", "generate"]
 TASKS: tuple[Task, ...] = get_args(Task)
-
-
-def derive_seed(*parts: object) -> int:
-    """Hash plain values and uint8 tensors to a seed in [0, 2**53), the same on every machine."""
-    return int.from_bytes(_digest(parts)[:8], "big") % MAX_SEED
-
-
-def _digest(parts: Sequence[object]) -> bytes:
-    sha = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, torch.Tensor):
-            sha.update(repr(tuple(part.shape)).encode())
-            sha.update(part.contiguous().cpu().numpy().tobytes())
-        else:
-            sha.update(json.dumps(part, sort_keys=True).encode())
-        sha.update(b"\0")
-    return sha.digest()
 
 
 @dataclass(frozen=True)
@@ -133,7 +113,7 @@ class ModelSpec:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that changes a pixel; device and batch size, for one, do not."""
-        return _digest([FORMAT_VERSION, self.identity()]).hex()[:32]
+        return digest([FORMAT_VERSION, self.identity()]).hex()[:32]
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that change a pixel, as plain values."""
@@ -186,7 +166,7 @@ class GenerationRequest:
 
     def key(self, fingerprint: str) -> str:
         """Hash every field, the pixels, and the model's fingerprint to 64 hexadecimal digits."""
-        return _digest(
+        return digest(
             [
                 FORMAT_VERSION,
                 fingerprint,

@@ -10,8 +10,8 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from diffaug import images, samples
 from diffaug.arguments import whole
-from diffaug.generation import derive_seed
 from diffaug.image_transform import augmenting
+from diffaug.seeds import derive_seed
 
 
 class Epoch:

@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from diffaug import samples
 from diffaug.arguments import whole
-from diffaug.generation import derive_seed
+from diffaug.seeds import derive_seed
 
 
 def soft_label(

@@ -18,12 +18,13 @@ import torch
 from diffaug import images, presets, registry
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec, derive_seed
+from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec
 from diffaug.image_transform import ImageTransform, Params
 from diffaug.manifest import Row
 from diffaug.pipelines import real_steps
 from diffaug.plans import Planned
 from diffaug.provenance import versions_line
+from diffaug.seeds import derive_seed
 from diffaug.sources import Item, Skipped, Source
 
 #: Images in one call of a backend that does not say how many it takes.

@@ -17,8 +17,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from diffaug.errors import GenerationError, RefusedError
 from diffaug.functional import is_blank, resize
-from diffaug.generation import MAX_SEED, Generated, GenerationRequest, ModelSpec
+from diffaug.generation import Generated, GenerationRequest, ModelSpec
 from diffaug.loading import EDITORS, choose_device, load_pipeline, refuse_forked_cuda
+from diffaug.seeds import MAX_SEED
 from diffaug.weights import pin
 
 _log = logging.getLogger("diffaug")

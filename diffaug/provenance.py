@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffaug.fractals import FractalFolder
-from diffaug.generation import FORMAT_VERSION, Backend, ModelSpec, derive_seed, spec_of
+from diffaug.generation import FORMAT_VERSION, Backend, ModelSpec, spec_of
 from diffaug.image_transform import ImageTransform
+from diffaug.seeds import derive_seed
 from diffaug.weights import pin
 
 

@@ -19,10 +19,11 @@ from torch.nn import functional
 from diffaug import arguments, learned
 from diffaug.denoising import Denoiser, Item, Pictures, min_snr_weights
 from diffaug.errors import GenerationError
-from diffaug.generation import GenerationRequest, ModelSpec, derive_seed
+from diffaug.generation import GenerationRequest, ModelSpec
 from diffaug.loading import add_tokens
 from diffaug.pipelines import Job, run_batch
 from diffaug.presets import HUB_ID, PRESETS, name_of, read_index, resolve
+from diffaug.seeds import derive_seed
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 #: What of each attention of the U-Net learns.

@@ -17,16 +17,10 @@ from diffaug import functional, images, presets
 from diffaug.arguments import texts, unit_range, whole
 from diffaug.fractals import FractalBank, FractalFolder
 from diffaug.functional import Rounding
-from diffaug.generation import (
-    MAX_SEED,
-    Generated,
-    GenerationRequest,
-    ModelSpec,
-    derive_seed,
-    is_backend,
-)
+from diffaug.generation import Generated, GenerationRequest, ModelSpec, is_backend
 from diffaug.image_transform import BackendLike, ImageTransform, Params, fit, take
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, fill
+from diffaug.seeds import MAX_SEED, derive_seed
 
 Fractals = FractalBank | FractalFolder | str | os.PathLike[str] | None
 

@@ -3,22 +3,31 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "diffaug"
+import diffaug
 
-#: Dependency order: a module may import those before it, and no others.
-ORDER = """
-errors owner arguments paths images functional generation samples labels pairs collate strategies
-fractals prompts learned presets weights loading pipelines wire server worker serving cache
-registry image_transform transforms diffusemix diffmix batches warm manifest provenance trees
-sources joint_transform datasets plans making augment_ray engines offline shards augment scorers
-filtering denoising lessons training finetune gallery cli_app cli_options cli_models cli
+PACKAGE = Path(diffaug.__file__).parent
+
+#: The floors of the house, from the ground up: each imports only from those before it.
+FLOORS = """
+errors arguments seeds files images functional fractals
+samples labels pairs collate
+owner generation learned presets weights loading pipelines wire server worker serving cache registry
+strategies prompts image_transform transforms diffusemix diffmix
+manifest provenance trees sources plans making augment_ray engines offline shards augment
+joint_transform datasets batches warm
+scorers filtering
+denoising lessons training finetune
+gallery
+cli_app cli_options cli_models cli
 """.split()
 
-#: Who may import what is outside.
+#: Who may import what is outside: a module, or a package with all its modules.
 OWNERS = {
     "PIL": {"images"},
     "torchvision.tv_tensors": {"images"},
@@ -40,14 +49,27 @@ OWNERS = {
     "pickle": set(),
 }
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()
+#: What takes numbers already drawn, or a generator.
+WITHOUT_GLOBAL_DRAWS = [
+    *("functional", "fractals", "labels", "pairs", "collate"),
+    *("pipelines", "transforms", "diffmix", "images"),
+]
 RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "random_"}
 FORBIDDEN = {"torch.load", "pickle.load", "pickle.loads", "eval", "exec"}
 
-SOURCES = {path.stem: path.read_text() for path in PACKAGE.glob("*.py")}
-MODULES = [name for name in SOURCES if name not in ("__init__", "__main__")]
+
+def name_of(path: Path) -> str:
+    """Name a module by its path below the package: ``backends.hub``; a package by its own."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(source):
+SOURCES = {name_of(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+#: Without the front door, which imports everything, and the back door.
+MODULES = [name for name in SOURCES if name not in ("", "__main__")]
+
+
+def imports(source: str) -> Iterator[str]:
     """Yield the dotted name of everything imported, inside functions too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -58,24 +80,50 @@ def imports(source):
             yield from (str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
-def upward(name, source):
-    """Return the modules that one imports although they stand at or below it in the order."""
-    found = [dotted.split(".")[1] for dotted in imports(source) if dotted.startswith("diffaug.")]
-    allowed = {*ORDER[: ORDER.index(name)], "__version__"}
-    return [other for other in found if other not in allowed]
+def modules_imported(source: str) -> set[str]:
+    """Return the modules of the package that one imports."""
+    found = set()
+    for dotted in imports(source):
+        name = dotted.removeprefix("diffaug.")
+        while name != dotted and name not in SOURCES and "." in name:
+            name = name.rpartition(".")[0]
+        if name in MODULES:
+            found.add(name)
+    return found
 
 
-def trespasses(name, source):
+def floor(name: str) -> str:
+    """Return the package that a module is in, or the module itself on the ground."""
+    return name.partition(".")[0]
+
+
+def upward(name: str, source: str) -> list[str]:
+    """Return the modules that one imports although they are on its own floor or above it."""
+    below = {floor(name), *FLOORS[: FLOORS.index(floor(name))]} - {name}
+    return sorted(other for other in modules_imported(source) if floor(other) not in below)
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Return the modules of a circle of imports, none if there is no circle."""
+    try:
+        TopologicalSorter({n: modules_imported(s) - {n} for n, s in sources.items()}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def trespasses(name: str, source: str) -> list[str]:
     """Return what a module imports that others own."""
     return [
         dotted
         for dotted in imports(source)
         for outside, owners in OWNERS.items()
-        if f"{dotted}.".startswith(f"{outside}.") and name not in owners
+        if f"{dotted}.".startswith(f"{outside}.")
+        and not any(f"{name}.".startswith(f"{owner}.") for owner in owners)
     ]
 
 
-def blemishes(name, source):
+def blemishes(name: str, source: str) -> list[str]:
     """Return calls and statements that no module of the package may hold."""
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -83,14 +131,14 @@ def blemishes(name, source):
             found.append(f"assert in line {node.lineno}")
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            if called in FORBIDDEN or (called == "print" and name != "cli"):
+            if called in FORBIDDEN or (called == "print" and floor(name) != "cli"):
                 found.append(f"{called} in line {node.lineno}")
             keywords = {keyword.arg for keyword in node.keywords}
             found += sorted(keywords & {"trust_remote_code", "custom_pipeline"})
     return found
 
 
-def global_draws(source):
+def global_draws(source: str) -> list[str]:
     """Return the draws that do not say which generator they use."""
     return [
         ast.unparse(node)
@@ -101,13 +149,17 @@ def global_draws(source):
     ]
 
 
-def test_every_module_has_its_place_in_the_order():
-    assert sorted(ORDER) == sorted(MODULES)
+def test_every_module_has_its_floor():
+    assert sorted(FLOORS) == sorted({floor(name) for name in MODULES})
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_imports_only_modules_above_it(name):
+def test_a_module_imports_only_from_floors_below(name):
     assert [] == upward(name, SOURCES[name])
+
+
+def test_no_module_imports_one_that_imports_it():
+    assert [] == circle({name: SOURCES[name] for name in MODULES})
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -120,22 +172,11 @@ def test_nothing_forbidden_is_called(name):
     assert [] == blemishes(name, SOURCES[name])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "functional",
-        "fractals",
-        "labels",
-        "pairs",
-        "collate",
-        "pipelines",
-        "transforms",
-        "diffmix",
-        "images",
-    ],
-)
-def test_draws_name_their_generator(name):
-    assert [] == global_draws(SOURCES[name])
+@pytest.mark.parametrize("start", WITHOUT_GLOBAL_DRAWS)
+def test_draws_name_their_generator(start):
+    names = [name for name in MODULES if f"{name}.".startswith(f"{start}.")]
+    assert names
+    assert [] == [draw for name in names for draw in global_draws(SOURCES[name])]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -144,14 +185,14 @@ def test_a_module_is_short_enough_to_read_at_once(name):
 
 
 def test_no_module_is_a_drawer_for_odds_and_ends():
-    assert not {"utils", "common", "base", "helpers", "misc"} & set(MODULES)
+    words = {word for name in MODULES for word in name.split(".")}
+    assert not {"utils", "common", "helpers", "misc"} & words
 
 
 def test_state_that_changes_lives_in_the_registry_alone():
-    users = [name for name in MODULES if "global " in SOURCES[name].replace("global generator", "")]
     writers = [
         name
-        for name in users
+        for name in MODULES
         for node in ast.walk(ast.parse(SOURCES[name]))
         if isinstance(node, ast.Global)
     ]
@@ -159,11 +200,10 @@ def test_state_that_changes_lives_in_the_registry_alone():
 
 
 def test_transforms_know_the_protocol_and_no_backend():
-    assert not {"pipelines", "cache"} & {
-        dotted.split(".")[1]
-        for name in ("image_transform", "transforms", "diffusemix", "diffmix")
-        for dotted in imports(SOURCES[name])
-        if dotted.startswith("diffaug.")
+    transforms = ["image_transform", "transforms", "diffusemix", "diffmix"]
+    concrete = {"pipelines", "cache"}
+    assert not concrete & {
+        other for name in transforms for other in modules_imported(SOURCES[name])
     }
 
 
@@ -184,8 +224,10 @@ print(*sorted({name.split(".")[0] for name in set(sys.modules) - loaded}))
 
 
 def test_the_checks_notice_what_they_are_for():
-    assert ["cli"] == upward("images", "from diffaug.cli import main")
+    assert ["fractals"] == upward("functional", "from diffaug.fractals import render")
     assert ["functional"] == upward("images", "def f():\n    from diffaug import functional")
+    both = {"images": "from diffaug import files", "files": "import diffaug.images"}
+    assert {"images", "files"} == set(circle(both))
     assert ["PIL.Image"] == trespasses("functional", "from PIL import Image")
     assert ["peft"] == trespasses("cache", "def f():\n    require('peft')")
     assert 3 == len(blemishes("cache", "assert 1\nprint(2)\ntorch.load('x')"))

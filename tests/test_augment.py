@@ -25,9 +25,10 @@ from diffaug import (
 from diffaug.augment import Planned, Skipped, plan
 from diffaug.errors import DestinationError, ModelUnavailableError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.generation import Generated, ModelSpec, derive_seed
+from diffaug.generation import Generated, ModelSpec
 from diffaug.images import encode_image, read_image
 from diffaug.manifest import read_manifest, read_run
+from diffaug.seeds import derive_seed
 
 BANK = FractalBank(count=4, size=32)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffaug import GenerationRequest, ModelSpec, RecordingBackend
-from diffaug.generation import MAX_SEED, derive_seed
+from diffaug.seeds import MAX_SEED, derive_seed
 
 IMAGE = torch.arange(60, dtype=torch.uint8).reshape(3, 4, 5)
 
