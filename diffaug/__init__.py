@@ -4,7 +4,6 @@ from diffaug import errors, functional
 from diffaug.augment import Summary, augment_dataset, augment_folder
 from diffaug.batches import BatchAugment
 from diffaug.cache import CachedBackend
-from diffaug.collate import MixCollate
 from diffaug.datasets import GeneratedDataset, MixedDataset
 from diffaug.diffmix import DiffMix
 from diffaug.diffusemix import DiffuseMix
@@ -19,8 +18,9 @@ from diffaug.generation import (
 )
 from diffaug.image_transform import ImageTransform
 from diffaug.joint_transform import JointTransform
-from diffaug.labels import class_counts, few_shot_subset, soft_label
-from diffaug.pairs import ClassPairs, ClassPairSampler
+from diffaug.labels.collate import MixCollate
+from diffaug.labels.label import class_counts, few_shot_subset, soft_label
+from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.pipelines import DiffusersBackend
 from diffaug.registry import backend_for, unload
 from diffaug.serving import serve

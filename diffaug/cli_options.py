@@ -109,7 +109,7 @@ def diffmix(
     """
     from diffaug import learned
     from diffaug.diffmix import DiffMix
-    from diffaug.pairs import ClassPairSampler
+    from diffaug.labels.pairs import ClassPairSampler
     from diffaug.sources import FolderSource
 
     spec = model(backend or "sd15", **changes)

@@ -10,18 +10,14 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Subset
 
-from diffaug import images, samples
+from diffaug import images
 from diffaug.arguments import unit, whole
 from diffaug.errors import UnreadableImageError
 from diffaug.joint_transform import Epoch, check_dataset, position, tell_epoch
-from diffaug.labels import (
-    as_probabilities,
-    check_gamma,
-    class_counts,
-    soft_label,
-)
+from diffaug.labels import samples
+from diffaug.labels.label import as_probabilities, check_gamma, class_counts, soft_label
+from diffaug.labels.pairs import long_tail_weights
 from diffaug.manifest import Row, read_manifest, read_run
-from diffaug.pairs import long_tail_weights
 from diffaug.seeds import derive_seed
 from diffaug.sources import class_names_of
 

@@ -8,12 +8,13 @@ from typing import Any, Self
 
 import torch
 
-from diffaug import images, learned, presets, samples
+from diffaug import images, learned, presets
 from diffaug.arguments import texts, whole
 from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec, is_backend, spec_of
 from diffaug.image_transform import BackendLike, ImageTransform, Params, fit
-from diffaug.labels import as_probabilities, check_gamma, soft_label
-from diffaug.pairs import ClassPairSampler
+from diffaug.labels import samples
+from diffaug.labels.label import as_probabilities, check_gamma, soft_label
+from diffaug.labels.pairs import ClassPairSampler
 from diffaug.seeds import MAX_SEED, derive_seed
 from diffaug.strategies import FEW_SHOT_P, SETTINGS, Strategy, Strengths, find_strategy
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from diffaug import images, samples
+from diffaug import images
 from diffaug.arguments import whole
 from diffaug.image_transform import augmenting
+from diffaug.labels import samples
 from diffaug.seeds import derive_seed
 
 

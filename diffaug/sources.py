@@ -15,8 +15,8 @@ import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
-from diffaug.labels import dataset_labels
-from diffaug.samples import IMAGE_KEYS, LABEL_KEYS
+from diffaug.labels.label import dataset_labels
+from diffaug.labels.samples import IMAGE_KEYS, LABEL_KEYS
 from diffaug.trees import open_tree
 
 #: File systems take names of 255 bytes, and copies get a number and an extension.

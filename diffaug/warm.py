@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffaug import images, samples
+from diffaug import images
 from diffaug.cache import CachedBackend
 from diffaug.errors import RefusedError
 from diffaug.generation import GenerationRequest, spec_of
 from diffaug.image_transform import ImageTransform
+from diffaug.labels import samples
 
 #: Images that the part before ours is run on twice, to see whether it is random.
 PROBES = 3

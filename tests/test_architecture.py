@@ -16,7 +16,7 @@ PACKAGE = Path(diffaug.__file__).parent
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
 errors arguments seeds files images functional fractals
-samples labels pairs collate
+labels
 owner generation learned presets weights loading pipelines wire server worker serving cache registry
 strategies prompts image_transform transforms diffusemix diffmix
 manifest provenance trees sources plans making augment_ray engines offline shards augment
@@ -51,7 +51,7 @@ OWNERS = {
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()
 #: What takes numbers already drawn, or a generator.
 WITHOUT_GLOBAL_DRAWS = [
-    *("functional", "fractals", "labels", "pairs", "collate"),
+    *("functional", "fractals", "labels", "labels", "labels"),
     *("pipelines", "transforms", "diffmix", "images"),
 ]
 RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "random_"}

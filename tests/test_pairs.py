@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffaug import ClassPairs, ClassPairSampler, soft_label
-from diffaug.pairs import long_tail_weights
+from diffaug.labels.pairs import long_tail_weights
 
 COUNTS = [900, 90, 9, 1, 0]
 WEIGHTS = [[0, 1, 3], [2, 0, 0], [1, 1, 1]]

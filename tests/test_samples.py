@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffaug.samples import class_number, get, image_place, label_place, put
+from diffaug.labels.samples import class_number, get, image_place, label_place, put
 
 Named = namedtuple("Named", "image label path")
 

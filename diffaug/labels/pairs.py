@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from diffaug.arguments import whole
-from diffaug.labels import as_numbers, check_classes, soft_label, target_weight
+from diffaug.labels.label import as_numbers, check_classes, soft_label, target_weight
 from diffaug.seeds import derive_seed
 
 PAIRINGS = ("uniform", "other", "same", "tail")

@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import one_hot
 from torch.utils.data import ConcatDataset, Subset
 
-from diffaug import samples
 from diffaug.arguments import whole
+from diffaug.labels import samples
 from diffaug.seeds import derive_seed
 
 

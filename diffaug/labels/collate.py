@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from diffaug import samples
 from diffaug.arguments import unit, whole
-from diffaug.labels import as_probabilities
+from diffaug.labels import samples
+from diffaug.labels.label import as_probabilities
 
 
 class MixCollate:

@@ -1,0 +1,1 @@
+"""Labels: what they are, where a sample keeps them, how they are mixed and collated."""
