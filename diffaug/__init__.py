@@ -19,7 +19,8 @@ from diffaug.generation import (
 from diffaug.image_transform import ImageTransform
 from diffaug.joint_transform import JointTransform
 from diffaug.labels.collate import MixCollate
-from diffaug.labels.label import class_counts, few_shot_subset, soft_label
+from diffaug.labels.dataset import class_counts, few_shot_subset
+from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.pipelines import DiffusersBackend
 from diffaug.registry import backend_for, unload

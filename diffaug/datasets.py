@@ -15,11 +15,12 @@ from diffaug.arguments import unit, whole
 from diffaug.errors import UnreadableImageError
 from diffaug.joint_transform import Epoch, check_dataset, position, tell_epoch
 from diffaug.labels import samples
-from diffaug.labels.label import as_probabilities, check_gamma, class_counts, soft_label
+from diffaug.labels.class_names import class_names_of
+from diffaug.labels.dataset import class_counts
+from diffaug.labels.label import as_probabilities, check_gamma, soft_label
 from diffaug.labels.pairs import long_tail_weights
 from diffaug.manifest import Row, read_manifest, read_run
 from diffaug.seeds import derive_seed
-from diffaug.sources import class_names_of
 
 REPLACEMENTS = ("global", "local", "concat")
 

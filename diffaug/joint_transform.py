@@ -12,6 +12,7 @@ from diffaug import images
 from diffaug.arguments import whole
 from diffaug.image_transform import augmenting
 from diffaug.labels import samples
+from diffaug.labels.label import class_number
 from diffaug.seeds import derive_seed
 
 
@@ -130,7 +131,7 @@ class JointTransform(Dataset):
 
 def position(index: Any, length: int) -> int:
     """Return the index of an item, counted from the front."""
-    number = samples.class_number(index)
+    number = class_number(index)
     if number is None:
         raise TypeError(f"'index' must be an integer, got {index!r}.")
     if not -length <= number < length:

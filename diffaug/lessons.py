@@ -11,7 +11,7 @@ from diffaug import images
 from diffaug.arguments import whole
 from diffaug.denoising import Pictures
 from diffaug.errors import UnreadableImageError
-from diffaug.labels.label import few_shot_subset
+from diffaug.labels.dataset import few_shot_subset
 from diffaug.learned import class_prompt, spelling
 from diffaug.loading import add_tokens
 from diffaug.sources import FolderSource, Skipped

@@ -51,7 +51,7 @@ OWNERS = {
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()
 #: What takes numbers already drawn, or a generator.
 WITHOUT_GLOBAL_DRAWS = [
-    *("functional", "fractals", "labels", "labels", "labels"),
+    *("functional", "fractals", "labels"),
     *("pipelines", "transforms", "diffmix", "images"),
 ]
 RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "random_"}
@@ -98,8 +98,8 @@ def floor(name: str) -> str:
 
 
 def upward(name: str, source: str) -> list[str]:
-    """Return the modules that one imports although they are on its own floor or above it."""
-    below = {floor(name), *FLOORS[: FLOORS.index(floor(name))]} - {name}
+    """Return the modules that one imports although they are on floors above it."""
+    below = {floor(name), *FLOORS[: FLOORS.index(floor(name))]}
     return sorted(other for other in modules_imported(source) if floor(other) not in below)
 
 

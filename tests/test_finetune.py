@@ -19,7 +19,7 @@ from diffaug.denoising import noise_loss
 from diffaug.errors import DestinationError, MissingDependencyError, UnreadableImageError
 from diffaug.finetune import finetune
 from diffaug.images import read_image
-from diffaug.labels.label import few_shot_subset
+from diffaug.labels.dataset import few_shot_subset
 from diffaug.presets import resolve
 from diffaug.training import Trainer
 

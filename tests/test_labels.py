@@ -10,13 +10,9 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from diffaug import class_counts, few_shot_subset, soft_label
-from diffaug.labels.label import (
-    as_probabilities,
-    dataset_labels,
-    from_kornia,
-    target_weight,
-    to_kornia,
-)
+from diffaug.labels.dataset import dataset_labels
+from diffaug.labels.kornia import from_kornia, to_kornia
+from diffaug.labels.label import as_probabilities, target_weight
 
 STRENGTHS = st.floats(0, 1, width=32, allow_subnormal=False)
 GAMMAS = st.floats(0, 4, allow_subnormal=False)

@@ -7,7 +7,7 @@ import pytest
 from tiny_pipelines import model_folder, save_classes, tiny_spec
 
 from diffaug.errors import UnreadableImageError
-from diffaug.labels.label import few_shot_subset
+from diffaug.labels.dataset import few_shot_subset
 from diffaug.lessons import Lessons, Words
 from diffaug.loading import load_tokenizer
 

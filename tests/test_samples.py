@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffaug.labels.samples import class_number, get, image_place, label_place, put
+from diffaug.labels.label import class_number
+from diffaug.labels.samples import get, image_place, label_place, put
 
 Named = namedtuple("Named", "image label path")
 

@@ -1,10 +1,7 @@
 """Where a sample keeps its image and its label: at a place of a tuple, or under a key of a dict."""
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import torch
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "fine_label")
@@ -86,16 +83,6 @@ def put(sample: Any, place: Place, value: Any) -> Any:
     if hasattr(sample, "_fields"):  # a named tuple
         return type(sample)(*parts)
     return tuple(parts) if isinstance(sample, tuple) else parts
-
-
-def class_number(label: Any) -> int | None:
-    """Return a hard label as an integer, whatever holds it; None if it is none."""
-    if isinstance(label, bool) or getattr(label, "dtype", None) is torch.bool:
-        return None
-    try:
-        return operator.index(label)
-    except TypeError:
-        return None
 
 
 def _key(sample: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> str:
