@@ -2,29 +2,23 @@
 
 from diffaug import errors, functional
 from diffaug.augment import Summary, augment_dataset, augment_folder
+from diffaug.backends.cache import CachedBackend
+from diffaug.backends.pipeline import DiffusersBackend
+from diffaug.backends.process.pool import serve
+from diffaug.backends.registry import backend_for, unload
+from diffaug.backends.spec import Backend, Generated, GenerationRequest, ModelSpec, RecordingBackend
 from diffaug.batches import BatchAugment
-from diffaug.cache import CachedBackend
 from diffaug.datasets import GeneratedDataset, MixedDataset
 from diffaug.diffmix import DiffMix
 from diffaug.diffusemix import DiffuseMix
 from diffaug.filtering import ClassifierFilter, ClipFilter, SimilarityFilter, filter_set
 from diffaug.fractals import FractalBank
-from diffaug.generation import (
-    Backend,
-    Generated,
-    GenerationRequest,
-    ModelSpec,
-    RecordingBackend,
-)
 from diffaug.image_transform import ImageTransform
 from diffaug.joint_transform import JointTransform
 from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
-from diffaug.pipelines import DiffusersBackend
-from diffaug.registry import backend_for, unload
-from diffaug.serving import serve
 from diffaug.transforms import FractalBlend, HalfConcat, PromptEdit
 from diffaug.warm import WarmSummary, warm_cache
 

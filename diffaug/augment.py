@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffaug import learned
+from diffaug.backends import finetuned
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError
-from diffaug.generation import ModelSpec
 from diffaug.image_transform import ImageTransform
 from diffaug.making import Maker, Options
 from diffaug.manifest import Destination
@@ -163,7 +163,7 @@ def augment_dataset(
 
 def _check_subset(spec: ModelSpec | None, source: Source) -> None:
     """Warn where a model was fine-tuned on a few images, and these are others."""
-    tuned = learned.find(spec) if spec else None
+    tuned = finetuned.find(spec) if spec else None
     if tuned is None or tuned.shots is None or set(tuned.files) == set(source.keys):
         return
     warnings.warn(

@@ -31,8 +31,8 @@ def fractals(
 @app.command()
 def backends() -> None:
     """List the presets: task, steps, size, licence, and whether they are here; no network."""
-    from diffaug.presets import PRESETS
-    from diffaug.weights import downloaded
+    from diffaug.backends.hub import downloaded
+    from diffaug.backends.presets import PRESETS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("name", "task", "steps", "pixels", "download", "here", "commercial use"):
@@ -57,18 +57,18 @@ def backends() -> None:
 @app.command()
 def download(backend: Annotated[str, typer.Argument(help="Preset or Hub id.")]) -> None:
     """Fetch a model, saying first how large it is and where it goes."""
-    from diffaug import presets, weights
+    from diffaug.backends import hub, presets
 
     spec = presets.resolve(backend)
-    if weights.downloaded(spec):
+    if hub.downloaded(spec):
         out.print(f"'{backend}' is here already.", markup=False)
         return
-    size = weights.download_size(spec)
+    size = hub.download_size(spec)
     out.print(
-        f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {weights.download_place(spec)}",
+        f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {hub.download_place(spec)}",
         markup=False,
     )
-    out.print(f"done: {weights.download(weights.pin(spec))}", markup=False)
+    out.print(f"done: {hub.download(hub.pin(spec))}", markup=False)
 
 
 @app.command()
@@ -76,7 +76,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove every generated image.")] = False,
 ) -> None:
     """Show how much the cache of generated images holds, or clear it."""
-    from diffaug.cache import cache_info, clear_cache
+    from diffaug.backends.cache import cache_info, clear_cache
 
     info = clear_cache() if clear else cache_info()
     done = "removed from" if clear else "in"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from diffaug.backends.spec import ModelSpec
     from diffaug.diffmix import DiffMix
     from diffaug.diffusemix import DiffuseMix
-    from diffaug.generation import ModelSpec
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Folder of images, one folder per class.")
@@ -63,7 +63,7 @@ LongTail = Annotated[
 
 def model(backend: str, **changes: Any) -> "ModelSpec":
     """Resolve a model, with what the options change of it."""
-    from diffaug import presets
+    from diffaug.backends import presets
 
     given = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(presets.resolve(backend), **given)
@@ -107,14 +107,14 @@ def diffmix(
         The transform, and the images it may use: the few that the model was fine-tuned on, if these
         are there; None for all.
     """
-    from diffaug import learned
+    from diffaug.backends import finetuned
     from diffaug.diffmix import DiffMix
     from diffaug.labels.pairs import ClassPairSampler
     from diffaug.sources import FolderSource
 
     spec = model(backend or "sd15", **changes)
     found = FolderSource(source)
-    tuned = learned.find(spec)
+    tuned = finetuned.find(spec)
     only = tuned.files if tuned and tuned.shots and set(tuned.files) <= set(found.keys) else None
     count = Counter(key.split("/", 1)[0] for key in only or found.keys)
     names = sorted(count)

@@ -11,13 +11,13 @@ import torch
 from torch.nn import functional
 
 from diffaug import arguments, images
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import TOKEN, choose_device, load_pipeline
+from diffaug.backends.presets import resolve
+from diffaug.backends.spec import ModelSpec, check_rgb
 from diffaug.errors import ModelError
 from diffaug.functional import resize
-from diffaug.generation import ModelSpec, check_rgb
-from diffaug.loading import TOKEN, choose_device, load_pipeline
-from diffaug.presets import resolve
 from diffaug.seeds import derive_seed
-from diffaug.weights import pin
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def noise_loss(
     Args:
         backend: a preset, a model folder, a fine-tuned folder or a spec.
         pictures: uint8 ``(3, H, W)``; their middle square is used.
-        prompts: one for each image, such as ``learned.read(folder).prompt(name)``.
+        prompts: one for each image, such as ``finetuned.read(folder).prompt(name)``.
         seed: of the noise and the timesteps.
         draws: of them for each image, >= 1.
         device: as in :class:`ModelSpec`.

@@ -8,9 +8,17 @@ from typing import Any, Self
 
 import torch
 
-from diffaug import images, learned, presets
+from diffaug import images
 from diffaug.arguments import texts, whole
-from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec, is_backend, spec_of
+from diffaug.backends import finetuned, presets
+from diffaug.backends.spec import (
+    Backend,
+    Generated,
+    GenerationRequest,
+    ModelSpec,
+    is_backend,
+    spec_of,
+)
 from diffaug.image_transform import BackendLike, ImageTransform, Params, fit
 from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities, check_gamma, soft_label
@@ -192,14 +200,14 @@ class DiffMix(ImageTransform):
                 f"'backend' must be a model that translates, got the editor {spec.model!r}; "
                 "'tiny-translate' and 'sd15' translate."
             )
-        spec = learned.reduce(spec, self.strategy.model)
+        spec = finetuned.reduce(spec, self.strategy.model)
         return replace(spec, task="generate" if self.strategy.start == "text" else "translate")
 
     def _prompts(self, metaclass: str, given: ModelSpec | None) -> tuple[str, ...]:
         if not isinstance(metaclass, str):
             raise TypeError(f"'metaclass' must be a string, got {metaclass!r}.")
-        words = [learned.clean_name(name) for name in self.class_names]
-        tuned = learned.find(given) if given else None
+        words = [finetuned.clean_name(name) for name in self.class_names]
+        tuned = finetuned.find(given) if given else None
         if tuned is not None:
             metaclass = metaclass or tuned.metaclass
         if self.strategy.model != "none" and tuned is not None:
@@ -211,7 +219,7 @@ class DiffMix(ImageTransform):
                 UserWarning,
                 stacklevel=3,
             )
-        return tuple(learned.class_prompt(word, metaclass.strip()) for word in words)
+        return tuple(finetuned.class_prompt(word, metaclass.strip()) for word in words)
 
     def _warn_of_settings(self) -> None:
         # Author runs on CUB, 5 images a class (arXiv 2403.19600): p of .5 gave 57.9 %, of 1 36.7 %;
@@ -412,7 +420,7 @@ def _distinct(class_names: Any) -> tuple[str, ...]:
     texts("class_names", class_names)
     seen: dict[str, str] = {}
     for name in class_names:
-        word = learned.spelling(name)
+        word = finetuned.spelling(name)
         if word in seen:
             raise ValueError(
                 f"'class_names' must differ in a prompt, got {seen[word]!r} and {name!r}; "

@@ -5,10 +5,10 @@ from functools import partial
 from typing import cast
 
 from diffaug.augment_ray import make_with_ray, require_ray
-from diffaug.generation import ModelSpec
+from diffaug.backends.process.pool import devices_of, serve
+from diffaug.backends.spec import ModelSpec
 from diffaug.making import Engine, Keep, Maker
 from diffaug.plans import Planned
-from diffaug.serving import devices_of, serve
 
 #: Batches for each device that are under way together, so that none waits for the slowest.
 AHEAD = 2

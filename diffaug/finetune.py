@@ -13,19 +13,20 @@ from typing import Any
 
 import torch
 
-from diffaug import images, learned
+from diffaug import images
 from diffaug.arguments import whole
+from diffaug.backends import finetuned
+from diffaug.backends.hub import download, pin
+from diffaug.backends.loading import choose_device, load_pipeline, load_tokenizer
+from diffaug.backends.presets import PRESETS, name_of
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError, require
 from diffaug.files import write_whole
-from diffaug.generation import ModelSpec
 from diffaug.lessons import Lessons, Words
-from diffaug.loading import choose_device, load_pipeline, load_tokenizer
-from diffaug.presets import PRESETS, name_of
 from diffaug.provenance import versions
 from diffaug.seeds import derive_seed
 from diffaug.sources import Skipped
 from diffaug.training import Settings, Trainer, base_spec, check_parts, choose_precision
-from diffaug.weights import download, pin
 
 CHECKPOINT = "checkpoint.safetensors"
 #: What a process that was killed amid writing leaves behind.
@@ -211,7 +212,7 @@ class _Run:
         local = ("device", "batch_size", "pad", "compile", "offload")
         spec = {name: value for name, value in asdict(self.spec).items() if name not in local}
         return {
-            "format": learned.FORMAT,
+            "format": finetuned.FORMAT,
             "finished": finished,
             "base": self.base,
             "spec": spec,
@@ -229,7 +230,7 @@ class _Run:
         Raises:
             DestinationError: it holds something else; the message says what.
         """
-        file = self.folder / learned.RECORD
+        file = self.folder / finetuned.RECORD
         with self._told("read"):
             found = sorted(os.listdir(self.folder)) if self.folder.exists() else []
         names = [name for name in found if not name.startswith(".") and not _CUT.fullmatch(name)]
@@ -242,7 +243,7 @@ class _Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DestinationError(
                 f"'{self.folder}' must be empty or hold a run of this fine-tuning, and it holds "
-                f"'{names[0]}' and no {learned.RECORD} of diffaug's; choose another folder."
+                f"'{names[0]}' and no {finetuned.RECORD} of diffaug's; choose another folder."
             ) from error
         here = json.loads(json.dumps(self._identity()))
         for name in [*here, *known]:
@@ -285,7 +286,7 @@ class _Run:
         if main:
             for abandoned in filter(lambda path: _CUT.fullmatch(path.name), self.folder.rglob("*")):
                 abandoned.unlink(missing_ok=True)
-            self._write({learned.RECORD: self._record(finished=False)})
+            self._write({finetuned.RECORD: self._record(finished=False)})
         try:
             with self._bar(trainer.step, progress and main) as bar:
                 while trainer.step < self.settings.steps:
@@ -398,11 +399,11 @@ class _Run:
         classes = dict(zip(self.lessons.names, trainer.tokens, strict=True))
         self._write(
             {
-                learned.LORA: save(lora, {"format": "pt"}),
-                learned.EMBEDDINGS: save(rows, {"format": "pt"}),
-                learned.CLASSES: {"metaclass": self.words.metaclass, "classes": classes},
+                finetuned.LORA: save(lora, {"format": "pt"}),
+                finetuned.EMBEDDINGS: save(rows, {"format": "pt"}),
+                finetuned.CLASSES: {"metaclass": self.words.metaclass, "classes": classes},
                 "README.md": self._card(),
-                learned.RECORD: self._record(finished=True),
+                finetuned.RECORD: self._record(finished=True),
             }
         )
         self.checkpoint.unlink(missing_ok=True)
@@ -411,7 +412,7 @@ class _Run:
         lessons, settings = self.lessons, self.settings
         preset = PRESETS.get(self.base)
         terms = f" ({preset.licence}; commercial use: {preset.commercial})" if preset else ""
-        prompt = learned.class_prompt(self.words.tokens(1)[0], self.words.metaclass)
+        prompt = finetuned.class_prompt(self.words.tokens(1)[0], self.words.metaclass)
         return f"""# {self.folder.name}
 
 Fine-tuned with diffaug for Diff-Mix (Wang et al., 2024, arXiv 2403.19600): a LoRA of the U-Net, and
@@ -420,8 +421,8 @@ a word for each class, learned together.
 - Base model: `{self.base}`, revision `{self.spec.revision}`.
 - Classes: {len(lessons.names)}, from {len(lessons.keys) - len(self.skipped)} images.
 - Training: {settings.steps} steps of {settings.batch_size} images at {self.spec.size} px; LoRA of
-  rank {settings.rank}. All settings and images: `{learned.RECORD}`.
-- Prompt: `{prompt}` for `{lessons.names[0]}`; the other words: `{learned.CLASSES}`.
+  rank {settings.rank}. All settings and images: `{finetuned.RECORD}`.
+- Prompt: `{prompt}` for `{lessons.names[0]}`; the other words: `{finetuned.CLASSES}`.
 - Use: give this folder as `backend`. It may be moved; the base model is loaded from its own place.
 - Terms: those of the base model{terms} and of the training images.
 """

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
-from diffaug import functional, images, registry
+from diffaug import functional, images
 from diffaug.arguments import unit
-from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec
+from diffaug.backends import registry
+from diffaug.backends.spec import Backend, Generated, GenerationRequest, ModelSpec
 
 #: What was drawn for one image: plain JSON values.
 Params = dict[str, Any]

@@ -9,11 +9,11 @@ from typing import Any
 
 from diffaug import images
 from diffaug.arguments import whole
+from diffaug.backends.finetuned import class_prompt, spelling
+from diffaug.backends.loading import add_tokens
 from diffaug.denoising import Pictures
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.dataset import few_shot_subset
-from diffaug.learned import class_prompt, spelling
-from diffaug.loading import add_tokens
 from diffaug.sources import FolderSource, Skipped
 from diffaug.trees import LocalTree
 

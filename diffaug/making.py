@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diffaug import images, presets, registry
+from diffaug import images
+from diffaug.backends import presets, registry
+from diffaug.backends.pipeline import real_steps
+from diffaug.backends.spec import Backend, Generated, GenerationRequest, ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec
 from diffaug.image_transform import ImageTransform, Params
 from diffaug.manifest import Row
-from diffaug.pipelines import real_steps
 from diffaug.plans import Planned
 from diffaug.provenance import versions_line
 from diffaug.seeds import derive_seed

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from diffaug.backends.hub import pin
+from diffaug.backends.spec import FORMAT_VERSION, Backend, ModelSpec, spec_of
 from diffaug.fractals import FractalFolder
-from diffaug.generation import FORMAT_VERSION, Backend, ModelSpec, spec_of
 from diffaug.image_transform import ImageTransform
 from diffaug.seeds import derive_seed
-from diffaug.weights import pin
 
 
 def pinned(backend: ModelSpec | Backend | None) -> ModelSpec | None:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from diffaug import functional, images, loading
+from diffaug import functional, images
 from diffaug.arguments import whole
+from diffaug.backends import loading
+from diffaug.backends.hub import pin, weights_of
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, ModelUnavailableError, UnreadableImageError
-from diffaug.generation import ModelSpec
 from diffaug.manifest import Row, read_run
-from diffaug.weights import pin, weights_of
 
 CLIP = "openai/clip-vit-base-patch32"
 #: The only revision of it that has safetensors.

@@ -16,13 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from diffaug import arguments, learned
+from diffaug import arguments
+from diffaug.backends import finetuned
+from diffaug.backends.loading import add_tokens
+from diffaug.backends.pipeline import Job, run_batch
+from diffaug.backends.presets import HUB_ID, PRESETS, name_of, read_index, resolve
+from diffaug.backends.spec import GenerationRequest, ModelSpec
 from diffaug.denoising import Denoiser, Item, Pictures, min_snr_weights
 from diffaug.errors import GenerationError
-from diffaug.generation import GenerationRequest, ModelSpec
-from diffaug.loading import add_tokens
-from diffaug.pipelines import Job, run_batch
-from diffaug.presets import HUB_ID, PRESETS, name_of, read_index, resolve
 from diffaug.seeds import derive_seed
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
@@ -76,7 +77,7 @@ class Settings:
 
 def base_spec(base: str | Path | ModelSpec, size: int | None, device: str) -> ModelSpec:
     """Return the spec of a model that can be fine-tuned, as far as can be told before loading."""
-    if isinstance(base, (str, Path)) and learned.is_learned(Path(base).expanduser()):
+    if isinstance(base, (str, Path)) and finetuned.is_learned(Path(base).expanduser()):
         raise ValueError(
             f"'base' must be a model, and '{base}' is fine-tuned already; give what it was made of."
         )

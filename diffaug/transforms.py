@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from diffaug import functional, images, presets
+from diffaug import functional, images
 from diffaug.arguments import texts, unit_range, whole
+from diffaug.backends import presets
+from diffaug.backends.spec import Generated, GenerationRequest, ModelSpec, is_backend
 from diffaug.fractals import FractalBank, FractalFolder
 from diffaug.functional import Rounding
-from diffaug.generation import Generated, GenerationRequest, ModelSpec, is_backend
 from diffaug.image_transform import BackendLike, ImageTransform, Params, fit, take
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, fill
 from diffaug.seeds import MAX_SEED, derive_seed

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from diffaug import images
-from diffaug.cache import CachedBackend
+from diffaug.backends.cache import CachedBackend
+from diffaug.backends.spec import GenerationRequest, spec_of
 from diffaug.errors import RefusedError
-from diffaug.generation import GenerationRequest, spec_of
 from diffaug.image_transform import ImageTransform
 from diffaug.labels import samples
 

@@ -26,7 +26,7 @@ from tiny_styles import stylise
 from torch import Tensor, nn
 
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec
-from diffaug.presets import PRESETS
+from diffaug.backends.presets import PRESETS
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
 
 log = logging.getLogger("tiny")

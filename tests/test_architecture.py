@@ -17,7 +17,7 @@ PACKAGE = Path(diffaug.__file__).parent
 FLOORS = """
 errors arguments seeds files images functional fractals
 labels
-owner generation learned presets weights loading pipelines wire server worker serving cache registry
+backends
 strategies prompts image_transform transforms diffusemix diffmix
 manifest provenance trees sources plans making augment_ray engines offline shards augment
 joint_transform datasets batches warm
@@ -31,28 +31,28 @@ cli_app cli_options cli_models cli
 OWNERS = {
     "PIL": {"images"},
     "torchvision.tv_tensors": {"images"},
-    "diffusers": {"loading", "denoising", "training"},
-    "transformers": {"loading", "scorers"},
-    "peft": {"loading", "training"},
-    "accelerate": {"loading", "training", "finetune"},
+    "diffusers": {"backends.loading", "denoising", "training"},
+    "transformers": {"backends.loading", "scorers"},
+    "peft": {"backends.loading", "training"},
+    "accelerate": {"backends.loading", "training", "finetune"},
     "kornia": {"scorers"},
-    "huggingface_hub": {"weights"},
+    "huggingface_hub": {"backends.hub"},
     "ray": {"augment_ray"},
     "fsspec": {"trees"},
-    "filelock": {"manifest", "worker"},
+    "filelock": {"manifest", "backends.process.client"},
     "tqdm": {"offline", "warm", "filtering", "finetune"},
     "typer": {"cli", "cli_app", "cli_models", "cli_options"},
     "rich": {"cli_app", "cli_models"},
-    "socket": {"server", "wire", "worker"},
-    "subprocess": {"worker"},
-    "multiprocessing": {"worker"},
+    "socket": {"backends.process.server", "backends.process.protocol", "backends.process.client"},
+    "subprocess": {"backends.process.client"},
+    "multiprocessing": {"backends.process.client"},
     "pickle": set(),
 }
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()
 #: What takes numbers already drawn, or a generator.
 WITHOUT_GLOBAL_DRAWS = [
     *("functional", "fractals", "labels"),
-    *("pipelines", "transforms", "diffmix", "images"),
+    *("backends.pipeline", "transforms", "diffmix", "images"),
 ]
 RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "random_"}
 FORBIDDEN = {"torch.load", "pickle.load", "pickle.loads", "eval", "exec"}
@@ -196,12 +196,12 @@ def test_state_that_changes_lives_in_the_registry_alone():
         for node in ast.walk(ast.parse(SOURCES[name]))
         if isinstance(node, ast.Global)
     ]
-    assert {"registry"} == set(writers)
+    assert {"backends.registry"} == set(writers)
 
 
 def test_transforms_know_the_protocol_and_no_backend():
     transforms = ["image_transform", "transforms", "diffusemix", "diffmix"]
-    concrete = {"pipelines", "cache"}
+    concrete = {"backends.pipeline", "backends.cache"}
     assert not concrete & {
         other for name in transforms for other in modules_imported(SOURCES[name])
     }
@@ -229,7 +229,7 @@ def test_the_checks_notice_what_they_are_for():
     both = {"images": "from diffaug import files", "files": "import diffaug.images"}
     assert {"images", "files"} == set(circle(both))
     assert ["PIL.Image"] == trespasses("functional", "from PIL import Image")
-    assert ["peft"] == trespasses("cache", "def f():\n    require('peft')")
-    assert 3 == len(blemishes("cache", "assert 1\nprint(2)\ntorch.load('x')"))
-    assert ["trust_remote_code"] == blemishes("cache", "f(trust_remote_code=True)")
+    assert ["peft"] == trespasses("backends.cache", "def f():\n    require('peft')")
+    assert 3 == len(blemishes("backends.cache", "assert 1\nprint(2)\ntorch.load('x')"))
+    assert ["trust_remote_code"] == blemishes("backends.cache", "f(trust_remote_code=True)")
     assert ["torch.rand(3)"] == global_draws("torch.rand(3)\ntorch.rand(3, generator=g)")

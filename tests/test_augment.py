@@ -23,9 +23,9 @@ from diffaug import (
     augment_folder,
 )
 from diffaug.augment import Planned, Skipped, plan
+from diffaug.backends.spec import Generated, ModelSpec
 from diffaug.errors import DestinationError, ModelUnavailableError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.generation import Generated, ModelSpec
 from diffaug.images import encode_image, read_image
 from diffaug.manifest import read_manifest, read_run
 from diffaug.seeds import derive_seed

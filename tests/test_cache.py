@@ -24,10 +24,10 @@ from contracts import check_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import diffaug.cache
-from diffaug.cache import CachedBackend, CacheInfo, cache_info, clear_cache
+import diffaug
+from diffaug.backends.cache import CachedBackend, CacheInfo, cache_info, clear_cache
+from diffaug.backends.spec import Backend, Generated, GenerationRequest, RecordingBackend
 from diffaug.errors import GenerationError
-from diffaug.generation import Backend, Generated, GenerationRequest, RecordingBackend
 
 FORMATS = ("jpeg", "raw")
 HOUR = 3600
@@ -265,14 +265,14 @@ class TestHitsAndMisses:
         code = f"""
 import torch
 from test_cache import ScriptedBackend, asked, pixels
-from diffaug.cache import CachedBackend
+from diffaug.backends.cache import CachedBackend
 class Other(ScriptedBackend):
     fingerprint = {cached.fingerprint!r}
 def fail(request): raise AssertionError("the model was asked")
 cached = CachedBackend(Other(fail), folder={str(tmp_path)!r})
 print(pixels(cached.generate(asked(0, 1))).flatten().tolist())
 """
-        paths = [str(Path(__file__).parent), str(Path(diffaug.cache.__file__).parents[1])]
+        paths = [str(Path(__file__).parent), str(Path(diffaug.__file__).parents[1])]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", code]
         run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
@@ -468,8 +468,10 @@ class TestCap:
         self, tmp_path, monkeypatch
     ):
         scans = []
-        evict = diffaug.cache._evict
-        monkeypatch.setattr(diffaug.cache, "_evict", lambda *args: (scans.append(1), evict(*args)))
+        evict = diffaug.backends.cache._evict
+        monkeypatch.setattr(
+            diffaug.backends.cache, "_evict", lambda *args: (scans.append(1), evict(*args))
+        )
         [first] = write(tmp_path, 0)
         cap = 500 * first.stat().st_size
         scans.clear()

@@ -112,7 +112,7 @@ def test_fractals_writes_pictures(tmp_path):
 
 
 def test_backends_lists_every_preset_on_a_line_of_its_own():
-    from diffaug.presets import PRESETS
+    from diffaug.backends.presets import PRESETS
 
     lines = run("backends").stdout.strip().splitlines()
     assert list(PRESETS) == [line.split()[0] for line in lines[1:]]

@@ -10,8 +10,8 @@ from test_cli import refused, run
 from torchvision.datasets import ImageFolder
 
 from diffaug import DiffMix, DiffusersBackend, JointTransform, unload
+from diffaug.backends.presets import resolve
 from diffaug.cli_options import number_or_range, strengths
-from diffaug.presets import resolve
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import torch
 from diffusers import DDIMScheduler
 from tiny_pipelines import SIZE, model_folder, save_classes, save_learned, tiny_spec
 
-from diffaug import learned
+from diffaug.backends import finetuned
+from diffaug.backends.loading import load_pipeline
 from diffaug.denoising import Denoiser, Item, Pictures, min_snr_weights, noise_loss, square
 from diffaug.errors import ModelError
 from diffaug.images import read_image
-from diffaug.loading import load_pipeline
 
 
 def seeded(seed=0):
@@ -124,7 +124,7 @@ def test_half_of_the_images_are_flipped_and_one_seed_says_which(tree):
 
 def test_the_noise_loss_is_one_number_by_seed_and_knows_its_prompts(tmp_path):
     folder = save_learned(tmp_path / "run")
-    found = learned.read(folder)
+    found = finetuned.read(folder)
     image = [torch.full((3, 20, 30), 90, dtype=torch.uint8)]
     one, same, other = (
         noise_loss(folder, image, [prompt], seed=4, draws=2, device="cpu")

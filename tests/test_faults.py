@@ -36,15 +36,15 @@ from diffaug import (
     augment,
     augment_dataset,
     augment_folder,
-    pipelines,
     unload,
 )
+from diffaug.backends import pipeline
+from diffaug.backends.hub import pin
+from diffaug.backends.process.client import WorkerBackend, _Place
 from diffaug.errors import DestinationError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
 from diffaug.manifest import Destination, read_manifest, read_run
-from diffaug.weights import pin
-from diffaug.worker import WorkerBackend, _Place
 
 ROOT = Path(__file__).parents[1]
 
@@ -416,7 +416,7 @@ def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
     edit = PromptEdit(backend=tiny_spec("edit", batch_size=4))
     options = {"per_image": 4, "format": "png"}
     augment_folder(tmp_path / "photos", tmp_path / "ample", edit, **options)
-    run, calls = pipelines.run_batch, []
+    run, calls = pipeline.run_batch, []
 
     def short(pipe, spec, jobs, steps):
         calls.append(len(jobs))
@@ -426,7 +426,7 @@ def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return run(pipe, spec, jobs, steps)
 
-    monkeypatch.setattr(pipelines, "run_batch", short)
+    monkeypatch.setattr(pipeline, "run_batch", short)
     for folder, stop_at in (("whole", 0), ("stopped", 4), ("stopped", 0)):
         unload()
         calls.clear()
@@ -464,7 +464,7 @@ def models_of(folder):
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             ours = f"XDG_RUNTIME_DIR={folder}\0".encode() in (entry / "environ").read_bytes()
-            if ours and b"diffaug/owner.py" in (entry / "cmdline").read_bytes():
+            if ours and b"process/watchdog.py" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except OSError:
             continue

@@ -13,14 +13,15 @@ import torch
 from safetensors.torch import load_file
 from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_pipeline
 
-from diffaug import DiffusersBackend, learned
+from diffaug import DiffusersBackend
 from diffaug import finetune as module
+from diffaug.backends import finetuned
+from diffaug.backends.presets import resolve
 from diffaug.denoising import noise_loss
 from diffaug.errors import DestinationError, MissingDependencyError, UnreadableImageError
 from diffaug.finetune import finetune
 from diffaug.images import read_image
 from diffaug.labels.dataset import few_shot_subset
-from diffaug.presets import resolve
 from diffaug.training import Trainer
 
 NAMES = {"Arctic_Tern": 3, "AC%2FDC": 2, "Müller": 2}
@@ -63,7 +64,7 @@ def test_a_finished_folder_holds_what_was_learned_and_says_what_it_is(finished, 
     assert dict.fromkeys(tokens.values(), (torch.float32, (16,))) == {
         token: (row.dtype, tuple(row.shape)) for token, row in rows.items()
     }
-    found = learned.read(finished)
+    found = finetuned.read(finished)
     assert (None, 0, "bird") == (found.shots, found.seed, found.metaclass)
     assert [f"{name}/{n}.png" for name in sorted(NAMES) for n in range(NAMES[name])] == list(
         found.files
@@ -80,17 +81,17 @@ def test_what_was_learned_works_whole_and_in_part(finished):
     spec = replace(resolve(finished), device="cpu", steps=2)
     request = make_request("translate", prompt="a photo of a <class_1> bird", strength=1.0)
     whole, words = (
-        DiffusersBackend(learned.reduce(spec, keep)).generate([request])[0].image
+        DiffusersBackend(finetuned.reduce(spec, keep)).generate([request])[0].image
         for keep in ("all", "embeddings")
     )
     plain = replace(request, prompt="a photo of a b bird")  # what all words started from
-    [base] = DiffusersBackend(learned.reduce(spec, "none")).generate([plain])
+    [base] = DiffusersBackend(finetuned.reduce(spec, "none")).generate([plain])
     assert not torch.equal(whole, words)
     assert not torch.equal(words, base.image)
     with pytest.raises(ValueError, match="tokens that .* has learned, got '<class_3>'"):
         DiffusersBackend(spec).generate([replace(request, prompt="a <class_3>")])
     with pytest.raises(ValueError, match="tokens that .* has learned, got '<class_1>'"):
-        DiffusersBackend(learned.reduce(spec, "none")).generate([request])
+        DiffusersBackend(finetuned.reduce(spec, "none")).generate([request])
 
 
 def test_pictures_on_the_way_are_of_the_model_as_it_is_then(finished):
@@ -104,7 +105,7 @@ def test_training_lowers_the_loss_on_images_held_out(tree, tmp_path):
     run(source, tmp_path / "run", steps=30, embedding_learning_rate=1e-2, checkpoint_every=100)
     files = [held / name / f"{n}.png" for name in NAMES for n in (3, 4)]
     images = [read_image(file) for file in files]
-    found = learned.read(tmp_path / "run")
+    found = finetuned.read(tmp_path / "run")
     after = noise_loss(
         tmp_path / "run", images, [found.prompt(file.parent.name) for file in files], device="cpu"
     )
@@ -197,7 +198,7 @@ def test_the_few_images_chosen_are_recorded_and_others_never_read(tmp_path, monk
     for key in set(keys) - set(chosen):
         (tree / key).write_bytes(b"never read")
     done = run(tree, tmp_path / "run", shots=2, seed=5, strict=True, steps=1)
-    found = learned.read(tmp_path / "run")
+    found = finetuned.read(tmp_path / "run")
     assert (chosen, 2, 5) == (list(found.files), found.shots, found.seed)
     assert 4 == done.images
 

@@ -16,11 +16,12 @@ from tiny_pipelines import (
     tiny_spec,
 )
 
-from diffaug import DiffusersBackend, ModelSpec, loading
+from diffaug import DiffusersBackend, ModelSpec
+from diffaug.backends import loading
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import choose_device
+from diffaug.backends.presets import resolve
 from diffaug.errors import GenerationError, ModelError
-from diffaug.loading import choose_device
-from diffaug.presets import resolve
-from diffaug.weights import pin
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from tiny_pipelines import (
     tiny_spec,
 )
 
-from diffaug import DiffusersBackend, ModelSpec, pipelines
+from diffaug import DiffusersBackend, ModelSpec
+from diffaug.backends import pipeline
 from diffaug.errors import GenerationError, RefusedError
 from diffaug.functional import resize
 
@@ -330,8 +331,8 @@ def test_an_overflow_to_nan_counts_as_blank():
         def __call__(self, prompt, image, generator):
             return SimpleNamespace(images=images)
 
-    job = pipelines.Job(0, make_request(), resize(make_request().image, (SIZE, SIZE)), 0)
-    made, refused = pipelines.run_batch(Pipe(), tiny_spec("edit"), [job], 2)
+    job = pipeline.Job(0, make_request(), resize(make_request().image, (SIZE, SIZE)), 0)
+    made, refused = pipeline.run_batch(Pipe(), tiny_spec("edit"), [job], 2)
     assert made.max() == 0 and refused == [True]
 
 
@@ -441,7 +442,7 @@ def test_cuda_in_a_forked_process_says_what_to_do(monkeypatch, device):
 
 
 def test_a_big_model_on_a_cpu_says_once_what_to_expect(monkeypatch):
-    monkeypatch.setattr(pipelines, "_BIG", 1000)
+    monkeypatch.setattr(pipeline, "_BIG", 1000)
     backend = DiffusersBackend(tiny_spec("edit"))
     with pytest.warns(UserWarning, match="runs on the CPU: expect minutes an image"):
         backend.generate(make_requests(count=1))

@@ -9,8 +9,8 @@ import pytest
 from tiny_pipelines import SIZE, model_folder, save_learned
 
 from diffaug import ModelSpec
+from diffaug.backends.presets import PRESETS, read_index, resolve, show_licence
 from diffaug.errors import ModelError
-from diffaug.presets import PRESETS, read_index, resolve, show_licence
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -14,7 +14,7 @@ from diffaug import (
     PromptEdit,
     RecordingBackend,
 )
-from diffaug.cache import CachedBackend
+from diffaug.backends.cache import CachedBackend
 from diffaug.provenance import identity, pinned, settings_of
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_pipelines import make_requests, model_folder, tiny_spec
 
-from diffaug import CachedBackend, DiffusersBackend, RecordingBackend, backend_for, registry, unload
+from diffaug import CachedBackend, DiffusersBackend, RecordingBackend, backend_for, unload
+from diffaug.backends import registry
 
 
 @pytest.fixture(autouse=True)

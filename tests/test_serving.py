@@ -12,8 +12,8 @@ from tiny_pipelines import make_requests, tiny_spec
 from torch.utils.data import DataLoader
 
 from diffaug import DiffusersBackend, PromptEdit, serve
-from diffaug.serving import PoolBackend
-from diffaug.worker import WorkerBackend
+from diffaug.backends.process.client import WorkerBackend
+from diffaug.backends.process.pool import PoolBackend
 
 SPEC = tiny_spec("edit", batch_size=2)
 TWO = ["cpu", "cpu:0"]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_pipelines import TOKENS, save_learned, tiny_spec
 
-from diffaug import ClassPairSampler, DiffMix, DiffusersBackend, RecordingBackend, learned
+from diffaug import ClassPairSampler, DiffMix, DiffusersBackend, RecordingBackend
+from diffaug.backends import finetuned
 from diffaug.strategies import SETTINGS, STRATEGIES, Strategy, Strengths, find_strategy
 
 NAMES = list(TOKENS)
@@ -241,4 +242,4 @@ def test_a_wrong_setting_is_named(setting, changes, message):
 def test_reducing_keeps_adapters_that_were_not_learned_here(tuned):
     spec = DiffMix(NAMES, backend=tuned).backend
     spec = type(spec)(**{**vars(spec), "adapters": ("org/lcm@abc", *spec.adapters)})
-    assert ("org/lcm@abc",) == learned.reduce(spec, "none").adapters
+    assert ("org/lcm@abc",) == finetuned.reduce(spec, "none").adapters

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from diffaug import DiffuseMix, DiffusersBackend, FractalBank, GenerationRequest
-from diffaug.cache import cache_info
+from diffaug.backends.cache import cache_info
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import load_pipeline
+from diffaug.backends.presets import PRESETS
 from diffaug.images import read_image
-from diffaug.loading import load_pipeline
-from diffaug.presets import PRESETS
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
-from diffaug.weights import pin
 
 SPEC = PRESETS["tiny"].spec
 TRANSLATE = PRESETS["tiny-translate"].spec

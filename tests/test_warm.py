@@ -19,7 +19,7 @@ from diffaug import (
     unload,
     warm_cache,
 )
-from diffaug.generation import Generated
+from diffaug.backends.spec import Generated
 
 BANK = FractalBank(2, 16)
 NAMES = ["cat", "dog", "owl"]

@@ -12,9 +12,7 @@ import pytest
 from tiny_pipelines import model_folder, tiny_spec
 
 from diffaug import ModelSpec
-from diffaug.errors import ModelError, ModelUnavailableError
-from diffaug.presets import PRESETS
-from diffaug.weights import (
+from diffaug.backends.hub import (
     adapter_file,
     download,
     download_size,
@@ -23,6 +21,8 @@ from diffaug.weights import (
     split_revision,
     weights_of,
 )
+from diffaug.backends.presets import PRESETS
+from diffaug.errors import ModelError, ModelUnavailableError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -286,7 +286,7 @@ def test_weights_that_are_pickles_only_are_refused(name):
 
 
 def test_a_preset_needs_its_parts_and_neither_root_files_nor_the_safety_checker():
-    from diffaug.weights import _needed
+    from diffaug.backends.hub import _needed
 
     index = {
         "_class_name": "StableDiffusionPipeline",

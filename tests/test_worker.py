@@ -21,11 +21,12 @@ from contracts import check_backend, check_error, same_images
 from tiny_pipelines import make_request, make_requests, tiny_spec
 from torch.utils.data import DataLoader, Dataset
 
-from diffaug import DiffusersBackend, PromptEdit, unload, wire, worker
+from diffaug import DiffusersBackend, PromptEdit, unload
+from diffaug.backends.hub import pin
+from diffaug.backends.process import client, protocol
+from diffaug.backends.process.client import RESTARTS, WorkerBackend, _Place, wants_process
+from diffaug.backends.process.watchdog import process_started
 from diffaug.errors import DiffaugError, GenerationError, ModelError
-from diffaug.owner import process_started
-from diffaug.weights import pin
-from diffaug.worker import RESTARTS, WorkerBackend, _Place, wants_process
 
 SPEC = tiny_spec("edit")
 
@@ -47,7 +48,7 @@ def servers():
     found = subprocess.run(
         ["ps", "-ww", "-eo", "pid,stat,args"], capture_output=True, text=True
     ).stdout
-    lines = [line.split(None, 2) for line in found.splitlines() if "diffaug/owner.py" in line]
+    lines = [line.split(None, 2) for line in found.splitlines() if "process/watchdog.py" in line]
     return [int(pid) for pid, state, _ in lines if not state.startswith("Z") and is_ours(pid)]
 
 
@@ -152,13 +153,13 @@ def test_killed_under_load_it_is_started_again_and_asked_again():
 
 def test_a_process_that_cannot_start_says_why_at_once(monkeypatch, tmp_path):
     (tmp_path / "script.py").write_text("import sys; sys.exit('no such thing as a model')")
-    monkeypatch.setattr(worker, "_SCRIPT", tmp_path / "script.py")
+    monkeypatch.setattr(client, "_SCRIPT", tmp_path / "script.py")
     with pytest.raises(GenerationError, match="ended with code 1 .* no such thing as a model"):
         WorkerBackend(SPEC).generate(make_requests(count=1))
 
 
 def test_a_process_killed_as_it_starts_is_started_again(monkeypatch, tmp_path):
-    script, real = tmp_path / "script.py", worker._SCRIPT
+    script, real = tmp_path / "script.py", client._SCRIPT
     started = tmp_path / "started"
     script.write_text(
         "import os, pathlib, runpy, signal, sys\n"
@@ -167,7 +168,7 @@ def test_a_process_killed_as_it_starts_is_started_again(monkeypatch, tmp_path):
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         f"runpy.run_path({str(real)!r}, run_name='__main__')\n"
     )
-    monkeypatch.setattr(worker, "_SCRIPT", script)
+    monkeypatch.setattr(client, "_SCRIPT", script)
     assert 1 == len(WorkerBackend(SPEC).generate(make_requests(count=1)))
     assert started.exists()
 
@@ -180,8 +181,11 @@ def test_a_process_whose_owner_is_killed_ends_while_it_still_imports(tmp_path):
     where = str(tmp_path / "1-model.sock")
     Path(where).with_suffix(".key").touch()
     job = {"owner": [mother.pid, process_started(mother.pid)], "socket": where}
-    job |= {"path": [str(tmp_path), *sys.path], "call": ["diffaug.server", "serve"]}
-    child = subprocess.Popen([sys.executable, "-P", worker._SCRIPT], stdin=subprocess.PIPE)
+    job |= {
+        "path": [str(tmp_path), *sys.path],
+        "call": ["diffaug.backends.process.server", "serve"],
+    }
+    child = subprocess.Popen([sys.executable, "-P", client._SCRIPT], stdin=subprocess.PIPE)
     child.stdin.write(json.dumps(job).encode() + b"\n")
     child.stdin.flush()
     time.sleep(1)
@@ -309,14 +313,14 @@ def test_kill_9_of_the_owner_leaves_no_process_and_no_socket(folder, monkeypatch
 )
 def test_where_a_model_on_a_cpu_runs(asked, child, there, wanted, monkeypatch):
     monkeypatch.setenv("DIFFAUG_WORKER", asked)
-    monkeypatch.setattr(worker, "in_child", lambda: child)
-    monkeypatch.setattr(worker._Place, "exists", lambda self: there)
+    monkeypatch.setattr(client, "in_child", lambda: child)
+    monkeypatch.setattr(client._Place, "exists", lambda self: there)
     assert wanted == wants_process(SPEC)
 
 
 @pytest.mark.parametrize(("device", "wanted"), [("cuda:1", True), ("mps", True), ("cpu", False)])
 def test_in_a_worker_an_accelerator_s_model_has_its_own_process(device, wanted, monkeypatch):
-    monkeypatch.setattr(worker, "in_child", lambda: True)
+    monkeypatch.setattr(client, "in_child", lambda: True)
     assert wanted == wants_process(replace(SPEC, device=device))
 
 
@@ -345,42 +349,42 @@ def test_who_does_not_know_the_key_is_turned_away():
     backend.generate(make_requests(count=1))
     stranger = socket.socket(socket.AF_UNIX)
     stranger.connect(str(_Place(pin(SPEC)).path))
-    with pytest.raises(wire.WireError):
-        wire.prove(stranger, b"guessed")
+    with pytest.raises(protocol.WireError):
+        protocol.prove(stranger, b"guessed")
     assert backend.generate(make_requests(count=1))
 
 
 def test_an_answer_that_was_not_waited_for_is_not_the_next_one_s(monkeypatch):
     """Ctrl-C in a notebook, and another cell asks for as many images."""
-    backend, receive = WorkerBackend(SPEC), wire.receive
+    backend, receive = WorkerBackend(SPEC), protocol.receive
     first, second = make_requests(count=2)
     backend.generate([first])
 
     def interrupted(connection):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(wire, "receive", interrupted)
+    monkeypatch.setattr(protocol, "receive", interrupted)
     with pytest.raises(KeyboardInterrupt):
         backend.generate([first])
-    monkeypatch.setattr(wire, "receive", receive)
+    monkeypatch.setattr(protocol, "receive", receive)
     [made] = backend.generate([second])
     assert same_images(DiffusersBackend(SPEC).generate([second])[0].image, made.image)
 
 
 def test_too_much_at_once_is_refused_before_it_is_sent(monkeypatch):
-    monkeypatch.setattr(wire, "MAX_BODY", 100)
+    monkeypatch.setattr(protocol, "MAX_BODY", 100)
     with pytest.raises(
         ValueError, match="'requests' must take at most 100 bytes together, got 432"
     ):
-        wire.send(None, {}, [torch.zeros(3, 12, 12, dtype=torch.uint8)])
+        protocol.send(None, {}, [torch.zeros(3, 12, 12, dtype=torch.uint8)])
 
 
 def test_images_of_any_shape_and_layout_cross_a_socket():
     ours, theirs = socket.socketpair()
     pixels = torch.arange(5 * 7 * 3, dtype=torch.uint8).view(5, 7, 3)
     sent = [pixels.permute(2, 0, 1), torch.zeros(0, 4, dtype=torch.uint8), pixels[::2]]
-    wire.send(ours, {"ask": "echo"}, sent)
-    header, received = wire.receive(theirs)
+    protocol.send(ours, {"ask": "echo"}, sent)
+    header, received = protocol.receive(theirs)
     assert {"ask": "echo"} == header
     for one, other in zip(sent, received, strict=True):
         assert one.shape == other.shape and torch.equal(one, other)
@@ -391,9 +395,9 @@ def test_images_of_any_shape_and_layout_cross_a_socket():
 def test_pixels_that_do_not_fit_their_header_are_refused(shapes):
     ours, theirs = socket.socketpair()
     text = json.dumps({"shapes": shapes}).encode()
-    ours.sendall(wire._SIZES.pack(wire._MARK, len(text), 12) + text + bytes(12))
-    with pytest.raises(wire.WireError, match="do not fit their header"):
-        wire.receive(theirs)
+    ours.sendall(protocol._SIZES.pack(protocol._MARK, len(text), 12) + text + bytes(12))
+    with pytest.raises(protocol.WireError, match="do not fit their header"):
+        protocol.receive(theirs)
 
 
 def test_a_dead_process_is_told_from_a_later_one_of_its_number():

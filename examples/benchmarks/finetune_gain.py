@@ -29,10 +29,11 @@ from evaluate_tiny_translate import train_judge
 from small_resnet import SmallResNet, predict
 from train_tiny_translate import load_labelled
 
-from diffaug import DiffusersBackend, GenerationRequest, ModelSpec, learned
+from diffaug import DiffusersBackend, GenerationRequest, ModelSpec
+from diffaug.backends import finetuned
+from diffaug.backends.presets import resolve
 from diffaug.denoising import noise_loss
 from diffaug.finetune import finetune
-from diffaug.presets import resolve
 
 
 @torch.inference_mode()
@@ -99,9 +100,9 @@ def main(
         learning_rate=learning_rate, embedding_learning_rate=embedding_learning_rate,
         progress=True,
     )  # fmt: skip
-    tuned = learned.read(work / "tuned")
+    tuned = finetuned.read(work / "tuned")
     prompts = {
-        "before": [learned.class_prompt(name) for name in names],
+        "before": [finetuned.class_prompt(name) for name in names],
         "after": [tuned.prompt(name) for name in names],
     }
     specs = {"before": resolve(base), "after": resolve(work / "tuned")}

@@ -5,12 +5,12 @@ import os
 import threading
 from pathlib import Path
 
-from diffaug.cache import CachedBackend
-from diffaug.generation import Backend, ModelSpec, is_backend
-from diffaug.pipelines import DiffusersBackend
-from diffaug.presets import resolve
-from diffaug.weights import pin
-from diffaug.worker import WorkerBackend, wants_process
+from diffaug.backends.cache import CachedBackend
+from diffaug.backends.hub import pin
+from diffaug.backends.pipeline import DiffusersBackend
+from diffaug.backends.presets import resolve
+from diffaug.backends.process.client import WorkerBackend, wants_process
+from diffaug.backends.spec import Backend, ModelSpec, is_backend
 
 _lock = threading.Lock()
 _live: dict[ModelSpec, Backend] = {}

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote
 
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError
-from diffaug.generation import ModelSpec
 
 LORA = "adapters/pytorch_lora_weights.safetensors"
 EMBEDDINGS = "embeddings.safetensors"

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
+from diffaug.backends.spec import ModelSpec, Task
 from diffaug.errors import ModelError
-from diffaug.generation import ModelSpec, Task
-from diffaug.learned import EMBEDDINGS, LORA, is_learned, read
 
 _log = logging.getLogger("diffaug")
 
-_ASSETS = Path(__file__).resolve().parent / "assets"
+_ASSETS = Path(__file__).resolve().parents[1] / "assets"
 #: What an id on the Hugging Face Hub looks like.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _LCM_LORA = "latent-consistency/lcm-lora-sdv1-5@cf2fced511dbe7e26c8d1d397e728fbab875db4b"

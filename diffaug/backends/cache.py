@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 
 from diffaug import images
+from diffaug.backends.spec import Backend, Generated, GenerationRequest
 from diffaug.files import cache_root, write_whole
-from diffaug.generation import Backend, Generated, GenerationRequest
 
 Format = Literal["jpeg", "raw"]
 
@@ -217,7 +217,7 @@ def cache_info(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
         folder: as for ``CachedBackend``; one that does not exist is empty.
 
     Example:
-        >>> from diffaug.cache import cache_info
+        >>> from diffaug.backends.cache import cache_info
         >>> cache_info("no/such/folder").entries
         0
     """
@@ -232,7 +232,7 @@ def clear_cache(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
         folder: as for ``CachedBackend``. Processes may be using it.
 
     Example:
-        >>> from diffaug.cache import clear_cache
+        >>> from diffaug.backends.cache import clear_cache
         >>> clear_cache("no/such/folder").bytes
         0
     """

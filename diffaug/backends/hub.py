@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from diffaug.backends.presets import HUB_ID, PRESETS, components, name_of, read_index
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError
-from diffaug.generation import ModelSpec
-from diffaug.presets import HUB_ID, PRESETS, components, name_of, read_index
 
 _log = logging.getLogger("diffaug")
 

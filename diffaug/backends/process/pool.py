@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import torch
 
-from diffaug.generation import Generated, GenerationRequest, ModelSpec
-from diffaug.owner import process_started
-from diffaug.presets import resolve
-from diffaug.weights import pin
-from diffaug.worker import WorkerBackend
+from diffaug.backends.hub import pin
+from diffaug.backends.presets import resolve
+from diffaug.backends.process.client import WorkerBackend
+from diffaug.backends.process.watchdog import process_started
+from diffaug.backends.spec import Generated, GenerationRequest, ModelSpec
 
 
 class PoolBackend:

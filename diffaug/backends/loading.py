@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from diffaug import learned
+from diffaug.backends import finetuned
+from diffaug.backends.hub import adapter_file, download, pin, split_revision, weights_of
+from diffaug.backends.presets import components, read_index, read_json, show_licence
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError, ModelError, require
-from diffaug.generation import ModelSpec
-from diffaug.presets import components, read_index, read_json, show_licence
-from diffaug.weights import adapter_file, download, pin, split_revision, weights_of
 
 #: What a learned word looks like.
 TOKEN = re.compile(r"<[^<>\s]+>")
@@ -67,12 +67,12 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 
 def _check_base(spec: ModelSpec) -> None:
     for adapter in spec.adapters:
-        if learned.is_learned(split_revision(adapter)[0]):
+        if finetuned.is_learned(split_revision(adapter)[0]):
             raise ModelError(
                 f"the adapter '{adapter}' is a fine-tuned folder, which names its own base; give "
                 "it as the model."
             )
-    found = learned.find(spec)
+    found = finetuned.find(spec)
     # A revision is a commit, or a hash of the weights: a model that has only moved is the same.
     if found and pin(spec).revision != found.revision:
         raise ModelError(
@@ -247,7 +247,7 @@ def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
     for adapter in spec.adapters:
         file = adapter_file(adapter)
         try:
-            parts = learned.tensor_names(file)
+            parts = finetuned.tensor_names(file)
             if parts and all(map(TOKEN.fullmatch, parts)):
                 _add_embeddings(pipe, file)
                 continue

@@ -26,12 +26,12 @@ from typing import Any, Self
 
 import torch
 
-from diffaug import wire
+from diffaug.backends.hub import pin
+from diffaug.backends.pipeline import check_request
+from diffaug.backends.process import protocol
+from diffaug.backends.process.watchdog import Owner, process_started, sweep
+from diffaug.backends.spec import Generated, GenerationRequest, ModelSpec
 from diffaug.errors import DiffaugError, GenerationError, remade
-from diffaug.generation import Generated, GenerationRequest, ModelSpec
-from diffaug.owner import Owner, process_started, sweep
-from diffaug.pipelines import check_request
-from diffaug.weights import pin
 
 #: How often a process that died is started again before callers are told.
 RESTARTS = 3
@@ -40,7 +40,7 @@ START_SECONDS = 180.0
 #: A Unix socket's path must be shorter than this.
 _LONGEST_PATH = 104
 #: What such a process runs.
-_SCRIPT = Path(__file__).with_name("owner.py")
+_SCRIPT = Path(__file__).with_name("watchdog.py")
 
 
 def in_child() -> bool:
@@ -97,7 +97,7 @@ class WorkerBackend:
 
     Example:
         >>> from diffaug import ModelSpec
-        >>> from diffaug.worker import WorkerBackend
+        >>> from diffaug.backends.process.client import WorkerBackend
         >>> WorkerBackend(ModelSpec("timbrooks/instruct-pix2pix")).size  # starts nothing
         512
     """
@@ -133,7 +133,7 @@ class WorkerBackend:
             check_request(request, self.spec)
         if not requests:
             return []
-        answer, made = self._ask(*wire.pack(requests))
+        answer, made = self._ask(*protocol.pack(requests))
         if "error" in answer:
             raise _as_error(answer, self.spec.model)
         return [
@@ -150,20 +150,20 @@ class WorkerBackend:
         self._drop()
         connection = _Place(self._resolved(), self._owner).reach()
         if connection is not None:
-            with connection, suppress(wire.WireError):
-                wire.send(connection, {"ask": "stop"})
-                wire.receive(connection)
+            with connection, suppress(protocol.WireError):
+                protocol.send(connection, {"ask": "stop"})
+                protocol.receive(connection)
 
     def _ask(
-        self, header: wire.Header, images: Sequence[torch.Tensor] = ()
-    ) -> tuple[wire.Header, list[torch.Tensor]]:
+        self, header: protocol.Header, images: Sequence[torch.Tensor] = ()
+    ) -> tuple[protocol.Header, list[torch.Tensor]]:
         place = _Place(self._resolved(), self._owner)
         while True:
             connection = self._connection(place)
             try:
-                wire.send(connection, header, images)
-                return wire.receive(connection)
-            except wire.WireError:
+                protocol.send(connection, header, images)
+                return protocol.receive(connection)
+            except protocol.WireError:
                 self._drop()  # a request is a pure function: it can be asked again
             except BaseException:  # Ctrl-C, say: the next request must not read this one's answer
                 self._drop()
@@ -233,9 +233,9 @@ class _Place:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(self.path))
-            wire.prove(connection, self.path.with_suffix(".key").read_bytes())
+            protocol.prove(connection, self.path.with_suffix(".key").read_bytes())
             return connection
-        except (OSError, wire.WireError) as error:
+        except (OSError, protocol.WireError) as error:
             connection.close()
             if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
                 raise
@@ -263,7 +263,7 @@ class _Place:
             "key": key.hex(),
             "owner": [self.owner, self.started],
             "path": [str(path) for path in sys.path],
-            "call": ["diffaug.server", "serve"],
+            "call": ["diffaug.backends.process.server", "serve"],
         }
         with self.path.with_suffix(".log").open("ab") as log:
             process = subprocess.Popen(
@@ -296,7 +296,7 @@ class _Place:
         )
 
 
-def _as_error(answer: wire.Header, model: str) -> Exception:
+def _as_error(answer: protocol.Header, model: str) -> Exception:
     """Make the error anew that the model's process raised."""
     error = remade(answer["error"], answer["message"], what=model)
     if answer.get("trace"):

@@ -15,12 +15,12 @@ from typing import Any, Self
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
 
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import EDITORS, choose_device, load_pipeline, refuse_forked_cuda
+from diffaug.backends.spec import Generated, GenerationRequest, ModelSpec
 from diffaug.errors import GenerationError, RefusedError
 from diffaug.functional import is_blank, resize
-from diffaug.generation import Generated, GenerationRequest, ModelSpec
-from diffaug.loading import EDITORS, choose_device, load_pipeline, refuse_forked_cuda
 from diffaug.seeds import MAX_SEED
-from diffaug.weights import pin
 
 _log = logging.getLogger("diffaug")
 

@@ -1,6 +1,6 @@
 """The process that holds a model for others: takes requests from many callers, runs full batches.
 
-It is started by :mod:`diffaug.worker`, through :mod:`diffaug.owner`, with whose end it ends.
+``client`` starts it through ``watchdog``, which ends it with its owner.
 """
 
 import os
@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from diffaug import wire
-from diffaug.generation import Backend, Generated, GenerationRequest, ModelSpec
-from diffaug.owner import sweep
-from diffaug.pipelines import DiffusersBackend
+from diffaug.backends.pipeline import DiffusersBackend
+from diffaug.backends.process import protocol
+from diffaug.backends.process.watchdog import sweep
+from diffaug.backends.spec import Backend, Generated, GenerationRequest, ModelSpec
 
 #: How long a batch that is not full waits for more, in seconds; and as a share of what the last one
 #: took, in which callers that were just answered ask again: else they would take turns in two
@@ -117,32 +117,32 @@ class Server:
 
     def _serve(self, connection: socket.socket) -> None:
         """Answer one caller until it goes."""
-        with connection, suppress(wire.WireError):
+        with connection, suppress(protocol.WireError):
             connection.settimeout(10)
-            if not wire.challenge(connection, self.key):
+            if not protocol.challenge(connection, self.key):
                 return
             connection.settimeout(None)
             with self._lock:
                 self.callers += 1
             try:
                 while True:
-                    self._reply(connection, *wire.receive(connection))
+                    self._reply(connection, *protocol.receive(connection))
             finally:
                 with self._lock:
                     self.callers -= 1
 
     def _reply(
-        self, connection: socket.socket, header: wire.Header, images: list[torch.Tensor]
+        self, connection: socket.socket, header: protocol.Header, images: list[torch.Tensor]
     ) -> None:
         if header.get("ask") == "stop":
             self.jobs.put(None)
-            wire.send(connection, {"stopped": True})
+            protocol.send(connection, {"stopped": True})
             return
         if header.get("ask") == "load":
-            wire.send(connection, {"load": self.waiting})
+            protocol.send(connection, {"load": self.waiting})
             return
         try:
-            job = _Job(wire.unpack(header, images))
+            job = _Job(protocol.unpack(header, images))
         except Exception as error:
             job = _Job([], error=error)
         else:
@@ -154,13 +154,13 @@ class Server:
                 self.waiting -= len(job.requests)
         if job.made is None:
             kind, message = type(job.error).__name__, str(job.error)
-            wire.send(connection, {"error": kind, "message": message, "trace": job.trace})
+            protocol.send(connection, {"error": kind, "message": message, "trace": job.trace})
             return
         plain = [
             {"seed": one.seed, "attempts": one.attempts, "fallback": one.fallback}
             for one in job.made
         ]
-        wire.send(connection, {"made": plain}, [one.image for one in job.made])
+        protocol.send(connection, {"made": plain}, [one.image for one in job.made])
 
 
 def serve(job: Mapping[str, Any]) -> None:
