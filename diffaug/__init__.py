@@ -2,11 +2,14 @@
 
 from diffaug import errors, functional
 from diffaug.augment import Summary, augment_dataset, augment_folder
+from diffaug.backends.base import Backend
 from diffaug.backends.cache import CachedBackend
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.process.pool import serve
+from diffaug.backends.recording import RecordingBackend
 from diffaug.backends.registry import backend_for, unload
-from diffaug.backends.spec import Backend, Generated, GenerationRequest, ModelSpec, RecordingBackend
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 from diffaug.batches import BatchAugment
 from diffaug.datasets import GeneratedDataset, MixedDataset
 from diffaug.diffmix import DiffMix

@@ -14,7 +14,8 @@ from diffaug import arguments, images
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import TOKEN, choose_device, load_pipeline
 from diffaug.backends.presets import resolve
-from diffaug.backends.spec import ModelSpec, check_rgb
+from diffaug.backends.request import check_rgb
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError
 from diffaug.functional import resize
 from diffaug.seeds import derive_seed

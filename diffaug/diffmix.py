@@ -11,14 +11,9 @@ import torch
 from diffaug import images
 from diffaug.arguments import texts, whole
 from diffaug.backends import finetuned, presets
-from diffaug.backends.spec import (
-    Backend,
-    Generated,
-    GenerationRequest,
-    ModelSpec,
-    is_backend,
-    spec_of,
-)
+from diffaug.backends.base import Backend, is_backend, spec_of
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 from diffaug.image_transform import BackendLike, ImageTransform, Params, fit
 from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities, check_gamma, soft_label

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from diffaug.backends.spec import Generated, GenerationRequest
+from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.image_transform import BackendLike, ImageTransform, Params
 from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES
 from diffaug.transforms import FractalBlend, Fractals, HalfConcat, PromptEdit

@@ -12,7 +12,9 @@ from torchvision.transforms import v2
 from diffaug import functional, images
 from diffaug.arguments import unit
 from diffaug.backends import registry
-from diffaug.backends.spec import Backend, Generated, GenerationRequest, ModelSpec
+from diffaug.backends.base import Backend
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 
 #: What was drawn for one image: plain JSON values.
 Params = dict[str, Any]

@@ -17,8 +17,10 @@ import torch
 
 from diffaug import images
 from diffaug.backends import presets, registry
+from diffaug.backends.base import Backend
 from diffaug.backends.pipeline import real_steps
-from diffaug.backends.spec import Backend, Generated, GenerationRequest, ModelSpec
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
 from diffaug.image_transform import ImageTransform, Params

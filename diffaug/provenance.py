@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from diffaug.backends.base import Backend, spec_of
 from diffaug.backends.hub import pin
-from diffaug.backends.spec import FORMAT_VERSION, Backend, ModelSpec, spec_of
+from diffaug.backends.request import FORMAT_VERSION
+from diffaug.backends.spec import ModelSpec
 from diffaug.fractals import FractalFolder
 from diffaug.image_transform import ImageTransform
 from diffaug.seeds import derive_seed

@@ -12,7 +12,8 @@ from torch import nn
 from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.backends import loading
-from diffaug.backends.hub import pin, weights_of
+from diffaug.backends.hub import pin
+from diffaug.backends.model_files import weights_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, ModelUnavailableError, UnreadableImageError
 from diffaug.manifest import Row, read_run

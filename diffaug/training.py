@@ -19,9 +19,11 @@ from torch.nn import functional
 from diffaug import arguments
 from diffaug.backends import finetuned
 from diffaug.backends.loading import add_tokens
+from diffaug.backends.model_files import read_index
 from diffaug.backends.pipeline import Job, run_batch
-from diffaug.backends.presets import HUB_ID, PRESETS, name_of, read_index, resolve
-from diffaug.backends.spec import GenerationRequest, ModelSpec
+from diffaug.backends.presets import HUB_ID, PRESETS, name_of, resolve
+from diffaug.backends.request import GenerationRequest
+from diffaug.backends.spec import ModelSpec
 from diffaug.denoising import Denoiser, Item, Pictures, min_snr_weights
 from diffaug.errors import GenerationError
 from diffaug.seeds import derive_seed

@@ -16,7 +16,9 @@ import torch
 from diffaug import functional, images
 from diffaug.arguments import texts, unit_range, whole
 from diffaug.backends import presets
-from diffaug.backends.spec import Generated, GenerationRequest, ModelSpec, is_backend
+from diffaug.backends.base import is_backend
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 from diffaug.fractals import FractalBank, FractalFolder
 from diffaug.functional import Rounding
 from diffaug.image_transform import BackendLike, ImageTransform, Params, fit, take

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from diffaug import images
+from diffaug.backends.base import spec_of
 from diffaug.backends.cache import CachedBackend
-from diffaug.backends.spec import GenerationRequest, spec_of
+from diffaug.backends.request import GenerationRequest
 from diffaug.errors import RefusedError
 from diffaug.image_transform import ImageTransform
 from diffaug.labels import samples

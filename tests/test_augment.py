@@ -23,7 +23,8 @@ from diffaug import (
     augment_folder,
 )
 from diffaug.augment import Planned, Skipped, plan
-from diffaug.backends.spec import Generated, ModelSpec
+from diffaug.backends.request import Generated
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError, ModelUnavailableError, UnreadableImageError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image

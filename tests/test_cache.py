@@ -25,8 +25,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffaug
+from diffaug.backends.base import Backend
 from diffaug.backends.cache import CachedBackend, CacheInfo, cache_info, clear_cache
-from diffaug.backends.spec import Backend, Generated, GenerationRequest, RecordingBackend
+from diffaug.backends.recording import RecordingBackend
+from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.errors import GenerationError
 
 FORMATS = ("jpeg", "raw")

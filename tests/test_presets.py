@@ -9,7 +9,8 @@ import pytest
 from tiny_pipelines import SIZE, model_folder, save_learned
 
 from diffaug import ModelSpec
-from diffaug.backends.presets import PRESETS, read_index, resolve, show_licence
+from diffaug.backends.model_files import read_index
+from diffaug.backends.presets import PRESETS, resolve, show_licence
 from diffaug.errors import ModelError
 
 

@@ -19,7 +19,7 @@ from diffaug import (
     unload,
     warm_cache,
 )
-from diffaug.backends.spec import Generated
+from diffaug.backends.request import Generated
 
 BANK = FractalBank(2, 16)
 NAMES = ["cat", "dog", "owl"]

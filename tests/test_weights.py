@@ -19,8 +19,8 @@ from diffaug.backends.hub import (
     downloaded,
     pin,
     split_revision,
-    weights_of,
 )
+from diffaug.backends.model_files import weights_of
 from diffaug.backends.presets import PRESETS
 from diffaug.errors import ModelError, ModelUnavailableError
 
@@ -286,7 +286,7 @@ def test_weights_that_are_pickles_only_are_refused(name):
 
 
 def test_a_preset_needs_its_parts_and_neither_root_files_nor_the_safety_checker():
-    from diffaug.backends.hub import _needed
+    from diffaug.backends.model_files import needed_files
 
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -304,7 +304,7 @@ def test_a_preset_needs_its_parts_and_neither_root_files_nor_the_safety_checker(
         "image_encoder/model.safetensors",
         "README.md",
     ]
-    needed = _needed(files, index, PRESETS["sd15"].spec)
+    needed = needed_files(files, index, PRESETS["sd15"].spec)
     assert [str(Path(file)) for file in needed] == [
         "model_index.json",
         "unet/config.json",

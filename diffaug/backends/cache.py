@@ -23,7 +23,8 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 
 from diffaug import images
-from diffaug.backends.spec import Backend, Generated, GenerationRequest
+from diffaug.backends.base import Backend
+from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.files import cache_root, write_whole
 
 Format = Literal["jpeg", "raw"]

@@ -3,66 +3,20 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from diffaug.backends.presets import HUB_ID, PRESETS, components, name_of, read_index
+from diffaug.backends.model_files import TEXT, components, needed_files, read_index
+from diffaug.backends.presets import HUB_ID, PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError
 
 _log = logging.getLogger("diffaug")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?"
-    r"(?:-\d{5}-of-(?P<shards>\d{5}))?\.safetensors"
-)
-_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-_TEXT = {".json", ".txt", ".model"}
-
-
-def weights_of(names: Iterable[str], variant: str | None, part: str) -> list[str]:
-    """Choose a part's weight files: those of the variant if it has any, and never a pickle.
-
-    Raises:
-        ModelError: weights that exist as pickles only, or a missing shard.
-    """
-    names = sorted(names)
-    matches = [match for match in map(_WEIGHTS.fullmatch, names) if match]
-    chosen = [match for match in matches if match["variant"] == variant] or [
-        match for match in matches if match["variant"] is None
-    ]
-    pickled = [name for name in names if Path(name).suffix in _PICKLED]
-    if pickled and not chosen:
-        raise ModelError(
-            f"the weights '{part}/{pickled[0]}' are pickled, which can run code when read, and are "
-            "refused; save the model anew with save_pretrained(safe_serialization=True) or choose "
-            "one that has safetensors."
-        )
-    if any(len(chosen) < int(match["shards"]) for match in chosen if match["shards"]):
-        raise ModelError(
-            f"'{part}/{chosen[0].string}' is one of several files, and not all are there."
-        )
-    return [match.string for match in chosen]
-
-
-def _needed(files: Iterable[str], index: Mapping[str, Any], spec: ModelSpec) -> list[str]:
-    """Choose from a repository's files those that loading reads."""
-    inside: dict[str, list[str]] = {name: [] for name in components(index, spec)}
-    for file in files:
-        part, _, name = file.partition("/")
-        if part in inside and name and "/" not in name:
-            inside[part].append(name)
-    chosen = ["model_index.json"]
-    for part, names in inside.items():
-        texts = [name for name in names if Path(name).suffix in _TEXT]
-        weights = weights_of(names, spec.variant, f"{spec.model}/{part}")
-        chosen += [f"{part}/{name}" for name in texts + weights]
-    return chosen
 
 
 def pin(spec: ModelSpec) -> ModelSpec:
@@ -117,7 +71,7 @@ def _digest(path: Path) -> str:
     files = sorted(
         file
         for file in (path.rglob("*") if path.is_dir() else [path])
-        if file.suffix in {".safetensors", *_TEXT}
+        if file.suffix in {".safetensors", *TEXT}
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     sha = hashlib.sha256()
@@ -178,7 +132,7 @@ def _local(spec: ModelSpec) -> Path | None:
         return None
     index = read_index(folder)
     files = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
-    needed = _needed(files, index, spec)
+    needed = needed_files(files, index, spec)
     for name in components(index, spec):
         part = [file for file in needed if file.startswith(f"{name}/")]
         is_model = f"{name}/config.json" in part
@@ -284,7 +238,9 @@ def _hub_files(spec: ModelSpec) -> dict[str, int]:
     if "model_index.json" not in sizes:
         raise ModelError(f"'{spec.model}' has no model_index.json: it is not a diffusers model.")
     index = Path(hf_hub_download(spec.model, "model_index.json", revision=spec.revision))
-    return {file: sizes.get(file, 0) for file in _needed(sizes, read_index(index.parent), spec)}
+    return {
+        file: sizes.get(file, 0) for file in needed_files(sizes, read_index(index.parent), spec)
+    }
 
 
 @contextmanager

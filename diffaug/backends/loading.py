@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from diffaug.backends import finetuned
-from diffaug.backends.hub import adapter_file, download, pin, split_revision, weights_of
-from diffaug.backends.presets import components, read_index, read_json, show_licence
+from diffaug.backends.hub import adapter_file, download, pin, split_revision
+from diffaug.backends.model_files import components, read_index, read_json, weights_of
+from diffaug.backends.presets import show_licence
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError, ModelError, require
 

@@ -17,7 +17,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import EDITORS, choose_device, load_pipeline, refuse_forked_cuda
-from diffaug.backends.spec import Generated, GenerationRequest, ModelSpec
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError, RefusedError
 from diffaug.functional import is_blank, resize
 from diffaug.seeds import MAX_SEED

@@ -1,15 +1,13 @@
 """Named models as data, and how a name, a folder or a Hub id becomes a spec that says one thing."""
 
 import difflib
-import json
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
+from diffaug.backends.model_files import read_index, read_json
 from diffaug.backends.spec import ModelSpec, Task
 from diffaug.errors import ModelError
 
@@ -230,41 +228,6 @@ def _spec_of_learned(folder: Path) -> ModelSpec:
         )
     parts = (str(found.folder / LORA), str(found.folder / EMBEDDINGS))
     return replace(found.spec, model=model, adapters=(*found.spec.adapters, *parts))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a small JSON file of a model."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"'{path}' could not be read ({error}); give a whole folder as diffusers' "
-            "save_pretrained writes it."
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"'{path}' must hold a JSON object, got {type(content).__name__}.")
-    return content
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read ``model_index.json``; refuse one that wants to bring its own code."""
-    index = read_json(folder / "model_index.json")
-    if not isinstance(index.get("_class_name"), str):
-        raise ModelError(
-            f"'{folder / 'model_index.json'}' must name one diffusers class, got "
-            f"{index.get('_class_name')!r}; code inside a model is never run."
-        )
-    return index
-
-
-def components(index: Mapping[str, Any], spec: ModelSpec) -> dict[str, tuple[str, str]]:
-    """Return the parts of a model that are loaded, each with its library and class."""
-    skipped = () if spec.safety_checker else ("safety_checker", "feature_extractor")
-    return {
-        name: (value[0], value[1])
-        for name, value in index.items()
-        if isinstance(value, list) and value[0] and name not in skipped
-    }
 
 
 def name_of(model: str) -> str:

@@ -5,12 +5,13 @@ import os
 import threading
 from pathlib import Path
 
+from diffaug.backends.base import Backend, is_backend
 from diffaug.backends.cache import CachedBackend
 from diffaug.backends.hub import pin
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend, wants_process
-from diffaug.backends.spec import Backend, ModelSpec, is_backend
+from diffaug.backends.spec import ModelSpec
 
 _lock = threading.Lock()
 _live: dict[ModelSpec, Backend] = {}

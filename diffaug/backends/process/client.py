@@ -30,7 +30,8 @@ from diffaug.backends.hub import pin
 from diffaug.backends.pipeline import check_request
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import Owner, process_started, sweep
-from diffaug.backends.spec import Generated, GenerationRequest, ModelSpec
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DiffaugError, GenerationError, remade
 
 #: How often a process that died is started again before callers are told.

@@ -16,7 +16,8 @@ from diffaug.backends.hub import pin
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend
 from diffaug.backends.process.watchdog import process_started
-from diffaug.backends.spec import Generated, GenerationRequest, ModelSpec
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 
 
 class PoolBackend:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diffaug.backends.spec import GenerationRequest
+from diffaug.backends.request import GenerationRequest
 
 _SIZES = struct.Struct("!4sIQ")  # a mark, the bytes of the header, the bytes of the pixels
 _MARK = b"dfa1"

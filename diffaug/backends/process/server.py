@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from diffaug.backends.base import Backend
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import sweep
-from diffaug.backends.spec import Backend, Generated, GenerationRequest, ModelSpec
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 
 #: How long a batch that is not full waits for more, in seconds; and as a share of what the last one
 #: took, in which callers that were just answered ask again: else they would take turns in two

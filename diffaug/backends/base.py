@@ -1,0 +1,56 @@
+"""What every backend is."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+from typing_extensions import TypeIs
+
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Turn requests into images: a pure function of the requests and the fingerprint.
+
+    ``generate`` keeps the order, takes an empty list, and raises before the model runs if a request
+    is bad. ``close`` may be called twice. Implementations are final: variation is by wrapping.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify everything but the request that changes a pixel."""
+
+    @property
+    def size(self) -> int | None:
+        """Side in pixels that the model works at; sources are shrunk to it. None: any."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
+        """Return one image for each request, in order."""
+
+    def close(self) -> None:
+        """Free what the backend holds; it may be loaded again by the next call."""
+
+    def __enter__(self) -> Self:
+        """Return the backend itself."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the backend."""
+
+
+def is_backend(value: object) -> TypeIs[Backend]:
+    """Tell whether a value is a backend, without touching its properties, which may need a hub."""
+    return callable(getattr(type(value), "generate", None))
+
+
+def spec_of(backend: Any) -> ModelSpec | None:
+    """Return the spec of a model, or of a backend that has one, however it is wrapped."""
+    while backend is not None and not isinstance(backend, ModelSpec):
+        backend = getattr(backend, "spec", None) or getattr(backend, "backend", None)
+    return backend
