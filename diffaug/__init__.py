@@ -12,17 +12,17 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.batches import BatchAugment
 from diffaug.datasets import GeneratedDataset, MixedDataset
-from diffaug.diffmix import DiffMix
-from diffaug.diffusemix import DiffuseMix
 from diffaug.filtering import ClassifierFilter, ClipFilter, SimilarityFilter, filter_set
 from diffaug.fractals import FractalBank
-from diffaug.image_transform import ImageTransform
 from diffaug.joint_transform import JointTransform
 from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
-from diffaug.transforms import FractalBlend, HalfConcat, PromptEdit
+from diffaug.transforms.base import ImageTransform
+from diffaug.transforms.diffmix import DiffMix
+from diffaug.transforms.diffusemix import DiffuseMix
+from diffaug.transforms.prompt_edit import FractalBlend, HalfConcat, PromptEdit
 from diffaug.warm import WarmSummary, warm_cache
 
 __version__ = "0.1.0.dev0"

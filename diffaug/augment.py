@@ -11,7 +11,6 @@ from typing import Any
 from diffaug.backends import finetuned
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError
-from diffaug.image_transform import ImageTransform
 from diffaug.making import Maker, Options
 from diffaug.manifest import Destination
 from diffaug.offline import Run, Summary, pairs_up
@@ -20,6 +19,7 @@ from diffaug.provenance import identity, pinned
 from diffaug.seeds import derive_seed
 from diffaug.shards import Shard, join, parts_of, unfinished
 from diffaug.sources import DatasetSource, FolderSource, Skipped, Source
+from diffaug.transforms.base import ImageTransform
 from diffaug.trees import LocalTree
 
 __all__ = ["Planned", "Skipped", "Summary", "augment_dataset", "augment_folder", "plan"]

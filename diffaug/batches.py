@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from diffaug.image_transform import ImageTransform, drawing_from
 from diffaug.seeds import MAX_SEED
+from diffaug.transforms.base import ImageTransform, drawing_from
 
 
 class BatchAugment:

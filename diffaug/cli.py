@@ -31,7 +31,7 @@ from diffaug.cli_options import (
 
 if TYPE_CHECKING:
     from diffaug.augment import Summary
-    from diffaug.image_transform import ImageTransform
+    from diffaug.transforms.base import ImageTransform
 
 
 @app.command()

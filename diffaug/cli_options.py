@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from diffaug.backends.spec import ModelSpec
-    from diffaug.diffmix import DiffMix
-    from diffaug.diffusemix import DiffuseMix
+    from diffaug.transforms.diffmix import DiffMix
+    from diffaug.transforms.diffusemix import DiffuseMix
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Folder of images, one folder per class.")
@@ -108,9 +108,9 @@ def diffmix(
         are there; None for all.
     """
     from diffaug.backends import finetuned
-    from diffaug.diffmix import DiffMix
     from diffaug.labels.pairs import ClassPairSampler
     from diffaug.sources import FolderSource
+    from diffaug.transforms.diffmix import DiffMix
 
     spec = model(backend or "sd15", **changes)
     found = FolderSource(source)
@@ -152,8 +152,8 @@ def diffusemix(
     **changes: Any,
 ) -> "DiffuseMix":
     """Make the transform that the options of DiffuseMix describe."""
-    from diffaug.diffusemix import DiffuseMix
-    from diffaug.prompts import DIFFUSEMIX_PROMPTS
+    from diffaug.transforms.diffusemix import DiffuseMix
+    from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
     return DiffuseMix(
         DIFFUSEMIX_PROMPTS if prompts is None else _split(prompts),

@@ -10,8 +10,8 @@ import torch
 from diffaug import functional, images
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.files import write_whole
-from diffaug.image_transform import ImageTransform, Params
 from diffaug.seeds import derive_seed
+from diffaug.transforms.base import ImageTransform, Params
 
 BACKGROUND = (248, 247, 244)
 INK = (38, 38, 42)

@@ -10,10 +10,10 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from diffaug import images
 from diffaug.arguments import whole
-from diffaug.image_transform import augmenting
 from diffaug.labels import samples
 from diffaug.labels.label import class_number
 from diffaug.seeds import derive_seed
+from diffaug.transforms.base import augmenting
 
 
 class Epoch:

@@ -23,12 +23,12 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.image_transform import ImageTransform, Params
 from diffaug.manifest import Row
 from diffaug.plans import Planned
 from diffaug.provenance import versions_line
 from diffaug.seeds import derive_seed
 from diffaug.sources import Item, Skipped, Source
+from diffaug.transforms.base import ImageTransform, Params
 
 #: Images in one call of a backend that does not say how many it takes.
 BATCH_SIZE = 8

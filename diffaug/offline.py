@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.engines import engine_for
-from diffaug.image_transform import ImageTransform
 from diffaug.making import Made, Maker
 from diffaug.manifest import Destination, Row
 from diffaug.plans import Planned, There, order, plan, planned_of
 from diffaug.sources import Skipped
+from diffaug.transforms.base import ImageTransform
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from diffaug.backends.hub import pin
 from diffaug.backends.request import FORMAT_VERSION
 from diffaug.backends.spec import ModelSpec
 from diffaug.fractals import FractalFolder
-from diffaug.image_transform import ImageTransform
 from diffaug.seeds import derive_seed
+from diffaug.transforms.base import ImageTransform
 
 
 def pinned(backend: ModelSpec | Backend | None) -> ModelSpec | None:

@@ -14,8 +14,8 @@ from diffaug.backends.base import spec_of
 from diffaug.backends.cache import CachedBackend
 from diffaug.backends.request import GenerationRequest
 from diffaug.errors import RefusedError
-from diffaug.image_transform import ImageTransform
 from diffaug.labels import samples
+from diffaug.transforms.base import ImageTransform
 
 #: Images that the part before ours is run on twice, to see whether it is random.
 PROBES = 3

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec
 from diffaug.backends.presets import PRESETS
-from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
 
 log = logging.getLogger("tiny")
 STYLES = len(DIFFUSEMIX_PROMPTS)

@@ -34,7 +34,7 @@ from tiny_styles import stylise
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
 
 log = logging.getLogger("tiny")
 PIPELINE = StableDiffusionInstructPix2PixPipeline

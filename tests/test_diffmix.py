@@ -29,7 +29,7 @@ from diffaug import (
     RecordingBackend,
     unload,
 )
-from diffaug.strategies import Strategy
+from diffaug.transforms.strategies import Strategy
 
 NAMES = ["ant", "bee", "cat"]
 GAMMA = 0.8

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from diffaug import DiffuseMix, FractalBank, FractalBlend, HalfConcat, PromptEdit, RecordingBackend
-from diffaug.prompts import DIFFUSEMIX_PROMPTS
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
 BANK = FractalBank(count=4, size=32)
 

@@ -9,7 +9,7 @@ from tiny_pipelines import TOKENS, save_learned, tiny_spec
 
 from diffaug import ClassPairSampler, DiffMix, DiffusersBackend, RecordingBackend
 from diffaug.backends import finetuned
-from diffaug.strategies import SETTINGS, STRATEGIES, Strategy, Strengths, find_strategy
+from diffaug.transforms.strategies import SETTINGS, STRATEGIES, Strategy, Strengths, find_strategy
 
 NAMES = list(TOKENS)
 MIXES = [name for name in STRATEGIES if not name.endswith("-aug")]

@@ -19,7 +19,7 @@ from diffaug.backends.hub import pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import PRESETS
 from diffaug.images import read_image
-from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
 
 SPEC = PRESETS["tiny"].spec
 TRANSLATE = PRESETS["tiny-translate"].spec

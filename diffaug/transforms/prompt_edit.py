@@ -21,9 +21,9 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.fractals import FractalBank, FractalFolder
 from diffaug.functional import Rounding
-from diffaug.image_transform import BackendLike, ImageTransform, Params, fit, take
-from diffaug.prompts import DIFFUSEMIX_PROMPTS, fill
 from diffaug.seeds import MAX_SEED, derive_seed
+from diffaug.transforms.base import BackendLike, ImageTransform, Params, fit, take
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, fill
 
 Fractals = FractalBank | FractalFolder | str | os.PathLike[str] | None
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from diffaug.backends.request import Generated, GenerationRequest
-from diffaug.image_transform import BackendLike, ImageTransform, Params
-from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES
-from diffaug.transforms import FractalBlend, Fractals, HalfConcat, PromptEdit
+from diffaug.transforms.base import BackendLike, ImageTransform, Params
+from diffaug.transforms.prompt_edit import FractalBlend, Fractals, HalfConcat, PromptEdit
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES
 
 
 class DiffuseMix(ImageTransform):

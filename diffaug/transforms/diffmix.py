@@ -14,12 +14,12 @@ from diffaug.backends import finetuned, presets
 from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.image_transform import BackendLike, ImageTransform, Params, fit
 from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities, check_gamma, soft_label
 from diffaug.labels.pairs import ClassPairSampler
 from diffaug.seeds import MAX_SEED, derive_seed
-from diffaug.strategies import FEW_SHOT_P, SETTINGS, Strategy, Strengths, find_strategy
+from diffaug.transforms.base import BackendLike, ImageTransform, Params, fit
+from diffaug.transforms.strategies import FEW_SHOT_P, SETTINGS, Strategy, Strengths, find_strategy
 
 
 class _Label:
