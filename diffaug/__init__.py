@@ -22,7 +22,9 @@ from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.transforms.base import ImageTransform
 from diffaug.transforms.diffmix import DiffMix
 from diffaug.transforms.diffusemix import DiffuseMix
-from diffaug.transforms.prompt_edit import FractalBlend, HalfConcat, PromptEdit
+from diffaug.transforms.fractal_blend import FractalBlend
+from diffaug.transforms.half_concat import HalfConcat
+from diffaug.transforms.prompt_edit import PromptEdit
 from diffaug.warm import WarmSummary, warm_cache
 
 __version__ = "0.1.0.dev0"

@@ -7,7 +7,9 @@ import torch
 
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.transforms.base import BackendLike, ImageTransform, Params
-from diffaug.transforms.prompt_edit import FractalBlend, Fractals, HalfConcat, PromptEdit
+from diffaug.transforms.fractal_blend import FractalBlend, Fractals
+from diffaug.transforms.half_concat import HalfConcat
+from diffaug.transforms.prompt_edit import PromptEdit
 from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES
 
 
