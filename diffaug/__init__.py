@@ -1,7 +1,6 @@
 """Diffusion models inside the augmentation pipeline of image classifiers."""
 
 from diffaug import errors, functional
-from diffaug.augment import Summary, augment_dataset, augment_folder
 from diffaug.backends.base import Backend
 from diffaug.backends.cache import CachedBackend
 from diffaug.backends.pipeline import DiffusersBackend
@@ -19,6 +18,7 @@ from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
+from diffaug.offline.augment import Summary, augment_dataset, augment_folder
 from diffaug.transforms.base import ImageTransform
 from diffaug.transforms.diffmix import DiffMix
 from diffaug.transforms.diffusemix import DiffuseMix

@@ -30,7 +30,7 @@ from diffaug.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from diffaug.augment import Summary
+    from diffaug.offline.augment import Summary
     from diffaug.transforms.base import ImageTransform
 
 
@@ -99,8 +99,8 @@ def augment(
     ] = False,
 ) -> None:
     """Write an augmented copy of a class-per-folder tree; run again to go on."""
-    from diffaug.augment import augment_folder
-    from diffaug.shards import shard_of_process
+    from diffaug.offline.augment import augment_folder
+    from diffaug.offline.shards import shard_of_process
 
     if devices is not None:
         options.refuse_beside("devices", device=device)
@@ -141,7 +141,7 @@ def merge(
     destination: Annotated[Path, typer.Argument(help="Folder that parts were made in.")],
 ) -> None:
     """Put the finished parts of a set together, where the last one to finish could not."""
-    from diffaug.shards import merge as join
+    from diffaug.offline.shards import merge as join
 
     out.print(f"{join(destination)} images in {destination}", markup=False)
 

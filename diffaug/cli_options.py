@@ -109,7 +109,7 @@ def diffmix(
     """
     from diffaug.backends import finetuned
     from diffaug.labels.pairs import ClassPairSampler
-    from diffaug.sources import FolderSource
+    from diffaug.offline.sources import FolderSource
     from diffaug.transforms.diffmix import DiffMix
 
     spec = model(backend or "sd15", **changes)

@@ -20,9 +20,9 @@ import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
-from diffaug.manifest import Row, rewriting
+from diffaug.offline.destination import Row, rewriting
+from diffaug.offline.sources import Skipped
 from diffaug.scorers import ClassifierFilter, ClipFilter, Scorer, SimilarityFilter
-from diffaug.sources import Skipped
 
 __all__ = [
     "ClassifierFilter",

@@ -23,9 +23,9 @@ from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError, require
 from diffaug.files import write_whole
 from diffaug.lessons import Lessons, Words
-from diffaug.provenance import versions
+from diffaug.offline.identity import versions
+from diffaug.offline.sources import Skipped
 from diffaug.seeds import derive_seed
-from diffaug.sources import Skipped
 from diffaug.training import Settings, Trainer, base_spec, check_parts, choose_precision
 
 CHECKPOINT = "checkpoint.safetensors"

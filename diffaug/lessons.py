@@ -14,8 +14,8 @@ from diffaug.backends.loading import add_tokens
 from diffaug.denoising import Pictures
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.dataset import few_shot_subset
-from diffaug.sources import FolderSource, Skipped
-from diffaug.trees import LocalTree
+from diffaug.offline.sources import FolderSource, Skipped
+from diffaug.offline.trees import LocalTree
 
 
 class Lessons:

@@ -19,7 +19,7 @@ errors arguments seeds files images functional fractals
 labels
 backends
 transforms
-manifest provenance trees sources plans making augment_ray engines offline shards augment
+offline
 joint_transform datasets batches warm
 scorers filtering
 denoising lessons training finetune
@@ -37,10 +37,10 @@ OWNERS = {
     "accelerate": {"backends.loading", "training", "finetune"},
     "kornia": {"scorers"},
     "huggingface_hub": {"backends.hub"},
-    "ray": {"augment_ray"},
-    "fsspec": {"trees"},
-    "filelock": {"manifest", "backends.process.client"},
-    "tqdm": {"offline", "warm", "filtering", "finetune"},
+    "ray": {"offline.ray"},
+    "fsspec": {"offline.trees"},
+    "filelock": {"offline.destination", "backends.process.client"},
+    "tqdm": {"offline.run", "warm", "filtering", "finetune"},
     "typer": {"cli", "cli_app", "cli_models", "cli_options"},
     "rich": {"cli_app", "cli_models"},
     "socket": {"backends.process.server", "backends.process.protocol", "backends.process.client"},

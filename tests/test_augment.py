@@ -22,13 +22,13 @@ from diffaug import (
     augment_dataset,
     augment_folder,
 )
-from diffaug.augment import Planned, Skipped, plan
 from diffaug.backends.request import Generated
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError, ModelUnavailableError, UnreadableImageError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
-from diffaug.manifest import read_manifest, read_run
+from diffaug.offline.augment import Planned, Skipped, plan
+from diffaug.offline.destination import read_manifest, read_run
 from diffaug.seeds import derive_seed
 
 BANK = FractalBank(count=4, size=32)

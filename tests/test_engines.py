@@ -20,9 +20,9 @@ from diffaug import (
     RecordingBackend,
     augment_dataset,
     augment_folder,
-    augment_ray,
 )
 from diffaug.errors import GenerationError, MissingDependencyError, UnreadableImageError
+from diffaug.offline.ray import _check_versions
 
 TWO = "cpu:0,cpu:1"
 
@@ -130,7 +130,7 @@ def test_other_versions_in_a_cluster_are_refused(photos, tmp_path, monkeypatch):
     with pytest.raises(
         GenerationError, match=r"other versions \(diffaug .*than this one \(torch 1"
     ):
-        augment_ray._check_versions(maker)
+        _check_versions(maker)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ from diffaug import (
     FractalBank,
     PromptEdit,
     RecordingBackend,
-    augment,
     augment_dataset,
     augment_folder,
     unload,
@@ -44,7 +43,8 @@ from diffaug.backends.process.client import WorkerBackend, _Place
 from diffaug.errors import DestinationError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
-from diffaug.manifest import Destination, read_manifest, read_run
+from diffaug.offline import augment
+from diffaug.offline.destination import Destination, read_manifest, read_run
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from diffaug import manifest
 from diffaug.errors import DestinationError
-from diffaug.manifest import (
+from diffaug.offline import destination
+from diffaug.offline.destination import (
     COLUMNS,
     Destination,
     Journal,
@@ -135,7 +135,7 @@ def test_a_row_in_manifest_and_journal_counts_once(tmp_path):
 
 @pytest.mark.parametrize("part", [1, 3, 100])
 def test_rows_are_sorted_in_parts_and_the_last_of_each_counts(tmp_path, monkeypatch, part):
-    monkeypatch.setattr(manifest, "PART", part)
+    monkeypatch.setattr(destination, "PART", part)
     names = [f"{number * 7 % 10}" for number in range(10)]
     with Destination(tmp_path, {}) as place:
         place.begin({})
@@ -175,7 +175,7 @@ def test_one_run_at_a_time_and_then_the_next(tmp_path):
 
 def test_a_run_that_was_killed_unlocks_its_folder(tmp_path):
     code = (
-        "import os, sys; from diffaug.manifest import Destination; "
+        "import os, sys; from diffaug.offline.destination import Destination; "
         "Destination(sys.argv[1], {}).__enter__().begin({}); os.kill(os.getpid(), 9)"
     )
     process = subprocess.run(

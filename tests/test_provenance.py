@@ -15,7 +15,7 @@ from diffaug import (
     RecordingBackend,
 )
 from diffaug.backends.cache import CachedBackend
-from diffaug.provenance import identity, pinned, settings_of
+from diffaug.offline.identity import identity, pinned, settings_of
 
 
 def mixer(**options):

@@ -11,10 +11,11 @@ import torch
 from tiny_pipelines import tiny_spec
 from torchvision.utils import save_image
 
-from diffaug import DiffMix, PromptEdit, RecordingBackend, augment_dataset, augment_folder, shards
+from diffaug import DiffMix, PromptEdit, RecordingBackend, augment_dataset, augment_folder
 from diffaug.errors import DestinationError
-from diffaug.manifest import Destination, read_manifest, read_run
-from diffaug.shards import Shard, merge, shard_of_process
+from diffaug.offline import shards
+from diffaug.offline.destination import Destination, read_manifest, read_run
+from diffaug.offline.shards import Shard, merge, shard_of_process
 
 
 @pytest.fixture

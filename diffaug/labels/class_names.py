@@ -11,7 +11,7 @@ def distinct(names: Iterable[Any]) -> list[str]:
     """Number the classes of one name, such as ImageNet's cranes, that they do not become one.
 
     Example:
-        >>> from diffaug.sources import distinct
+        >>> from diffaug.labels.class_names import distinct
         >>> distinct(["crane", "owl", "crane"])
         ['crane (0)', 'owl', 'crane (2)']
     """

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import cast
 
-from diffaug.augment_ray import make_with_ray, require_ray
 from diffaug.backends.process.pool import devices_of, serve
 from diffaug.backends.spec import ModelSpec
-from diffaug.making import Engine, Keep, Maker
-from diffaug.plans import Planned
+from diffaug.offline.generate import Engine, Keep, Maker
+from diffaug.offline.plan import Planned
+from diffaug.offline.ray import make_with_ray, require_ray
 
 #: Batches for each device that are under way together, so that none waits for the slowest.
 AHEAD = 2

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from diffaug.errors import DestinationError
-from diffaug.manifest import MANIFEST, Destination, Journal, each_row, read_run
-from diffaug.plans import order
+from diffaug.offline.destination import MANIFEST, Destination, Journal, each_row, read_run
+from diffaug.offline.plan import order
 
 #: All parts lie in one folder, which goes at once when they have become one set.
 _PARTS = ".diffaug.parts-of-{}"

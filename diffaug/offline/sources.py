@@ -18,7 +18,7 @@ from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import dataset_labels
 from diffaug.labels.samples import IMAGE_KEYS, LABEL_KEYS
-from diffaug.trees import open_tree
+from diffaug.offline.trees import open_tree
 
 #: File systems take names of 255 bytes, and copies get a number and an extension.
 LONGEST_NAME = 230
@@ -231,7 +231,7 @@ def class_folder(name: str) -> str:
         ValueError: the name is empty, or longer than a folder's may be.
 
     Example:
-        >>> from diffaug.sources import class_folder
+        >>> from diffaug.offline.sources import class_folder
         >>> class_folder("AC/DC, 100%"), class_folder("..")
         ('AC%2FDC, 100%', '%2E%2E')
     """

@@ -11,16 +11,16 @@ from typing import Any
 from diffaug.backends import finetuned
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError
-from diffaug.making import Maker, Options
-from diffaug.manifest import Destination
-from diffaug.offline import Run, Summary, pairs_up
-from diffaug.plans import Planned, plan
-from diffaug.provenance import identity, pinned
+from diffaug.offline.destination import Destination
+from diffaug.offline.generate import Maker, Options
+from diffaug.offline.identity import identity, pinned
+from diffaug.offline.plan import Planned, plan
+from diffaug.offline.run import Run, Summary, pairs_up
+from diffaug.offline.shards import Shard, join, parts_of, unfinished
+from diffaug.offline.sources import DatasetSource, FolderSource, Skipped, Source
+from diffaug.offline.trees import LocalTree
 from diffaug.seeds import derive_seed
-from diffaug.shards import Shard, join, parts_of, unfinished
-from diffaug.sources import DatasetSource, FolderSource, Skipped, Source
 from diffaug.transforms.base import ImageTransform
-from diffaug.trees import LocalTree
 
 __all__ = ["Planned", "Skipped", "Summary", "augment_dataset", "augment_folder", "plan"]
 

@@ -47,7 +47,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
 
     Example:
         >>> import tempfile
-        >>> from diffaug.manifest import read_manifest, write_manifest
+        >>> from diffaug.offline.destination import read_manifest, write_manifest
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_manifest(folder, [{"file_name": "cat/1__0.jpg", "label": "cat"}])
         ...     read_manifest(folder)[0]["label"]
@@ -82,7 +82,7 @@ def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 
     Example:
         >>> import tempfile
-        >>> from diffaug.manifest import write_manifest
+        >>> from diffaug.offline.destination import write_manifest
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_manifest(folder, [])
     """
@@ -107,7 +107,7 @@ def read_run(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         DestinationError: it is not readable.
 
     Example:
-        >>> from diffaug.manifest import read_run
+        >>> from diffaug.offline.destination import read_run
         >>> read_run("no/such/folder") is None
         True
     """
@@ -130,7 +130,7 @@ def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
 
     Example:
         >>> import tempfile
-        >>> from diffaug.manifest import read_run, write_run
+        >>> from diffaug.offline.destination import read_run, write_run
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_run(folder, {"identity": {"seed": 0}})
         ...     read_run(folder)
@@ -155,7 +155,7 @@ def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
 
     Example:
         >>> import tempfile
-        >>> from diffaug.manifest import read_manifest, rewriting, write_manifest
+        >>> from diffaug.offline.destination import read_manifest, rewriting, write_manifest
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_manifest(folder, [{"file_name": "cat/1__0.jpg"}])
         ...     with rewriting(folder) as rows:
@@ -184,7 +184,7 @@ class Journal:
 
     Example:
         >>> import tempfile
-        >>> from diffaug.manifest import Journal
+        >>> from diffaug.offline.destination import Journal
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     journal = Journal(folder)
         ...     journal.start()

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from diffaug.errors import GenerationError, remade, require
-from diffaug.making import Keep, Made, Maker
-from diffaug.plans import Planned
-from diffaug.provenance import versions_line
-from diffaug.sources import Skipped
+from diffaug.offline.generate import Keep, Made, Maker
+from diffaug.offline.identity import versions_line
+from diffaug.offline.plan import Planned
+from diffaug.offline.sources import Skipped
 
 #: Batches in one task: enough that reading and encoding overlap with the model, few to lose.
 BATCHES = 4

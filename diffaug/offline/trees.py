@@ -35,7 +35,7 @@ def open_tree(folder: str | os.PathLike[str]) -> Tree:
         SourceError: the address cannot be read.
 
     Example:
-        >>> from diffaug.trees import open_tree
+        >>> from diffaug.offline.trees import open_tree
         >>> open_tree("no/such/folder")
         Traceback (most recent call last):
         ValueError: 'source' must be an existing folder, got 'no/such/folder'; give the one that ...

@@ -8,11 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from diffaug.engines import engine_for
-from diffaug.making import Made, Maker
-from diffaug.manifest import Destination, Row
-from diffaug.plans import Planned, There, order, plan, planned_of
-from diffaug.sources import Skipped
+from diffaug.offline.destination import Destination, Row
+from diffaug.offline.engines import engine_for
+from diffaug.offline.generate import Made, Maker
+from diffaug.offline.plan import Planned, There, order, plan, planned_of
+from diffaug.offline.sources import Skipped
 from diffaug.transforms.base import ImageTransform
 
 

@@ -23,11 +23,11 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.manifest import Row
-from diffaug.plans import Planned
-from diffaug.provenance import versions_line
+from diffaug.offline.destination import Row
+from diffaug.offline.identity import versions_line
+from diffaug.offline.plan import Planned
+from diffaug.offline.sources import Item, Skipped, Source
 from diffaug.seeds import derive_seed
-from diffaug.sources import Item, Skipped, Source
 from diffaug.transforms.base import ImageTransform, Params
 
 #: Images in one call of a backend that does not say how many it takes.
