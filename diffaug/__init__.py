@@ -18,7 +18,8 @@ from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
-from diffaug.offline.augment import Summary, augment_dataset, augment_folder
+from diffaug.offline.augment import augment_dataset, augment_folder
+from diffaug.offline.run import Summary
 from diffaug.transforms.base import ImageTransform
 from diffaug.transforms.diffmix import DiffMix
 from diffaug.transforms.diffusemix import DiffuseMix

@@ -30,7 +30,7 @@ from diffaug.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from diffaug.offline.augment import Summary
+    from diffaug.offline.run import Summary
     from diffaug.transforms.base import ImageTransform
 
 

@@ -19,7 +19,7 @@ from diffaug.labels.class_names import class_names_of
 from diffaug.labels.dataset import class_counts
 from diffaug.labels.label import as_probabilities, check_gamma, soft_label
 from diffaug.labels.pairs import long_tail_weights
-from diffaug.offline.destination import Row, read_manifest, read_run
+from diffaug.offline.manifest import Row, read_manifest, read_run
 from diffaug.seeds import derive_seed
 
 REPLACEMENTS = ("global", "local", "concat")

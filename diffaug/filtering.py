@@ -20,7 +20,8 @@ import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
-from diffaug.offline.destination import Row, rewriting
+from diffaug.offline.destination import rewriting
+from diffaug.offline.manifest import Row
 from diffaug.offline.sources import Skipped
 from diffaug.scorers import ClassifierFilter, ClipFilter, Scorer, SimilarityFilter
 

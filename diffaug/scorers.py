@@ -16,7 +16,7 @@ from diffaug.backends.hub import pin
 from diffaug.backends.model_files import weights_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, ModelUnavailableError, UnreadableImageError
-from diffaug.offline.destination import Row, read_run
+from diffaug.offline.manifest import Row, read_run
 
 CLIP = "openai/clip-vit-base-patch32"
 #: The only revision of it that has safetensors.

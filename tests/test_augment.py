@@ -27,8 +27,9 @@ from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError, ModelUnavailableError, UnreadableImageError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
-from diffaug.offline.augment import Planned, Skipped, plan
-from diffaug.offline.destination import read_manifest, read_run
+from diffaug.offline.manifest import read_manifest, read_run
+from diffaug.offline.plan import Planned, plan
+from diffaug.offline.sources import Skipped
 from diffaug.seeds import derive_seed
 
 BANK = FractalBank(count=4, size=32)

@@ -28,7 +28,7 @@ from diffaug import (
 from diffaug.errors import DestinationError, RefusedError, UnreadableImageError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
-from diffaug.offline.destination import read_manifest, read_run
+from diffaug.offline.manifest import read_manifest, read_run
 
 NAMES = ["ant", "bee", "cat"]
 

@@ -31,7 +31,8 @@ from diffaug import (
 from diffaug.errors import UnreadableImageError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
-from diffaug.offline.destination import read_manifest, rewriting, write_manifest
+from diffaug.offline.destination import rewriting
+from diffaug.offline.manifest import read_manifest, write_manifest
 
 NAMES = ["ant", "bee", "cat"]
 

@@ -44,7 +44,8 @@ from diffaug.errors import DestinationError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
 from diffaug.offline import augment
-from diffaug.offline.destination import Destination, read_manifest, read_run
+from diffaug.offline.destination import Destination
+from diffaug.offline.manifest import read_manifest, read_run
 
 ROOT = Path(__file__).parents[1]
 

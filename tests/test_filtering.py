@@ -11,7 +11,8 @@ from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.filtering import SimilarityFilter, filter_set
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
-from diffaug.offline.destination import Destination, read_manifest, write_manifest
+from diffaug.offline.destination import Destination
+from diffaug.offline.manifest import read_manifest, write_manifest
 
 
 class Given:

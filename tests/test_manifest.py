@@ -9,16 +9,8 @@ import pytest
 
 from diffaug.errors import DestinationError
 from diffaug.offline import destination
-from diffaug.offline.destination import (
-    COLUMNS,
-    Destination,
-    Journal,
-    read_manifest,
-    read_run,
-    rewriting,
-    write_manifest,
-    write_run,
-)
+from diffaug.offline.destination import Destination, Journal, rewriting
+from diffaug.offline.manifest import COLUMNS, read_manifest, read_run, write_manifest, write_run
 
 
 def row(name, **values):

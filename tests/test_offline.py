@@ -11,7 +11,7 @@ from diffaug import PromptEdit, RecordingBackend, augment_folder, unload
 from diffaug.errors import RefusedError
 from diffaug.functional import resize
 from diffaug.images import encode_image
-from diffaug.offline.destination import read_manifest
+from diffaug.offline.manifest import read_manifest
 
 # One process imports everything once, and forks a run for each kill before it has any thread.
 DRIVER = """

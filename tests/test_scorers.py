@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from diffaug.errors import GenerationError, ModelError, ModelUnavailableError
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
-from diffaug.offline.destination import write_run
+from diffaug.offline.manifest import write_run
 from diffaug.scorers import CLIP, ClassifierFilter, ClipFilter, SimilarityFilter
 
 

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from diffaug import PromptEdit, RecordingBackend, augment_folder
 from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageError
 from diffaug.images import encode_image
-from diffaug.offline.destination import read_manifest
+from diffaug.offline.manifest import read_manifest
 from diffaug.offline.sources import FolderSource
 from diffaug.offline.trees import open_tree
 

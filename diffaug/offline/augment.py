@@ -14,15 +14,12 @@ from diffaug.errors import DestinationError
 from diffaug.offline.destination import Destination
 from diffaug.offline.generate import Maker, Options
 from diffaug.offline.identity import identity, pinned
-from diffaug.offline.plan import Planned, plan
 from diffaug.offline.run import Run, Summary, pairs_up
 from diffaug.offline.shards import Shard, join, parts_of, unfinished
-from diffaug.offline.sources import DatasetSource, FolderSource, Skipped, Source
+from diffaug.offline.sources import DatasetSource, FolderSource, Source
 from diffaug.offline.trees import LocalTree
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform
-
-__all__ = ["Planned", "Skipped", "Summary", "augment_dataset", "augment_folder", "plan"]
 
 
 def augment_folder(

@@ -1,8 +1,7 @@
-"""A generated set on disk: its rows, its run, and the one run at a time that adds to it.
+"""The folder of a set, for the one run at a time that adds to it.
 
-A finished set is its class folders, ``metadata.jsonl`` (a row for each image) and ``run.json``.
-While it is made, rows are journalled in a hidden file, so that a run killed at any moment can be
-gone on with; everything hidden starts with ``.diffaug.`` and goes at the end.
+While a set is made, its rows are journalled in a hidden file, so that a run killed at any moment
+can be resumed. Everything hidden starts with ``.diffaug.`` and is removed at the end.
 """
 
 import heapq
@@ -18,126 +17,24 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from diffaug.errors import DestinationError
-
-#: What is known of one image, in plain JSON values.
-Row = dict[str, Any]
-
-MANIFEST = "metadata.jsonl"
-RUN = "run.json"
-#: What every row has, in this order; what else was drawn comes behind.
-COLUMNS = (
-    *("file_name", "source", "source_label", "label", "method", "prompt", "seed", "strength"),
-    *("mask", "fractal", "alpha", "attempts", "fallback", "model", "revision", "versions"),
+from diffaug.offline.manifest import (
+    HIDDEN,
+    MANIFEST,
+    RUN,
+    Row,
+    each_row,
+    parse_row,
+    read_manifest,
+    read_run,
+    row_line,
+    write_file,
+    write_manifest,
+    write_rows,
+    write_run,
 )
-
-_HIDDEN = ".diffaug."
 
 #: Rows sorted in memory at once, about 50 MB of them.
 PART = 20_000
-
-
-def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
-    """Read the rows of a finished set, in order.
-
-    Args:
-        folder: what ``augment_folder`` or ``augment_dataset`` was given as destination.
-
-    Raises:
-        ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row.
-
-    Example:
-        >>> import tempfile
-        >>> from diffaug.offline.destination import read_manifest, write_manifest
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_manifest(folder, [{"file_name": "cat/1__0.jpg", "label": "cat"}])
-        ...     read_manifest(folder)[0]["label"]
-        'cat'
-    """
-    return list(each_row(folder))
-
-
-def each_row(folder: str | os.PathLike[str]) -> Iterator[Row]:
-    """Read the rows of a finished set one by one, as ``read_manifest`` does all at once."""
-    path = Path(folder, MANIFEST)
-    if not path.is_file():
-        raise ValueError(
-            f"'folder' must hold a generated set, and '{folder}' has no {MANIFEST}; "
-            "make one with augment_folder or 'diffaug augment'."
-        )
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            row = _parse(line)
-            if row is None:
-                raise ValueError(f"'{path}', line {number}, is not a row with a 'file_name'.")
-            yield row
-
-
-def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Write the rows of a set, in the order given, whole or not at all.
-
-    Args:
-        folder: the set's folder, which exists.
-        rows: plain JSON values. Every row gets every column that any of them has, empty where it
-            says nothing: Hugging Face's reader wants it so.
-
-    Example:
-        >>> import tempfile
-        >>> from diffaug.offline.destination import write_manifest
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_manifest(folder, [])
-    """
-    rows = list(rows)
-    _write_rows(Path(folder), rows, {name for row in rows for name in row})
-
-
-def _write_rows(folder: Path, rows: Iterable[Row], names: Iterable[str]) -> int:
-    columns = (*COLUMNS, *sorted(set(names).difference(COLUMNS)))
-    count = 0
-    with _replacing(folder, MANIFEST) as path, path.open("wb") as file:
-        for row in rows:
-            file.write(_line({name: row.get(name) for name in columns}))
-            count += 1
-    return count
-
-
-def read_run(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Read what made a set, from ``run.json``; None where there is none.
-
-    Raises:
-        DestinationError: it is not readable.
-
-    Example:
-        >>> from diffaug.offline.destination import read_run
-        >>> read_run("no/such/folder") is None
-        True
-    """
-    path = Path(folder, RUN)
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise DestinationError(
-            f"'{path}' could not be read ({error}); choose another folder."
-        ) from error
-    if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
-        raise DestinationError(f"'{path}' is not diffaug's; choose another folder.")
-    return run
-
-
-def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
-    """Write ``run.json``, whole or not at all.
-
-    Example:
-        >>> import tempfile
-        >>> from diffaug.offline.destination import read_run, write_run
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_run(folder, {"identity": {"seed": 0}})
-        ...     read_run(folder)
-        {'identity': {'seed': 0}}
-    """
-    text = json.dumps(run, ensure_ascii=False, indent=2) + "\n"
-    _replace(Path(folder), RUN, text.encode())
 
 
 @contextmanager
@@ -155,7 +52,8 @@ def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
 
     Example:
         >>> import tempfile
-        >>> from diffaug.offline.destination import read_manifest, rewriting, write_manifest
+        >>> from diffaug.offline.destination import rewriting
+        >>> from diffaug.offline.manifest import read_manifest, write_manifest
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_manifest(folder, [{"file_name": "cat/1__0.jpg"}])
         ...     with rewriting(folder) as rows:
@@ -194,7 +92,7 @@ class Journal:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path = Path(folder, f"{_HIDDEN}journal.jsonl")
+        self.path = Path(folder, f"{HIDDEN}journal.jsonl")
 
     def rows(self) -> Iterator[Row]:
         """Read the whole rows, none if there is no journal."""
@@ -204,7 +102,7 @@ class Journal:
             return
         with file:
             for line in file:
-                row = _parse(line) if line.endswith(b"\n") else None
+                row = parse_row(line) if line.endswith(b"\n") else None
                 if row is not None:
                     yield row
 
@@ -220,7 +118,7 @@ class Journal:
         # Not mode "ab", which would make the file anew in a folder that was removed and remade.
         with self.path.open("r+b") as file:
             file.seek(0, os.SEEK_END)
-            file.write(_line(row))
+            file.write(row_line(row))
 
 
 class Destination:
@@ -289,7 +187,7 @@ class Destination:
             parents = (self.folder, *self.folder.parents)
             self._made = [folder for folder in parents if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / f"{_HIDDEN}lock")
+            lock = FileLock(self.folder / f"{HIDDEN}lock")
             try:
                 lock.acquire(timeout=-1 if self._wait else 0)
             except Timeout as error:
@@ -298,7 +196,7 @@ class Destination:
                     "wait for it, or choose another folder."
                 ) from error
             self._lock = lock
-            for abandoned in self.folder.glob(f"{_HIDDEN}*.tmp"):
+            for abandoned in self.folder.glob(f"{HIDDEN}*.tmp"):
                 if abandoned.is_dir():
                     shutil.rmtree(abandoned)
                 else:
@@ -327,7 +225,7 @@ class Destination:
     def add(self, row: Row, data: bytes) -> None:
         """Write an image, and then its row: a row's image is always there, and whole."""
         with self._told("written to"):
-            _replace(self.folder, row["file_name"], data)
+            write_file(self.folder, row["file_name"], data)
             self.journal.append(row)
 
     def take(self, file: Path, row: Row) -> None:
@@ -342,7 +240,7 @@ class Destination:
     def remove(self, folder: Path) -> None:
         """Remove a folder in this one; stopped meanwhile, it is not seen again."""
         with self._told("written to"):
-            abandoned = self.folder / f"{_HIDDEN}{secrets.token_hex(8)}.tmp"
+            abandoned = self.folder / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
             os.rename(folder, abandoned)
             shutil.rmtree(abandoned)
 
@@ -358,7 +256,7 @@ class Destination:
         with self._told("written to"):
             with ExitStack() as stack:
                 parts, names = _sorted_parts(self.rows(), order, self.folder, stack)
-                images = _write_rows(self.folder, _last_of_each(parts, order), names)
+                images = write_rows(self.folder, _last_of_each(parts, order), names)
             write_run(self.folder, {"identity": self.identity, **run, "images": images})
             self.journal.path.unlink(missing_ok=True)
         return images
@@ -379,19 +277,6 @@ class Destination:
             ) from error
 
 
-def _parse(line: bytes) -> Row | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    named = isinstance(row, dict) and isinstance(row.get("file_name"), str)
-    return row if named else None
-
-
-def _line(row: Row) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-
-
 def _sorted_parts(
     rows: Iterable[Row], order: Callable[[Row], Any], folder: Path, stack: ExitStack
 ) -> tuple[list[Iterator[Row]], set[str]]:
@@ -400,7 +285,7 @@ def _sorted_parts(
     while part := sorted(islice(left, PART), key=order):
         names.update(name for row in part for name in row)
         file = stack.enter_context(_unnamed(folder))
-        file.writelines(map(_line, part))
+        file.writelines(map(row_line, part))
         file.seek(0)
         parts.append(json.loads(line) for line in file)
     return parts, names
@@ -408,7 +293,7 @@ def _sorted_parts(
 
 def _unnamed(folder: Path) -> IO[bytes]:
     """Open a file that goes when it is closed; where it needs a name, it has a hidden one."""
-    return tempfile.TemporaryFile(dir=folder, prefix=_HIDDEN, suffix=".tmp")
+    return tempfile.TemporaryFile(dir=folder, prefix=HIDDEN, suffix=".tmp")
 
 
 def _last_of_each(parts: list[Iterator[Row]], order: Callable[[Row], Any]) -> Iterator[Row]:
@@ -421,24 +306,3 @@ def _has_bytes(path: Path) -> bool:
     with suppress(OSError):
         return path.stat().st_size > 0  # a power cut can leave an empty file
     return False
-
-
-def _replace(folder: Path, name: str, data: bytes) -> None:
-    """Write a file of a set under a hidden name and rename it; subfolders are made."""
-    with _replacing(folder, name) as temporary:
-        temporary.write_bytes(data)
-
-
-@contextmanager
-def _replacing(folder: Path, name: str) -> Iterator[Path]:
-    """Give the hidden path to write to, which has its name once it is whole."""
-    # In the set's own folder: one that vanished must not be made anew.
-    temporary = folder / f"{_HIDDEN}{secrets.token_hex(8)}.tmp"
-    try:
-        yield temporary
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, folder / name)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

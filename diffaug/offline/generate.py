@@ -23,8 +23,8 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.offline.destination import Row
 from diffaug.offline.identity import versions_line
+from diffaug.offline.manifest import Row
 from diffaug.offline.plan import Planned
 from diffaug.offline.sources import Item, Skipped, Source
 from diffaug.seeds import derive_seed

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffaug.offline.destination import Row
+from diffaug.offline.manifest import Row
 
 
 class Planned(NamedTuple):
@@ -27,7 +27,7 @@ def plan(
         include_originals: put each original before its copies.
 
     Example:
-        >>> from diffaug.offline.augment import plan
+        >>> from diffaug.offline.plan import plan
         >>> [f"{one.source} {one.copy}" for one in plan(["cat/1.jpg"], 2)]
         ['cat/1.jpg 0', 'cat/1.jpg 1']
     """

@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from diffaug.offline.destination import Destination, Row
+from diffaug.offline.destination import Destination
 from diffaug.offline.engines import engine_for
 from diffaug.offline.generate import Made, Maker
+from diffaug.offline.manifest import Row
 from diffaug.offline.plan import Planned, There, order, plan, planned_of
 from diffaug.offline.sources import Skipped
 from diffaug.transforms.base import ImageTransform

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from diffaug.errors import DestinationError
-from diffaug.offline.destination import MANIFEST, Destination, Journal, each_row, read_run
+from diffaug.offline.destination import Destination, Journal
+from diffaug.offline.manifest import MANIFEST, each_row, read_run
 from diffaug.offline.plan import order
 
 #: All parts lie in one folder, which goes at once when they have become one set.
