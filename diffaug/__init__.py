@@ -9,11 +9,12 @@ from diffaug.backends.recording import RecordingBackend
 from diffaug.backends.registry import backend_for, unload
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.batches import BatchAugment
-from diffaug.datasets import GeneratedDataset, MixedDataset
+from diffaug.datasets.batch import BatchAugment
+from diffaug.datasets.joint import JointTransform
+from diffaug.datasets.mixed import GeneratedDataset, MixedDataset
+from diffaug.datasets.warm import WarmSummary, warm_cache
 from diffaug.filtering import ClassifierFilter, ClipFilter, SimilarityFilter, filter_set
 from diffaug.fractals import FractalBank
-from diffaug.joint_transform import JointTransform
 from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
@@ -26,7 +27,6 @@ from diffaug.transforms.diffusemix import DiffuseMix
 from diffaug.transforms.fractal_blend import FractalBlend
 from diffaug.transforms.half_concat import HalfConcat
 from diffaug.transforms.prompt_edit import PromptEdit
-from diffaug.warm import WarmSummary, warm_cache
 
 __version__ = "0.1.0.dev0"
 

@@ -210,7 +210,7 @@ def warm(
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    from diffaug.warm import warm_cache
+    from diffaug.datasets.warm import warm_cache
 
     ours, only = _transform(
         method, source, backend, strategy, strength, pairs, metaclass, False,

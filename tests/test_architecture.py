@@ -20,7 +20,7 @@ labels
 backends
 transforms
 offline
-joint_transform datasets batches warm
+datasets
 scorers filtering
 denoising lessons training finetune
 gallery
@@ -40,7 +40,7 @@ OWNERS = {
     "ray": {"offline.ray"},
     "fsspec": {"offline.trees"},
     "filelock": {"offline.destination", "backends.process.client"},
-    "tqdm": {"offline.run", "warm", "filtering", "finetune"},
+    "tqdm": {"offline.run", "datasets.warm", "filtering", "finetune"},
     "typer": {"cli", "cli_app", "cli_models", "cli_options"},
     "rich": {"cli_app", "cli_models"},
     "socket": {"backends.process.server", "backends.process.protocol", "backends.process.client"},

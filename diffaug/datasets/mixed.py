@@ -12,8 +12,8 @@ from torch.utils.data import Dataset, Subset
 
 from diffaug import images
 from diffaug.arguments import unit, whole
+from diffaug.datasets.joint import Epoch, check_dataset, position, tell_epoch
 from diffaug.errors import UnreadableImageError
-from diffaug.joint_transform import Epoch, check_dataset, position, tell_epoch
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of
 from diffaug.labels.dataset import class_counts
