@@ -10,8 +10,9 @@ from diffaug.backends.registry import backend_for, unload
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.datasets.batch import BatchAugment
+from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.joint import JointTransform
-from diffaug.datasets.mixed import GeneratedDataset, MixedDataset
+from diffaug.datasets.mixed import MixedDataset
 from diffaug.datasets.warm import WarmSummary, warm_cache
 from diffaug.filtering import ClassifierFilter, ClipFilter, SimilarityFilter, filter_set
 from diffaug.fractals import FractalBank

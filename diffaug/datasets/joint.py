@@ -6,32 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 
 from diffaug import images
 from diffaug.arguments import whole
+from diffaug.datasets.epoch import Epoch, tell_epoch
+from diffaug.datasets.map_style import check_dataset, position
 from diffaug.labels import samples
-from diffaug.labels.label import class_number
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import augmenting
-
-
-class Epoch:
-    """The number of the epoch, in memory that workers share, also those that live on."""
-
-    def __init__(self) -> None:
-        self._number = torch.zeros((), dtype=torch.long).share_memory_()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._number.share_memory_()  # which a plain copy no longer is
-
-    def __int__(self) -> int:
-        return int(self._number)
-
-    def set(self, epoch: int) -> None:
-        """Tell every process the epoch."""
-        self._number.fill_(whole("epoch", epoch, 0))
 
 
 class JointTransform(Dataset):
@@ -129,24 +112,6 @@ class JointTransform(Dataset):
         self._enabled.fill_(bool(enabled))
 
 
-def position(index: Any, length: int) -> int:
-    """Return the index of an item, counted from the front."""
-    number = class_number(index)
-    if number is None:
-        raise TypeError(f"'index' must be an integer, got {index!r}.")
-    if not -length <= number < length:
-        raise IndexError(f"'index' must be below {length}, got {number}.")
-    return number % length
-
-
-def check_dataset(dataset: Any) -> None:
-    """Raise unless a dataset is map-style."""
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise TypeError(
-            f"'dataset' must have a length and integer indices, got {type(dataset).__name__}."
-        )
-
-
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Let torch's global generator follow a seed, and give it back as it was."""
@@ -154,14 +119,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def tell_epoch(dataset: Any, epoch: int) -> None:
-    """Tell the epoch to a dataset that asks for it, inside subsets and concatenations too."""
-    if hasattr(dataset, "set_epoch"):
-        dataset.set_epoch(epoch)
-    elif isinstance(dataset, ConcatDataset):
-        for part in dataset.datasets:
-            tell_epoch(part, epoch)
-    elif hasattr(dataset, "dataset"):
-        tell_epoch(dataset.dataset, epoch)
