@@ -323,7 +323,7 @@ def filter(
     device: Device = None,
 ) -> None:
     """Judge a set's images; its manifest then says which to keep. Nothing is deleted."""
-    from diffaug.filtering import ClipFilter, SimilarityFilter, filter_set
+    from diffaug.filtering.verdicts import ClipFilter, SimilarityFilter, filter_set
 
     judge: ClipFilter | SimilarityFilter
     if scorer == "clip":

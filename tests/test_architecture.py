@@ -21,7 +21,7 @@ backends
 transforms
 offline
 datasets
-scorers filtering
+filtering
 denoising lessons training finetune
 gallery
 cli_app cli_options cli_models cli
@@ -32,15 +32,15 @@ OWNERS = {
     "PIL": {"images"},
     "torchvision.tv_tensors": {"images"},
     "diffusers": {"backends.loading", "denoising", "training"},
-    "transformers": {"backends.loading", "scorers"},
+    "transformers": {"backends.loading", "filtering.clip"},
     "peft": {"backends.loading", "training"},
     "accelerate": {"backends.loading", "training", "finetune"},
-    "kornia": {"scorers"},
+    "kornia": {"filtering.clip"},
     "huggingface_hub": {"backends.hub"},
     "ray": {"offline.ray"},
     "fsspec": {"offline.trees"},
     "filelock": {"offline.destination", "backends.process.client"},
-    "tqdm": {"offline.run", "datasets.warm", "filtering", "finetune"},
+    "tqdm": {"offline.run", "datasets.warm", "filtering.verdicts", "finetune"},
     "typer": {"cli", "cli_app", "cli_models", "cli_options"},
     "rich": {"cli_app", "cli_models"},
     "socket": {"backends.process.server", "backends.process.protocol", "backends.process.client"},

@@ -13,10 +13,10 @@ from torchvision.transforms import v2
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from diffaug.errors import GenerationError, ModelError, ModelUnavailableError
+from diffaug.filtering.clip import CLIP, ClassifierFilter, ClipFilter, SimilarityFilter
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
 from diffaug.offline.manifest import write_run
-from diffaug.scorers import CLIP, ClassifierFilter, ClipFilter, SimilarityFilter
 
 
 def picture(seed, height=40, width=32):

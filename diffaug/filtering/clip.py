@@ -75,7 +75,7 @@ class ClipFilter:
         ModelError: on first use, the model is incomplete, pickled, or no CLIP model.
 
     Example:
-        >>> from diffaug.scorers import ClipFilter
+        >>> from diffaug.filtering.clip import ClipFilter
         >>> ClipFilter("bird").captions
         ('a photo with a bird on it', 'a photo without a bird on it')
 
@@ -172,7 +172,7 @@ class ClassifierFilter:
 
     Example:
         >>> import torch
-        >>> from diffaug.scorers import ClassifierFilter
+        >>> from diffaug.filtering.clip import ClassifierFilter
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
         >>> judge = ClassifierFilter(model, ["cat", "dog"], size=32)
         >>> judge.score([torch.zeros(3, 50, 40, dtype=torch.uint8)], [{"label": "dog"}]).shape
@@ -274,7 +274,7 @@ class SimilarityFilter:
         ValueError: an argument is outside its range, or there is no folder of sources.
 
     Example:
-        >>> from diffaug.scorers import SimilarityFilter
+        >>> from diffaug.filtering.clip import SimilarityFilter
         >>> SimilarityFilter(low=0.2).bounds
         (0.2, 0.98)
 

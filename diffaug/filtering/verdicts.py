@@ -20,10 +20,10 @@ import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
+from diffaug.filtering.clip import ClassifierFilter, ClipFilter, Scorer, SimilarityFilter
 from diffaug.offline.destination import rewriting
 from diffaug.offline.manifest import Row
 from diffaug.offline.sources import Skipped
-from diffaug.scorers import ClassifierFilter, ClipFilter, Scorer, SimilarityFilter
 
 __all__ = [
     "ClassifierFilter",
@@ -92,7 +92,7 @@ def filter_set(
         >>> import tempfile, torch
         >>> from torchvision.utils import save_image
         >>> from diffaug import PromptEdit, RecordingBackend, augment_folder
-        >>> from diffaug.filtering import SimilarityFilter, filter_set
+        >>> from diffaug.filtering.verdicts import SimilarityFilter, filter_set
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Path(folder, "photos", "cat").mkdir(parents=True)
         ...     save_image(torch.rand(3, 32, 48), f"{folder}/photos/cat/tom.png")
