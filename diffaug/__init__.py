@@ -14,7 +14,10 @@ from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.joint import JointTransform
 from diffaug.datasets.mixed import MixedDataset
 from diffaug.datasets.warm import WarmSummary, warm_cache
-from diffaug.filtering.verdicts import ClassifierFilter, ClipFilter, SimilarityFilter, filter_set
+from diffaug.filtering.classifier import ClassifierFilter
+from diffaug.filtering.clip import ClipFilter
+from diffaug.filtering.similarity import SimilarityFilter
+from diffaug.filtering.verdicts import filter_set
 from diffaug.fractals import FractalBank
 from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset

@@ -323,7 +323,9 @@ def filter(
     device: Device = None,
 ) -> None:
     """Judge a set's images; its manifest then says which to keep. Nothing is deleted."""
-    from diffaug.filtering.verdicts import ClipFilter, SimilarityFilter, filter_set
+    from diffaug.filtering.clip import ClipFilter
+    from diffaug.filtering.similarity import SimilarityFilter
+    from diffaug.filtering.verdicts import filter_set
 
     judge: ClipFilter | SimilarityFilter
     if scorer == "clip":

@@ -35,7 +35,7 @@ OWNERS = {
     "transformers": {"backends.loading", "filtering.clip"},
     "peft": {"backends.loading", "training"},
     "accelerate": {"backends.loading", "training", "finetune"},
-    "kornia": {"filtering.clip"},
+    "kornia": {"filtering.clip", "filtering.similarity"},
     "huggingface_hub": {"backends.hub"},
     "ray": {"offline.ray"},
     "fsspec": {"offline.trees"},

@@ -8,7 +8,8 @@ import torch
 
 from diffaug import FractalBank, FractalBlend, PromptEdit, RecordingBackend, augment_folder
 from diffaug.errors import DestinationError, UnreadableImageError
-from diffaug.filtering.verdicts import SimilarityFilter, filter_set
+from diffaug.filtering.similarity import SimilarityFilter
+from diffaug.filtering.verdicts import filter_set
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
 from diffaug.offline.destination import Destination

@@ -13,7 +13,9 @@ from torchvision.transforms import v2
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from diffaug.errors import GenerationError, ModelError, ModelUnavailableError
-from diffaug.filtering.clip import CLIP, ClassifierFilter, ClipFilter, SimilarityFilter
+from diffaug.filtering.classifier import ClassifierFilter
+from diffaug.filtering.clip import CLIP, ClipFilter
+from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
 from diffaug.offline.manifest import write_run

@@ -20,19 +20,10 @@ import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
-from diffaug.filtering.clip import ClassifierFilter, ClipFilter, Scorer, SimilarityFilter
+from diffaug.filtering.scorer import Scorer
 from diffaug.offline.destination import rewriting
 from diffaug.offline.manifest import Row
 from diffaug.offline.sources import Skipped
-
-__all__ = [
-    "ClassifierFilter",
-    "ClipFilter",
-    "FilterSummary",
-    "Scorer",
-    "SimilarityFilter",
-    "filter_set",
-]
 
 #: The fraction of the images that Diff-Mix keeps: what lies under the 10th percentile goes.
 KEEP = 0.9
@@ -92,7 +83,7 @@ def filter_set(
         >>> import tempfile, torch
         >>> from torchvision.utils import save_image
         >>> from diffaug import PromptEdit, RecordingBackend, augment_folder
-        >>> from diffaug.filtering.verdicts import SimilarityFilter, filter_set
+        >>> from diffaug import SimilarityFilter, filter_set
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Path(folder, "photos", "cat").mkdir(parents=True)
         ...     save_image(torch.rand(3, 32, 48), f"{folder}/photos/cat/tom.png")
