@@ -272,7 +272,7 @@ def finetune(
     ] = False,
 ) -> None:
     """Teach a model a word for each class of a folder, for diffmix; run again to go on."""
-    from diffaug.finetune import finetune as train
+    from diffaug.finetuning.run import finetune as train
 
     done = train(
         source, destination,

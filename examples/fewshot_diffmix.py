@@ -38,7 +38,7 @@ from diffaug import (
     filter_set,
 )
 from diffaug.backends import finetuned
-from diffaug.finetune import finetune
+from diffaug.finetuning.run import finetune
 
 SHAPES = ("bar", "cross", "disc", "ring")
 

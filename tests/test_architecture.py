@@ -22,7 +22,7 @@ transforms
 offline
 datasets
 filtering
-denoising lessons training finetune
+finetuning
 gallery
 cli_app cli_options cli_models cli
 """.split()
@@ -31,16 +31,16 @@ cli_app cli_options cli_models cli
 OWNERS = {
     "PIL": {"images"},
     "torchvision.tv_tensors": {"images"},
-    "diffusers": {"backends.loading", "denoising", "training"},
+    "diffusers": {"backends.loading", "finetuning.loss", "finetuning.trainer"},
     "transformers": {"backends.loading", "filtering.clip"},
-    "peft": {"backends.loading", "training"},
-    "accelerate": {"backends.loading", "training", "finetune"},
+    "peft": {"backends.loading", "finetuning.trainer"},
+    "accelerate": {"backends.loading", "finetuning.trainer", "finetuning.run"},
     "kornia": {"filtering.clip", "filtering.similarity"},
     "huggingface_hub": {"backends.hub"},
     "ray": {"offline.ray"},
     "fsspec": {"offline.trees"},
     "filelock": {"offline.destination", "backends.process.client"},
-    "tqdm": {"offline.run", "datasets.warm", "filtering.verdicts", "finetune"},
+    "tqdm": {"offline.run", "datasets.warm", "filtering.verdicts", "finetuning.run"},
     "typer": {"cli", "cli_app", "cli_models", "cli_options"},
     "rich": {"cli_app", "cli_models"},
     "socket": {"backends.process.server", "backends.process.protocol", "backends.process.client"},

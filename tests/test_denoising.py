@@ -9,8 +9,8 @@ from tiny_pipelines import SIZE, model_folder, save_classes, save_learned, tiny_
 
 from diffaug.backends import finetuned
 from diffaug.backends.loading import load_pipeline
-from diffaug.denoising import Denoiser, Item, Pictures, min_snr_weights, noise_loss, square
 from diffaug.errors import ModelError
+from diffaug.finetuning.loss import Denoiser, Item, Pictures, min_snr_weights, noise_loss, square
 from diffaug.images import read_image
 
 

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_pipeline
 
 from diffaug import DiffusersBackend
-from diffaug import finetune as module
 from diffaug.backends import finetuned
 from diffaug.backends.presets import resolve
-from diffaug.denoising import noise_loss
 from diffaug.errors import DestinationError, MissingDependencyError, UnreadableImageError
-from diffaug.finetune import finetune
+from diffaug.finetuning import run as module
+from diffaug.finetuning.loss import noise_loss
+from diffaug.finetuning.run import finetune
+from diffaug.finetuning.trainer import Trainer
 from diffaug.images import read_image
 from diffaug.labels.dataset import few_shot_subset
-from diffaug.training import Trainer
 
 NAMES = {"Arctic_Tern": 3, "AC%2FDC": 2, "Müller": 2}
 
@@ -317,7 +317,7 @@ def test_two_processes_make_the_weights_of_one(tmp_path):
     run(tree, tmp_path / "one", **settings)
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom diffaug.finetune import finetune\n"
+        "import sys\nfrom pathlib import Path\nfrom diffaug.finetuning.run import finetune\n"
         "source, destination, base = sys.argv[1:]\n"
         "finetune(source, destination, base=base, metaclass='bird', steps=2, rank=2, batch_size=3,"
         " device='cpu', learning_rate=1e-3)\n"

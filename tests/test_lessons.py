@@ -8,8 +8,8 @@ from tiny_pipelines import model_folder, save_classes, tiny_spec
 
 from diffaug.backends.loading import load_tokenizer
 from diffaug.errors import UnreadableImageError
+from diffaug.finetuning.data import Lessons, Words
 from diffaug.labels.dataset import few_shot_subset
-from diffaug.lessons import Lessons, Words
 
 
 def test_classes_and_images_are_in_one_order(tmp_path):

@@ -11,8 +11,8 @@ from tiny_pipelines import SIZE, model_folder, save_classes, tiny_spec
 from diffaug import ModelSpec
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import GenerationError
-from diffaug.lessons import Lessons, Words
-from diffaug.training import LearnedRows, Settings, Trainer, base_spec, choose_precision
+from diffaug.finetuning.data import Lessons, Words
+from diffaug.finetuning.trainer import LearnedRows, Settings, Trainer, base_spec, choose_precision
 
 SETTINGS = Settings(
     seed=0,

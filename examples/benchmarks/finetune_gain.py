@@ -32,8 +32,8 @@ from train_tiny_translate import load_labelled
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec
 from diffaug.backends import finetuned
 from diffaug.backends.presets import resolve
-from diffaug.denoising import noise_loss
-from diffaug.finetune import finetune
+from diffaug.finetuning.loss import noise_loss
+from diffaug.finetuning.run import finetune
 
 
 @torch.inference_mode()

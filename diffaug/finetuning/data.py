@@ -11,8 +11,8 @@ from diffaug import images
 from diffaug.arguments import whole
 from diffaug.backends.finetuned import class_prompt, spelling
 from diffaug.backends.loading import add_tokens
-from diffaug.denoising import Pictures
 from diffaug.errors import UnreadableImageError
+from diffaug.finetuning.loss import Pictures
 from diffaug.labels.dataset import few_shot_subset
 from diffaug.offline.sources import FolderSource, Skipped
 from diffaug.offline.trees import LocalTree

@@ -24,8 +24,8 @@ from diffaug.backends.pipeline import Job, run_batch
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of, resolve
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.denoising import Denoiser, Item, Pictures, min_snr_weights
 from diffaug.errors import GenerationError
+from diffaug.finetuning.loss import Denoiser, Item, Pictures, min_snr_weights
 from diffaug.seeds import derive_seed
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")

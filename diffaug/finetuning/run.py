@@ -22,11 +22,11 @@ from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError, require
 from diffaug.files import write_whole
-from diffaug.lessons import Lessons, Words
+from diffaug.finetuning.data import Lessons, Words
+from diffaug.finetuning.trainer import Settings, Trainer, base_spec, check_parts, choose_precision
 from diffaug.offline.identity import versions
 from diffaug.offline.sources import Skipped
 from diffaug.seeds import derive_seed
-from diffaug.training import Settings, Trainer, base_spec, check_parts, choose_precision
 
 CHECKPOINT = "checkpoint.safetensors"
 #: What a process that was killed amid writing leaves behind.
