@@ -10,7 +10,8 @@ from tiny_pipelines import SIZE, model_folder, save_classes, save_learned, tiny_
 from diffaug.backends import finetuned
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import ModelError
-from diffaug.finetuning.loss import Denoiser, Item, Pictures, min_snr_weights, noise_loss, square
+from diffaug.finetuning.loss import Denoiser, Item, min_snr_weights, noise_loss
+from diffaug.finetuning.pictures import Pictures, square
 from diffaug.images import read_image
 
 

@@ -17,7 +17,7 @@ from diffaug import DiffusersBackend
 from diffaug.backends import finetuned
 from diffaug.backends.presets import resolve
 from diffaug.errors import DestinationError, MissingDependencyError, UnreadableImageError
-from diffaug.finetuning import run as module
+from diffaug.finetuning import run_folder
 from diffaug.finetuning.loss import noise_loss
 from diffaug.finetuning.run import finetune
 from diffaug.finetuning.trainer import Trainer
@@ -217,7 +217,7 @@ def test_an_unreadable_image_is_skipped_with_its_reason_or_refused(tmp_path):
 @pytest.fixture
 def unloaded(monkeypatch):
     """Fail if a model is loaded."""
-    monkeypatch.setattr(module, "load_pipeline", lambda spec: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(run_folder, "load_pipeline", lambda spec: pytest.fail("a model was loaded"))
 
 
 @pytest.mark.parametrize(

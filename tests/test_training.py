@@ -12,7 +12,8 @@ from diffaug import ModelSpec
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import GenerationError
 from diffaug.finetuning.data import Lessons, Words
-from diffaug.finetuning.trainer import LearnedRows, Settings, Trainer, base_spec, choose_precision
+from diffaug.finetuning.settings import Settings, base_spec, choose_precision
+from diffaug.finetuning.trainer import LearnedRows, Trainer
 
 SETTINGS = Settings(
     seed=0,

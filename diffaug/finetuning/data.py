@@ -12,7 +12,7 @@ from diffaug.arguments import whole
 from diffaug.backends.finetuned import class_prompt, spelling
 from diffaug.backends.loading import add_tokens
 from diffaug.errors import UnreadableImageError
-from diffaug.finetuning.loss import Pictures
+from diffaug.finetuning.pictures import Pictures
 from diffaug.labels.dataset import few_shot_subset
 from diffaug.offline.sources import FolderSource, Skipped
 from diffaug.offline.trees import LocalTree
