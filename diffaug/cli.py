@@ -169,7 +169,7 @@ def preview(
     steps: Steps = None,
 ) -> None:
     """Draw a contact sheet of what each stage makes of some images."""
-    from diffaug.gallery import preview as draw
+    from diffaug.previews.contact_sheet import preview as draw
 
     transform, _ = _transform(
         method, source, backend, strategy, strength, pairs, metaclass, False,

@@ -23,7 +23,7 @@ offline
 datasets
 filtering
 finetuning
-gallery
+previews
 cli_app cli_options cli_models cli
 """.split()
 

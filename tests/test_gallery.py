@@ -6,8 +6,8 @@ from PIL import Image
 
 from diffaug import DiffuseMix, FractalBank, FractalBlend, PromptEdit, RecordingBackend
 from diffaug.errors import UnreadableImageError
-from diffaug.gallery import BACKGROUND, GUTTER, Row, contact_sheet, preview
 from diffaug.images import read_image
+from diffaug.previews.contact_sheet import BACKGROUND, GUTTER, Row, contact_sheet, preview
 
 
 @pytest.fixture
