@@ -24,7 +24,7 @@ datasets
 filtering
 finetuning
 previews
-cli_app cli_options cli_models cli
+cli
 """.split()
 
 #: Who may import what is outside: a module, or a package with all its modules.
@@ -41,8 +41,8 @@ OWNERS = {
     "fsspec": {"offline.trees"},
     "filelock": {"offline.destination", "backends.process.client"},
     "tqdm": {"offline.run", "datasets.warm", "filtering.verdicts", "finetuning.run_folder"},
-    "typer": {"cli", "cli_app", "cli_models", "cli_options"},
-    "rich": {"cli_app", "cli_models"},
+    "typer": {"cli.commands", "cli.app", "cli.models", "cli.options"},
+    "rich": {"cli.app", "cli.models"},
     "socket": {"backends.process"},
     "subprocess": {"backends.process.client"},
     "multiprocessing": {"backends.process.client"},

@@ -9,7 +9,7 @@ import tiny_pipelines
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffaug.cli import app
+from diffaug.cli.commands import app
 
 runner = CliRunner()
 

@@ -11,7 +11,7 @@ from torchvision.datasets import ImageFolder
 
 from diffaug import DiffMix, DiffusersBackend, JointTransform, unload
 from diffaug.backends.presets import resolve
-from diffaug.cli_options import number_or_range, strengths
+from diffaug.cli.options import number_or_range, strengths
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from diffaug.cli_app import app, out
-from diffaug.cli_options import Seed
+from diffaug.cli.app import app, out
+from diffaug.cli.options import Seed
 
 
 @app.command()

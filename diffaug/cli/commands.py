@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffaug import cli_models as cli_models  # adds its commands
-from diffaug import cli_options as options
-from diffaug.cli_app import app, err, out
-from diffaug.cli_options import (
+from diffaug.cli import models as models  # adds its commands
+from diffaug.cli import options
+from diffaug.cli.app import app, err, out
+from diffaug.cli.options import (
     Alpha,
     Backend,
     BatchSize,
