@@ -2,7 +2,7 @@
 
 from diffaug import errors, functional
 from diffaug.backends.base import Backend
-from diffaug.backends.cache import CachedBackend
+from diffaug.backends.cache import CachedBackend, cache_info
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.process.pool import serve
 from diffaug.backends.recording import RecordingBackend
@@ -18,6 +18,7 @@ from diffaug.filtering.classifier import ClassifierFilter
 from diffaug.filtering.clip import ClipFilter
 from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.filtering.verdicts import filter_set
+from diffaug.finetuning.run import finetune
 from diffaug.fractals import FractalBank
 from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
@@ -25,6 +26,8 @@ from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.offline.augment import augment_dataset, augment_folder
 from diffaug.offline.run import Summary
+from diffaug.offline.shards import merge
+from diffaug.previews.contact_sheet import preview
 from diffaug.transforms.base import ImageTransform
 from diffaug.transforms.diffmix import DiffMix
 from diffaug.transforms.diffusemix import DiffuseMix
@@ -64,11 +67,15 @@ __all__ = [
     "augment_dataset",
     "augment_folder",
     "backend_for",
+    "cache_info",
     "class_counts",
     "errors",
     "few_shot_subset",
     "filter_set",
+    "finetune",
     "functional",
+    "merge",
+    "preview",
     "serve",
     "soft_label",
     "unload",

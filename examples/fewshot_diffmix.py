@@ -36,9 +36,9 @@ from diffaug import (
     augment_folder,
     few_shot_subset,
     filter_set,
+    finetune,
 )
 from diffaug.backends import finetuned
-from diffaug.finetuning.run import finetune
 
 SHAPES = ("bar", "cross", "disc", "ring")
 

@@ -1,6 +1,7 @@
 """The rules that keep the package easy to find one's way in, held against its source."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,15 +17,7 @@ PACKAGE = Path(diffaug.__file__).parent
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
 errors arguments seeds files images functional fractals
-labels
-backends
-transforms
-offline
-datasets
-filtering
-finetuning
-previews
-cli
+labels backends transforms offline datasets filtering finetuning previews cli
 """.split()
 
 #: Who may import what is outside: a module, or a package with all its modules.
@@ -41,8 +34,8 @@ OWNERS = {
     "fsspec": {"offline.trees"},
     "filelock": {"offline.destination", "backends.process.client"},
     "tqdm": {"offline.run", "datasets.warm", "filtering.verdicts", "finetuning.run_folder"},
-    "typer": {"cli.commands", "cli.app", "cli.models", "cli.options"},
-    "rich": {"cli.app", "cli.models"},
+    "typer": {"cli"},
+    "rich": {"cli"},
     "socket": {"backends.process"},
     "subprocess": {"backends.process.client"},
     "multiprocessing": {"backends.process.client"},
@@ -51,8 +44,7 @@ OWNERS = {
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()
 #: What takes numbers already drawn, or a generator.
 WITHOUT_GLOBAL_DRAWS = [
-    *("functional", "fractals", "labels"),
-    *("backends.pipeline", "transforms", "images"),
+    *("functional", "fractals", "images", "labels", "transforms", "backends.pipeline"),
 ]
 RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "random_"}
 FORBIDDEN = {"torch.load", "pickle.load", "pickle.loads", "eval", "exec"}
@@ -189,6 +181,16 @@ def test_no_module_is_a_drawer_for_odds_and_ends():
     assert not {"utils", "common", "helpers", "misc"} & words
 
 
+def test_no_package_or_module_bears_the_name_of_a_public_function():
+    functions = {name for name in diffaug.__all__ if inspect.isfunction(getattr(diffaug, name))}
+    assert not functions & {word for name in MODULES for word in name.split(".")}
+
+
+def test_every_package_says_what_is_in_it():
+    packages = [path for path in PACKAGE.rglob("*") if any(path.glob("*.py"))]
+    assert all(ast.get_docstring(ast.parse(SOURCES[name_of(p / "__init__.py")])) for p in packages)
+
+
 def test_state_that_changes_lives_in_the_registry_alone():
     writers = [
         name
@@ -199,12 +201,16 @@ def test_state_that_changes_lives_in_the_registry_alone():
     assert {"backends.registry"} == set(writers)
 
 
-def test_transforms_know_the_protocol_and_no_backend():
-    transforms = [name for name in MODULES if floor(name) == "transforms"]
-    concrete = {"backends.pipeline", "backends.cache"}
-    assert not concrete & {
-        other for name in transforms for other in modules_imported(SOURCES[name])
+def test_transforms_know_what_every_backend_is_and_no_concrete_one():
+    known = {
+        other
+        for name in MODULES
+        if floor(name) == "transforms"
+        for other in modules_imported(SOURCES[name])
+        if floor(other) == "backends"
     }
+    seam = {"base", "finetuned", "presets", "registry", "request", "spec"}
+    assert {f"backends.{name}" for name in seam} == known
 
 
 def test_importing_loads_nothing_heavy_and_starts_nothing():

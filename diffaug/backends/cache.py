@@ -218,7 +218,7 @@ def cache_info(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
         folder: as for ``CachedBackend``; one that does not exist is empty.
 
     Example:
-        >>> from diffaug.backends.cache import cache_info
+        >>> from diffaug import cache_info
         >>> cache_info("no/such/folder").entries
         0
     """

@@ -105,6 +105,16 @@ def merge(destination: str | os.PathLike[str]) -> int:
         ValueError: there are no parts.
         DestinationError: a part is not finished, parts are of different runs, or the destination is
             in use or cannot be written to.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from diffaug import PromptEdit, RecordingBackend, augment_dataset, merge
+        >>> edit = PromptEdit(backend=RecordingBackend())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     part = augment_dataset([(torch.rand(3, 32, 32), 0)] * 2, folder, edit, shard="1/2")
+        ...     merge(folder)
+        Traceback (most recent call last):
+        diffaug.errors.DestinationError: '...' lacks 1 finished parts (2/2); run them, then merge.
     """
     if not parts_of(destination):
         raise ValueError(

@@ -57,7 +57,7 @@ def preview(
     Example:
         >>> import tempfile, torch
         >>> from torchvision.utils import save_image
-        >>> from diffaug import PromptEdit, RecordingBackend
+        >>> from diffaug import PromptEdit, RecordingBackend, preview
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_image(torch.rand(3, 32, 48), f"{folder}/photo.png")
         ...     preview(folder, f"{folder}/sheet.png", PromptEdit(backend=RecordingBackend()))

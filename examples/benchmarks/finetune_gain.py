@@ -29,11 +29,10 @@ from evaluate_tiny_translate import train_judge
 from small_resnet import SmallResNet, predict
 from train_tiny_translate import load_labelled
 
-from diffaug import DiffusersBackend, GenerationRequest, ModelSpec
+from diffaug import DiffusersBackend, GenerationRequest, ModelSpec, finetune
 from diffaug.backends import finetuned
 from diffaug.backends.presets import resolve
 from diffaug.finetuning.loss import noise_loss
-from diffaug.finetuning.run import finetune
 
 
 @torch.inference_mode()
