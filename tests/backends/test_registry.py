@@ -124,7 +124,7 @@ def test_at_exit_models_are_closed_quietly():
         "DiffusersBackend.close = lambda self: print('closed')\n"
         "backend_for(ModelSpec(sys.argv[1]), cache=False)\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", script, str(model_folder("edit"))],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

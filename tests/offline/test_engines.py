@@ -1,5 +1,6 @@
 """A set made on several devices, or by Ray, is the set that one process makes."""
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import ray
 import torch
-from test_offline import contents, photos  # noqa: F401
-from test_worker import folder, servers, wait_for  # noqa: F401
+from image_folders import contents, save_photos
+from model_processes import servers, wait_for
 from tiny_pipelines import tiny_spec
 
 from diffaug import (
@@ -25,12 +26,18 @@ from diffaug.errors import GenerationError, MissingDependencyError, UnreadableIm
 from diffaug.offline.ray import _check_versions
 
 TWO = "cpu:0,cpu:1"
+pytestmark = pytest.mark.usefixtures("socket_folder")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return save_photos(tmp_path / "photos", [f"class {n % 3}/{n}.png" for n in range(6)], 40, 50)
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster that was there before, with this module on its path."""
-    path = {"PYTHONPATH": str(Path(__file__).parent)}
+    path = {"PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))}
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -48,7 +55,7 @@ def edit(**changes):
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("engine", [{"devices": TWO}, {"engine": "ray"}])
-def test_the_set_is_that_of_one_process_also_after_a_stop(photos, tmp_path, cluster, engine):  # noqa: F811
+def test_the_set_is_that_of_one_process_also_after_a_stop(photos, tmp_path, cluster, engine):
     augment_folder(photos, tmp_path / "whole", edit(), per_image=3, format="png")
     augment_folder(photos, tmp_path / "set", edit(), per_image=1, format="png")
     done = augment_folder(photos, tmp_path / "set", edit(), per_image=3, format="png", **engine)
@@ -71,7 +78,7 @@ def test_ray_takes_parts_of_a_dataset_and_draws_pairs_as_one_process_does(tmp_pa
 
 
 @pytest.mark.timeout(200)
-def test_ray_skips_what_is_damaged_and_with_strict_stops(photos, tmp_path, cluster):  # noqa: F811
+def test_ray_skips_what_is_damaged_and_with_strict_stops(photos, tmp_path, cluster):
     (photos / "class 1" / "9.png").write_bytes(b"no image")
     done = augment_folder(photos, tmp_path / "set", edit(), per_image=2, engine="ray")
     assert (12, ["class 1/9.png"]) == (done.made, [one.source for one in done.skipped])
@@ -98,7 +105,7 @@ class Broken(RecordingBackend):
     ],
 )
 def test_an_error_in_the_cluster_arrives_in_one_line(
-    photos,  # noqa: F811
+    photos,
     tmp_path,
     cluster,
     error,
@@ -112,20 +119,20 @@ def test_an_error_in_the_cluster_arrives_in_one_line(
     assert not (tmp_path / "set").exists()
 
 
-def test_what_generates_nothing_needs_no_devices(photos, tmp_path):  # noqa: F811
+def test_what_generates_nothing_needs_no_devices(photos, tmp_path):
     blend = FractalBlend(fractals=FractalBank(2, 32))
     with pytest.raises(ValueError, match="^'devices' must not be given for FractalBlend with this"):
         augment_folder(photos, tmp_path / "set", blend, devices=TWO)
     assert not (tmp_path / "set").exists()
 
 
-def test_a_backend_runs_where_it_is(photos, tmp_path):  # noqa: F811
+def test_a_backend_runs_where_it_is(photos, tmp_path):
     backend = DiffusersBackend(tiny_spec("edit"))
     with pytest.raises(ValueError, match="^'devices' must not be given for PromptEdit with this"):
         augment_folder(photos, tmp_path / "set", PromptEdit(backend=backend), devices=TWO)
 
 
-def test_other_versions_in_a_cluster_are_refused(photos, tmp_path, monkeypatch):  # noqa: F811
+def test_other_versions_in_a_cluster_are_refused(photos, tmp_path, monkeypatch):
     maker = SimpleNamespace(versions="torch 1.0")
     with pytest.raises(
         GenerationError, match=r"other versions \(diffaug .*than this one \(torch 1"
@@ -144,7 +151,7 @@ def test_other_versions_in_a_cluster_are_refused(photos, tmp_path, monkeypatch):
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    photos,  # noqa: F811
+    photos,
     tmp_path,
     options,
     message,
@@ -154,7 +161,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "set").exists()
 
 
-def test_without_ray_it_says_how_to_install_it(photos, tmp_path, monkeypatch):  # noqa: F811
+def test_without_ray_it_says_how_to_install_it(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'diffaug\[ray\]'"):
         augment_folder(photos, tmp_path / "set", edit(), engine="ray")

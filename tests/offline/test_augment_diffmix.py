@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from image_folders import contents, picture, save
 from PIL import Image
 from tiny_pipelines import SIZE, save_classes, save_learned, tiny_spec
 from torchvision.datasets import ImageFolder
@@ -27,21 +28,10 @@ from diffaug import (
 )
 from diffaug.errors import DestinationError, RefusedError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.images import encode_image, read_image
+from diffaug.images import read_image
 from diffaug.offline.manifest import read_manifest, read_run
 
 NAMES = ["ant", "bee", "cat"]
-
-
-def picture(seed, height=20, width=28):
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.randint(0, 256, (3, 4, 4), generator=generator).to(torch.uint8)
-    return resize(small, (height, width))
-
-
-def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_image(pixels, path.suffix[1:]))
 
 
 @pytest.fixture
@@ -55,11 +45,6 @@ def photos(tmp_path):
 
 def mixer(names=NAMES, **options):
     return DiffMix(names, **{"backend": RecordingBackend(16), "gamma": 0.8, **options})
-
-
-def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 class Interrupting(RecordingBackend):

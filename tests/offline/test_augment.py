@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from image_folders import contents, picture, save
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -26,19 +27,13 @@ from diffaug.backends.request import Generated
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError, ModelUnavailableError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.images import encode_image, read_image
+from diffaug.images import read_image
 from diffaug.offline.manifest import read_manifest, read_run
 from diffaug.offline.plan import Planned, plan
 from diffaug.offline.sources import Skipped
 from diffaug.seeds import derive_seed
 
 BANK = FractalBank(count=4, size=32)
-
-
-def picture(seed, height=24, width=32):
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.randint(0, 256, (3, 4, 4), generator=generator).to(torch.uint8)
-    return resize(small, (height, width))
 
 
 @pytest.fixture
@@ -60,19 +55,8 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_image(pixels, path.suffix[1:]))
-
-
 def mixer(**options):
     return DiffuseMix(**{"fractals": BANK, "backend": RecordingBackend(16), **options})
-
-
-def contents(folder):
-    """Return every file of a folder, hidden ones too, with its bytes."""
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def names(folder):

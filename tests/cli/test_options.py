@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny_pipelines
 from PIL import Image
-from test_cli import refused, run
+from test_commands import refused, run
 from torchvision.datasets import ImageFolder
 
 from diffaug import DiffMix, DiffusersBackend, JointTransform, unload

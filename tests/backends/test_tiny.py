@@ -31,7 +31,7 @@ PROMPT = fill(DIFFUSEMIX_TEMPLATES["paper"], "snowy")
 
 
 def photo():
-    path = Path(__file__).parents[1] / "examples" / "photos" / "animal" / "cat.jpg"
+    path = Path(__file__).parents[2] / "examples" / "photos" / "animal" / "cat.jpg"
     return v2.functional.resize(read_image(path), [64, 64], antialias=True)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from image_folders import picture, save_photos
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
@@ -29,28 +30,19 @@ from diffaug import (
     augment_folder,
 )
 from diffaug.errors import UnreadableImageError
-from diffaug.functional import resize
-from diffaug.images import encode_image, read_image
+from diffaug.images import read_image
 from diffaug.offline.destination import rewriting
 from diffaug.offline.manifest import read_manifest, write_manifest
 
 NAMES = ["ant", "bee", "cat"]
 
 
-def picture(seed, height=12, width=14):
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.randint(0, 256, (3, 4, 4), generator=generator).to(torch.uint8)
-    return resize(small, (height, width))
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Four images of ants, two of bees, one of a cat."""
+    names = ["ant/1", "ant/2", "ant/3", "ant/4", "bee/1", "bee/2", "cat/1"]
     root = tmp_path_factory.mktemp("real") / "photos"
-    for number, name in enumerate(["ant/1", "ant/2", "ant/3", "ant/4", "bee/1", "bee/2", "cat/1"]):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / f"{name}.png").write_bytes(encode_image(picture(number), "png"))
-    return root
+    return save_photos(root, [f"{name}.png" for name in names])
 
 
 def mixer(names=NAMES, **options):

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 import torch
 from contracts import check_backend, check_error, same_images
+from model_processes import Photos, servers, wait_for
 from tiny_pipelines import make_request, make_requests, tiny_spec
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from diffaug import DiffusersBackend, PromptEdit, unload
+from diffaug import DiffusersBackend, PromptEdit
 from diffaug.backends.hub import pin
 from diffaug.backends.process import client, protocol
 from diffaug.backends.process.client import RESTARTS, WorkerBackend, _Place, wants_process
@@ -29,43 +30,7 @@ from diffaug.backends.process.watchdog import process_started
 from diffaug.errors import DiffaugError, GenerationError, ModelError
 
 SPEC = tiny_spec("edit")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path_factory, monkeypatch):
-    """A short private folder for sockets, and nothing left of them at the end."""
-    folder = tmp_path_factory.mktemp("s")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    monkeypatch.setenv("DIFFAUG_CACHE", str(folder / "cache"))
-    yield folder
-    unload()
-    for pid in servers():
-        os.kill(pid, signal.SIGKILL)
-
-
-def servers():
-    """The pids of this test's model processes, seen from outside."""
-    found = subprocess.run(
-        ["ps", "-ww", "-eo", "pid,stat,args"], capture_output=True, text=True
-    ).stdout
-    lines = [line.split(None, 2) for line in found.splitlines() if "process/watchdog.py" in line]
-    return [int(pid) for pid, state, _ in lines if not state.startswith("Z") and is_ours(pid)]
-
-
-def is_ours(pid):
-    """Tell whether a process has this test's folder for sockets, where that can be seen."""
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return not Path("/proc/self").exists()
-    return f"XDG_RUNTIME_DIR={os.environ['XDG_RUNTIME_DIR']}".encode() in environment.split(b"\0")
-
-
-def wait_for(condition, seconds=10):
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.05)
-    return condition()
+pytestmark = pytest.mark.usefixtures("socket_folder")
 
 
 def test_it_keeps_what_every_backend_promises():
@@ -224,20 +189,6 @@ def test_a_connection_inherited_through_a_fork_is_left_alone():
     assert 1 == len(servers())
 
 
-class Photos(Dataset):
-    """Eight pictures, edited one by one."""
-
-    def __init__(self, transform):
-        self.transform = transform
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        image = torch.full((3, 16, 16), 20 * index + 40, dtype=torch.uint8)
-        return self.transform(image)
-
-
 def set_environment(environment, worker):
     os.environ.update(environment)
 
@@ -278,10 +229,11 @@ def test_in_mid_epoch_its_death_goes_unnoticed(monkeypatch):
 OWNER = """
 import sys, time
 sys.path[:0] = {path!r}
-from test_worker import Photos, SPEC
+from model_processes import Photos
+from tiny_pipelines import tiny_spec
 from diffaug import PromptEdit
 from torch.utils.data import DataLoader
-edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+edit = PromptEdit(["snowy"], backend=tiny_spec("edit"), cache=False)
 loader = DataLoader(Photos(edit), 1, num_workers=2, persistent_workers=True)
 list(loader)
 print("ready", flush=True)
@@ -289,16 +241,16 @@ time.sleep(100)
 """
 
 
-def test_kill_9_of_the_owner_leaves_no_process_and_no_socket(folder, monkeypatch):
+def test_kill_9_of_the_owner_leaves_no_process_and_no_socket(socket_folder, monkeypatch):
     monkeypatch.setenv("DIFFAUG_WORKER", "process")
-    code = OWNER.format(path=[str(Path(__file__).parent), *sys.path])
+    code = OWNER.format(path=[str(Path(__file__).parents[2]), *sys.path])
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert "ready" == process.stdout.readline().strip()
-    assert 1 == len(servers()) and list(folder.rglob("*.sock"))
+    assert 1 == len(servers()) and list(socket_folder.rglob("*.sock"))
     process.kill()
     process.wait()
     assert wait_for(lambda: not servers(), 5)
-    assert wait_for(lambda: not list((folder / f"diffaug-{os.getuid()}").iterdir()), 5)
+    assert wait_for(lambda: not list((socket_folder / f"diffaug-{os.getuid()}").iterdir()), 5)
 
 
 @pytest.mark.parametrize(
@@ -330,8 +282,8 @@ def test_an_unknown_way_is_told(monkeypatch):
         wants_process(SPEC)
 
 
-def test_a_folder_that_others_may_enter_is_refused(folder):
-    place = folder / f"diffaug-{os.getuid()}"
+def test_a_folder_that_others_may_enter_is_refused(socket_folder):
+    place = socket_folder / f"diffaug-{os.getuid()}"
     place.mkdir(mode=0o755)
     with pytest.raises(DiffaugError, match="must be a folder of this user alone"):
         WorkerBackend(SPEC).generate(make_requests(count=1))

@@ -110,7 +110,7 @@ def test_no_password_is_written_down():
     assert "memory://host/x" == open_tree("memory://me:secret@host/x").name
 
 
-def contents(folder):
+def images(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*__*") if path.is_file()}
 
 
@@ -119,7 +119,7 @@ def test_the_set_of_an_address_is_that_of_the_folder(address, local, tmp_path):
     augment_folder(local, tmp_path / "whole", edit, per_image=2, format="png")
     done = augment_folder(address, tmp_path / "set", edit, per_image=2, format="png")
     assert 6 == done.made
-    assert contents(tmp_path / "whole") == contents(tmp_path / "set")
+    assert images(tmp_path / "whole") == images(tmp_path / "set")
     assert read_manifest(tmp_path / "whole") == read_manifest(tmp_path / "set")
     assert (
         6 == augment_folder(address, tmp_path / "set", edit, per_image=2, format="png").taken_over

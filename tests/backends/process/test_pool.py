@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from contracts import check_backend, same_images
-from test_worker import Photos, folder, servers, wait_for  # noqa: F401
+from model_processes import Photos, servers, wait_for
 from tiny_pipelines import make_requests, tiny_spec
 from torch.utils.data import DataLoader
 
@@ -16,6 +16,7 @@ from diffaug.backends.process.client import WorkerBackend
 from diffaug.backends.process.pool import PoolBackend
 
 SPEC = tiny_spec("edit", batch_size=2)
+pytestmark = pytest.mark.usefixtures("socket_folder")
 TWO = ["cpu", "cpu:0"]
 
 

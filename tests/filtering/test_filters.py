@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from image_folders import picture
 from tiny_pipelines import _tokenizer
 from torch import nn
 from torchvision.transforms import v2
@@ -19,13 +20,6 @@ from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
 from diffaug.offline.manifest import write_run
-
-
-def picture(seed, height=40, width=32):
-    generator = torch.Generator().manual_seed(seed)
-    return resize(
-        torch.randint(0, 256, (3, 4, 4), generator=generator).to(torch.uint8), (height, width)
-    )
 
 
 def rows(*labels):

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from image_folders import contents, picture, save, save_photos
 
 from diffaug import FractalBank, FractalBlend, PromptEdit, RecordingBackend, augment_folder
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.filtering.verdicts import filter_set
-from diffaug.functional import resize
-from diffaug.images import encode_image, read_image
+from diffaug.images import read_image
 from diffaug.offline.destination import Destination
 from diffaug.offline.manifest import read_manifest, write_manifest
 
@@ -26,17 +26,6 @@ class Given:
     def score(self, images, rows):
         self.seen.append([tuple(image.shape) for image in images])
         return torch.tensor([row[self.column] for row in rows], dtype=torch.float64)
-
-
-def picture(seed, height=24, width=32):
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.randint(0, 256, (3, 4, 4), generator=generator).to(torch.uint8)
-    return resize(small, (height, width))
-
-
-def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_image(pixels, path.suffix[1:]))
 
 
 def make_set(folder, **columns):
@@ -55,16 +44,9 @@ def column(folder, name):
     return [row[name] for row in read_manifest(folder)]
 
 
-def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 @pytest.fixture
 def photos(tmp_path):
-    for number, name in enumerate(["cat/1.png", "cat/2.png", "dog/1.png"]):
-        save(tmp_path / "photos" / name, picture(number))
-    return tmp_path / "photos"
+    return save_photos(tmp_path / "photos", ["cat/1.png", "cat/2.png", "dog/1.png"])
 
 
 @pytest.mark.parametrize("keep", [None, 0.9, 0.5, 0.33, 1])

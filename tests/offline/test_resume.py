@@ -4,13 +4,11 @@ import subprocess
 import sys
 
 import pytest
-import torch
+from image_folders import contents, save_photos
 from tiny_pipelines import tiny_spec
 
 from diffaug import PromptEdit, RecordingBackend, augment_folder, unload
 from diffaug.errors import RefusedError
-from diffaug.functional import resize
-from diffaug.images import encode_image
 from diffaug.offline.manifest import read_manifest
 
 # One process imports everything once, and forks a run for each kill before it has any thread.
@@ -66,17 +64,8 @@ print(kills, sorted(made))
 
 @pytest.fixture
 def photos(tmp_path):
-    for number in range(6):
-        generator = torch.Generator().manual_seed(number)
-        pixels = torch.randint(0, 256, (3, 4, 4), generator=generator).to(torch.uint8)
-        path = tmp_path / "photos" / f"class {number % 3}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_image(resize(pixels, (40, 50)), "png"))
-    return tmp_path / "photos"
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    names = [f"class {number % 3}/{number}.png" for number in range(6)]
+    return save_photos(tmp_path / "photos", names, 40, 50)
 
 
 def test_a_run_killed_many_times_ends_with_the_set_of_an_undisturbed_one(photos, tmp_path):

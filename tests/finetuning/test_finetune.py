@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from image_folders import contents
 from safetensors.torch import load_file
 from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_pipeline
 
@@ -45,11 +45,6 @@ def finished(tree, tmp_path_factory):
     folder = tmp_path_factory.mktemp("done") / "run"
     run(tree, folder, embedding_learning_rate=1e-1, sample_every=2)
     return folder
-
-
-def contents(folder):
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_a_finished_folder_holds_what_was_learned_and_says_what_it_is(finished, tree):

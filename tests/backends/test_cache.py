@@ -274,7 +274,8 @@ def fail(request): raise AssertionError("the model was asked")
 cached = CachedBackend(Other(fail), folder={str(tmp_path)!r})
 print(pixels(cached.generate(asked(0, 1))).flatten().tolist())
 """
-        paths = [str(Path(__file__).parent), str(Path(diffaug.__file__).parents[1])]
+        here, root = Path(__file__).parent, Path(diffaug.__file__).parents[1]
+        paths = [str(here), str(here.parent), str(root)]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", code]
         run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
