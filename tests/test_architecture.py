@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,6 +190,17 @@ def test_no_package_or_module_bears_the_name_of_a_public_function():
 def test_every_package_says_what_is_in_it():
     packages = [path for path in PACKAGE.rglob("*") if any(path.glob("*.py"))]
     assert all(ast.get_docstring(ast.parse(SOURCES[name_of(p / "__init__.py")])) for p in packages)
+
+
+def test_contributing_shows_every_module_on_its_floor():
+    table = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    shown = set()
+    for row in re.findall(r"^\| (?:the ground|`.*/`) \|.*\|$", table, re.M):
+        first, _, modules = row.strip("|").split("|")
+        package = first.strip(" `").replace("/", ".") if "/" in first else ""
+        shown |= {f"{package}{name}" for name in re.findall(r"`(\w+)`", modules)}
+    packages = {name.rpartition(".")[0] for name in MODULES}
+    assert shown == set(MODULES) - packages
 
 
 def test_state_that_changes_lives_in_the_registry_alone():
