@@ -9,6 +9,9 @@ from typing_extensions import TypeIs
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 
+#: Requests in one call of a backend that does not say how many it takes.
+BATCH_SIZE = 8
+
 
 @runtime_checkable
 class Backend(Protocol):

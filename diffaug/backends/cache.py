@@ -115,7 +115,7 @@ class CachedBackend:
     @cached_property
     def folder(self) -> Path:
         """Folder that holds the entries."""
-        return _resolve(self._asked_folder)
+        return _absolute(self._asked_folder)
 
     @property
     def fingerprint(self) -> str:
@@ -222,7 +222,7 @@ def cache_info(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
         >>> cache_info("no/such/folder").entries
         0
     """
-    root = _resolve(folder)
+    root = _absolute(folder)
     return _count(root, _files(root))
 
 
@@ -237,7 +237,7 @@ def clear_cache(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
         >>> clear_cache("no/such/folder").bytes
         0
     """
-    root = _resolve(folder)
+    root = _absolute(folder)
     removed = [file for file in _files(root) if _remove(file.path)]
     return _count(root, removed)
 
@@ -247,7 +247,7 @@ def _count(root: Path, files: Iterable[_File]) -> CacheInfo:
     return CacheInfo(root, entries=len(sizes), bytes=sum(sizes))
 
 
-def _resolve(folder: str | os.PathLike[str] | None) -> Path:
+def _absolute(folder: str | os.PathLike[str] | None) -> Path:
     chosen = cache_root() / "generated" if folder is None else Path(folder).expanduser()
     return chosen.absolute()
 

@@ -27,7 +27,7 @@ RECORD = "finetune.json"
 #: Raise it when an older diffaug could not use the folder.
 FORMAT = 1
 
-Keep = Literal["all", "embeddings", "none"]
+LearnedParts = Literal["all", "embeddings", "none"]
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def find(spec: ModelSpec) -> Learned | None:
     return read(folder) if folder else None
 
 
-def reduce(spec: ModelSpec, keep: Keep) -> ModelSpec:
+def reduce(spec: ModelSpec, keep: LearnedParts) -> ModelSpec:
     """Leave out learned parts of a spec: the LoRA (``"embeddings"``), or both (``"none"``).
 
     Other adapters, such as a LoRA for few steps, stay.
@@ -202,8 +202,10 @@ def reduce(spec: ModelSpec, keep: Keep) -> ModelSpec:
     Raises:
         ValueError: ``keep`` is none of these.
     """
-    if keep not in get_args(Keep):
-        raise ValueError(f"'keep' must be one of {', '.join(get_args(Keep))}, got {keep!r}.")
+    if keep not in get_args(LearnedParts):
+        raise ValueError(
+            f"'keep' must be one of {', '.join(get_args(LearnedParts))}, got {keep!r}."
+        )
     kept = {"all": (LORA, EMBEDDINGS), "embeddings": (EMBEDDINGS,), "none": ()}[keep]
     adapters = [
         adapter

@@ -48,7 +48,7 @@ def split_revision(adapter: str) -> tuple[str, str | None]:
 def _pin(reference: str, revision: str | None) -> tuple[str, str]:
     path = Path(reference).expanduser()
     if path.exists():
-        found = _digest(path)
+        found = _hash_files(path)
         if revision not in (None, found):
             raise ModelError(
                 f"'{reference}' holds other files than revision {revision!r} names: they are "
@@ -67,7 +67,7 @@ def _pin(reference: str, revision: str | None) -> tuple[str, str]:
     return reference, commit
 
 
-def _digest(path: Path) -> str:
+def _hash_files(path: Path) -> str:
     files = sorted(
         file
         for file in (path.rglob("*") if path.is_dir() else [path])
@@ -78,12 +78,12 @@ def _digest(path: Path) -> str:
     for file in files:
         stat = file.stat()
         sha.update(file.relative_to(path).as_posix().encode() + b"\0")
-        sha.update(_file_digest(file, stat.st_size, stat.st_mtime_ns))
+        sha.update(_hash_file(file, stat.st_size, stat.st_mtime_ns))
     return f"sha256:{sha.hexdigest()}"
 
 
 @lru_cache(maxsize=1024)
-def _file_digest(file: Path, size: int, changed: int) -> bytes:
+def _hash_file(file: Path, size: int, changed: int) -> bytes:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").digest()
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diffaug import images
-from diffaug.backends.base import spec_of
+from diffaug.backends.base import BATCH_SIZE, spec_of
 from diffaug.backends.cache import CachedBackend
 from diffaug.backends.request import GenerationRequest
 from diffaug.errors import RefusedError
@@ -19,8 +19,6 @@ from diffaug.transforms.base import ImageTransform
 
 #: Images that the part before ours is run on twice, to see whether it is random.
 PROBES = 3
-#: Requests in one call of a backend that does not say how many it takes.
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)

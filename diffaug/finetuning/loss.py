@@ -19,7 +19,7 @@ from diffaug.finetuning.pictures import square
 from diffaug.seeds import derive_seed
 
 
-class Item(NamedTuple):
+class NoisedImage(NamedTuple):
     """One image of one step, with all that is random about it."""
 
     pixels: torch.Tensor  # (3, S, S), uint8
@@ -91,7 +91,7 @@ class Denoiser:
         )
         return torch.as_tensor(read.input_ids)
 
-    def errors(self, items: Sequence[Item], words: torch.Tensor) -> torch.Tensor:
+    def errors(self, items: Sequence[NoisedImage], words: torch.Tensor) -> torch.Tensor:
         """Return the mean squared error of each item's prediction, (B,)."""
         vae, unet = self.pipe.vae, self.pipe.unet
         pixels, encoding, timesteps, noise = (
@@ -157,6 +157,6 @@ def noise_loss(
         items = []
         for draw in range(draws):
             generator = torch.Generator().manual_seed(derive_seed(seed, number, draw))
-            items.append(Item(pixels, 0, *denoiser.noise(spec.size, generator)))
+            items.append(NoisedImage(pixels, 0, *denoiser.noise(spec.size, generator)))
         total += float(denoiser.errors(items, words.expand(draws, -1)).mean())
     return total / len(pictures)

@@ -20,7 +20,7 @@ from diffaug.backends.pipeline import Job, run_batch
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError
-from diffaug.finetuning.loss import Denoiser, Item, min_snr_weights
+from diffaug.finetuning.loss import Denoiser, NoisedImage, min_snr_weights
 from diffaug.finetuning.pictures import Pictures
 from diffaug.finetuning.settings import Settings
 from diffaug.seeds import derive_seed
@@ -96,7 +96,7 @@ class Trainer:
         self._autocast = lambda: torch.autocast(self.device.type, half, enabled=half is not None)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._readers = ThreadPoolExecutor(4)
-        self._ahead: tuple[int, list[Future[Item]]] = (-1, [])
+        self._ahead: tuple[int, list[Future[NoisedImage]]] = (-1, [])
         #: Steps done.
         self.step = 0
         #: False within an update, when some weights are of this step and others of the next.
@@ -129,16 +129,16 @@ class Trainer:
         encoder.set_input_embeddings(learned)
         self.rows = learned.rows
 
-    def item(self, step: int, item: int) -> Item:
+    def item(self, step: int, item: int) -> NoisedImage:
         """Draw image ``item`` of a step; nothing else has a say in it."""
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, step, item))
         pixels, label = self.pictures.draw(generator)
-        return Item(pixels, label, *self.denoiser.noise(self.pictures.size, generator))
+        return NoisedImage(pixels, label, *self.denoiser.noise(self.pictures.size, generator))
 
-    def _items(self) -> list[Item]:
+    def _items(self) -> list[NoisedImage]:
         """Return this process's items of the step to come, and begin to read the next ones."""
 
-        def submit(step: int) -> tuple[int, list[Future[Item]]]:
+        def submit(step: int) -> tuple[int, list[Future[NoisedImage]]]:
             numbers = range(self.rank, self.settings.batch_size, self.world)
             return step, [self._readers.submit(self.item, step, number) for number in numbers]
 
@@ -183,7 +183,7 @@ class Trainer:
         self.whole = True
         return float(total)
 
-    def _weights(self, items: Sequence[Item]) -> torch.Tensor:
+    def _weights(self, items: Sequence[NoisedImage]) -> torch.Tensor:
         if self.settings.min_snr_gamma is None:
             return torch.ones(len(items), device=self.device)
         shares = self.denoiser.scheduler.alphas_cumprod.cpu()
@@ -263,7 +263,7 @@ class Trainer:
         self._readers.shutdown(cancel_futures=True)
 
 
-def _split(items: Sequence[Item], parts: int) -> Iterator[Sequence[Item]]:
+def _split(items: Sequence[NoisedImage], parts: int) -> Iterator[Sequence[NoisedImage]]:
     """Cut a batch into so many parts, or as many as it has items."""
     size = math.ceil(len(items) / parts)
     yield from (items[start : start + size] for start in range(0, len(items), size))

@@ -17,7 +17,7 @@ import torch
 
 from diffaug import images
 from diffaug.backends import presets, registry
-from diffaug.backends.base import Backend
+from diffaug.backends.base import BATCH_SIZE, Backend
 from diffaug.backends.pipeline import real_steps
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
@@ -26,12 +26,9 @@ from diffaug.functional import resize
 from diffaug.offline.identity import versions_line
 from diffaug.offline.manifest import Row
 from diffaug.offline.plan import Planned
-from diffaug.offline.sources import Item, Skipped, Source
+from diffaug.offline.sources import Skipped, Source, SourceImage
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform, Params
-
-#: Images in one call of a backend that does not say how many it takes.
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,11 @@ class Made(NamedTuple):
 Keep = Callable[[list[Made | Skipped]], None]
 
 
-class _Job(NamedTuple):
+class _Draft(NamedTuple):
     """An image on its way; an original has neither params nor requests."""
 
     planned: Planned
-    item: Item
+    item: SourceImage
     params: Params | None
     requests: list[GenerationRequest]
 
@@ -134,11 +131,11 @@ class Maker:
             side = stack.enter_context(ThreadPoolExecutor(1))
             batches = self._batches(planned, readers)
             behind: Future[None] | None = None
-            ahead: Future[list[_Job | Skipped]] = side.submit(next, batches, [])
+            ahead: Future[list[_Draft | Skipped]] = side.submit(next, batches, [])
             while batch := ahead.result():
                 ahead = side.submit(next, batches, [])
-                jobs = [job for job in batch if isinstance(job, _Job)]
-                generated = self._generate([ask for job in jobs for ask in job.requests])
+                drafts = [draft for draft in batch if isinstance(draft, _Draft)]
+                generated = self._generate([ask for draft in drafts for ask in draft.requests])
                 if behind:
                     behind.result()
                 behind = side.submit(self._finish, batch, generated, encoders, keep)
@@ -147,21 +144,21 @@ class Maker:
 
     def _batches(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
-    ) -> Iterator[list[_Job | Skipped]]:
+    ) -> Iterator[list[_Draft | Skipped]]:
         """Ask for full batches.
 
         A model runs images of one strength together, so they are put together here.
         """
         full = self.batch_size * self.at_once
-        waiting: dict[int, list[_Job | Skipped]] = {}
+        waiting: dict[int, list[_Draft | Skipped]] = {}
         asked: dict[int, int] = {}
         for copies, item in self._read(planned, readers):
             for one in copies:
-                job = self._job(one, item)
-                kind = self._kind(job)
+                draft = self._draft(one, item)
+                kind = self._kind(draft)
                 batch = waiting.setdefault(kind, [])
-                batch.append(job)
-                asks = len(job.requests) if isinstance(job, _Job) else 0
+                batch.append(draft)
+                asks = len(draft.requests) if isinstance(draft, _Draft) else 0
                 asked[kind] = asked.get(kind, 0) + asks
                 # Images that ask for nothing must not pile up either.
                 if asked[kind] >= full or len(batch) >= 4 * full:
@@ -171,9 +168,9 @@ class Maker:
 
     def _read(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
-    ) -> Iterator[tuple[list[Planned], Item | UnreadableImageError]]:
+    ) -> Iterator[tuple[list[Planned], SourceImage | UnreadableImageError]]:
         """Read each source once for its copies in a row, ahead if it may be read in threads."""
-        ahead: deque[tuple[list[Planned], Future[Item | UnreadableImageError]]] = deque()
+        ahead: deque[tuple[list[Planned], Future[SourceImage | UnreadableImageError]]] = deque()
         for key, copies in groupby(planned, key=lambda one: one.source):
             if not self.source.threads:
                 yield list(copies), self._load(key)
@@ -185,7 +182,7 @@ class Maker:
         for ready, item in ahead:
             yield ready, item.result()
 
-    def _load(self, key: str) -> Item | UnreadableImageError:
+    def _load(self, key: str) -> SourceImage | UnreadableImageError:
         try:
             item = self.source.load(key)
         except UnreadableImageError as error:
@@ -199,21 +196,23 @@ class Maker:
         shape = (int(size * height / short), int(size * width / short))  # as in v2.Resize(size)
         return item._replace(pixels=resize(item.pixels, shape))
 
-    def _job(self, planned: Planned, item: Item | UnreadableImageError) -> _Job | Skipped:
+    def _draft(
+        self, planned: Planned, item: SourceImage | UnreadableImageError
+    ) -> _Draft | Skipped:
         if isinstance(item, UnreadableImageError):
             return Skipped(planned.source, str(item))
         if planned.copy is None:
-            return _Job(planned, item, None, [])
+            return _Draft(planned, item, None, [])
         seed = derive_seed(self.options.seed, planned.source, planned.copy)
         generator = torch.Generator().manual_seed(seed)
         drawn = self.transform.draw_copy(planned.copy, generator, item.label)
-        return _Job(planned, item, drawn, self.transform.requests(item.pixels, [drawn]))
+        return _Draft(planned, item, drawn, self.transform.requests(item.pixels, [drawn]))
 
-    def _kind(self, job: _Job | Skipped) -> int:
-        """Return what jobs must have in common to run in one batch: the number of steps."""
-        if self.spec is None or isinstance(job, Skipped) or not job.requests:
+    def _kind(self, draft: _Draft | Skipped) -> int:
+        """Return what drafts must have in common to run in one batch: the number of steps."""
+        if self.spec is None or isinstance(draft, Skipped) or not draft.requests:
             return 0
-        return 0 if job.requests[0].strength is None else real_steps(self.spec, job.requests[0])
+        return 0 if draft.requests[0].strength is None else real_steps(self.spec, draft.requests[0])
 
     def _generate(self, requests: list[GenerationRequest]) -> list[Generated | None]:
         """Ask the model; None for what it refused without an original to stand in."""
@@ -236,7 +235,7 @@ class Maker:
 
     def _finish(
         self,
-        batch: list[_Job | Skipped],
+        batch: list[_Draft | Skipped],
         generated: list[Generated | None],
         encoders: ThreadPoolExecutor,
         keep: Keep,
@@ -244,24 +243,24 @@ class Maker:
         """Finish, encode and hand over the images of a batch."""
         answers = iter(generated)
         done: list[Future[Made | Skipped] | Skipped] = []
-        for job in batch:
-            if isinstance(job, Skipped):
-                done.append(job)
+        for draft in batch:
+            if isinstance(draft, Skipped):
+                done.append(draft)
                 continue
-            made = [next(answers) for _ in job.requests]
+            made = [next(answers) for _ in draft.requests]
             whole = [one for one in made if one is not None]
-            source, pixels = job.planned.source, job.item.pixels
+            source, pixels = draft.planned.source, draft.item.pixels
             if len(whole) < len(made):
                 reason = "the model refused it, or made it blank, each time"
                 done.append(Skipped(source, reason))
                 continue
-            if job.params is not None:
-                moved = self.transform.label_of(job.params, job.item.label) != job.item.label
+            if draft.params is not None:
+                moved = self.transform.label_of(draft.params, draft.item.label) != draft.item.label
                 if moved and any(one.fallback for one in whole):
                     done.append(Skipped(source, "it came out blank or refused each time"))
                     continue
-                pixels = self.transform.finish(pixels, whole, [job.params])
-            row = self._row(job, whole)
+                pixels = self.transform.finish(pixels, whole, [draft.params])
+            row = self._row(draft, whole)
             done.append(encoders.submit(self._encode, row, pixels[0]))
         keep([one if isinstance(one, Skipped) else one.result() for one in done])
 
@@ -272,13 +271,13 @@ class Maker:
             reason = f"it cannot be a {self.options.format} file: {error}"
             return Skipped(row["source"], reason)
 
-    def _row(self, job: _Job, made: list[Generated]) -> Row:
-        copy, item = job.planned.copy, job.item
-        ask = job.requests[0] if job.requests else None
-        drawn = {} if job.params is None else self.transform.describe(job.params)
+    def _row(self, draft: _Draft, made: list[Generated]) -> Row:
+        copy, item = draft.planned.copy, draft.item
+        ask = draft.requests[0] if draft.requests else None
+        drawn = {} if draft.params is None else self.transform.describe(draft.params)
         label = item.label
-        if job.params is not None:
-            label = self.transform.label_of(job.params, label)
+        if draft.params is not None:
+            label = self.transform.label_of(draft.params, label)
         base = item.base
         if label != item.label:  # into the folder of the class that it shows
             base = f"{self.source.folder_of(label)}/{base.rpartition('/')[2]}"
@@ -289,7 +288,7 @@ class Maker:
             "strength": ask.strength if ask else None,
             **drawn,
             "file_name": f"{base}__{tag}.{self.options.format}",
-            "source": job.planned.source,
+            "source": draft.planned.source,
             "label": label,
             "method": "original" if copy is None else type(self.transform).__name__,
             "seed": made[0].seed if made else None,

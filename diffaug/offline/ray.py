@@ -55,7 +55,7 @@ def make_with_ray(maker: Maker, planned: Iterable[Planned], keep: Keep) -> None:
                 **needs,
             )
             for part in results.iter_batches(batch_size=None, prefetch_batches=0):
-                outcomes, error = _unpack(part, maker)
+                outcomes, error = _outcomes(part, maker)
                 keep(outcomes)
                 if error is not None:
                     raise error
@@ -130,7 +130,7 @@ def _check_versions(maker: Maker) -> None:
         )
 
 
-def _unpack(part: dict[str, Any], maker: Maker) -> tuple[list[Made | Skipped], Exception | None]:
+def _outcomes(part: dict[str, Any], maker: Maker) -> tuple[list[Made | Skipped], Exception | None]:
     """Return what an actor made, and the error that ended it."""
     outcomes: list[Made | Skipped] = []
     error = None

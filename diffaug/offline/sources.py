@@ -32,7 +32,7 @@ class Skipped(NamedTuple):
     reason: str
 
 
-class Item(NamedTuple):
+class SourceImage(NamedTuple):
     """A source image: uint8 pixels (1, 3, H, W), its class, and how its copies' names start."""
 
     pixels: torch.Tensor
@@ -57,7 +57,7 @@ class Source(Protocol):
     def labels(self) -> list[str]:
         """Name the class of every key."""
 
-    def load(self, key: str) -> Item:
+    def load(self, key: str) -> SourceImage:
         """Read one image, or raise UnreadableImageError."""
 
     def may_be(self, name: str) -> bool:
@@ -113,10 +113,10 @@ class FolderSource:
     def labels(self) -> list[str]:
         return [_class_of(key) for key in self.keys]
 
-    def load(self, key: str) -> Item:
+    def load(self, key: str) -> SourceImage:
         stem = _stem(key)
         base = key if stem in self._shared else stem
-        return Item(self.files.read(key)[None], _class_of(key), base)
+        return SourceImage(self.files.read(key)[None], _class_of(key), base)
 
     def may_be(self, name: str) -> bool:
         return name == self.name or not Path(name).exists()  # a folder may have been moved
@@ -153,7 +153,7 @@ class DatasetSource:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "keys": []}
 
-    def load(self, key: str) -> Item:
+    def load(self, key: str) -> SourceImage:
         index = int(key)
         try:
             image, label, label_key = _pair(self.dataset[index], index)
@@ -167,7 +167,7 @@ class DatasetSource:
         if count != 1:
             raise ValueError(f"item {index} must hold one image, got shape {tuple(image.shape)}.")
         name = self._class_name(label, label_key, index)
-        return Item(pixels, name, f"{self.folder_of(name)}/{index:06d}")
+        return SourceImage(pixels, name, f"{self.folder_of(name)}/{index:06d}")
 
     def folder_of(self, label: str) -> str:
         return class_folder(label)

@@ -20,7 +20,7 @@ GUTTER = 12
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One row of a contact sheet: pictures, uint8 (3, H, W), by column, and what they are of."""
 
     caption: str
@@ -87,12 +87,12 @@ def preview(
         label = transform.label_of(params, own := name.split("/")[0])
         if label != own:
             described["label"] = label
-        rows.append(Row(_caption(name, described), pictures))
+        rows.append(SheetRow(_caption(name, described), pictures))
     write_picture(path, contact_sheet(rows, tile))
     return skipped
 
 
-def contact_sheet(rows: Sequence[Row], tile: int = 256) -> torch.Tensor:
+def contact_sheet(rows: Sequence[SheetRow], tile: int = 256) -> torch.Tensor:
     """Lay rows of pictures out under a heading for each column.
 
     Args:

@@ -118,7 +118,7 @@ class DiffMix(ImageTransform):
                 f"'labels_getter' must be a key, an index or callable, got {labels_getter!r}."
             )
         self.labels_getter = labels_getter
-        given = spec_of(backend) if is_backend(backend) else _resolve(backend)
+        given = spec_of(backend) if is_backend(backend) else _translating_spec(backend)
         self.backend = self._checked(backend, given)
         self.cache = cache and pool is not None
         self.prompts = self._prompts(metaclass, given)
@@ -398,7 +398,7 @@ class DiffMix(ImageTransform):
         }
 
 
-def _resolve(backend: str | Path | ModelSpec) -> ModelSpec:
+def _translating_spec(backend: str | Path | ModelSpec) -> ModelSpec:
     spec = presets.resolve(backend)
     # A Hub id does not say what its model is for.
     return replace(spec, task="translate") if spec == ModelSpec(str(backend)) else spec

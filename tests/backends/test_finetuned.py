@@ -126,5 +126,8 @@ def test_reducing_leaves_out_what_was_learned_and_nothing_else(folder, pinning):
 def test_a_reduced_spec_has_another_fingerprint(folder):
     spec = pin(resolve(folder))
     assert 3 == len(
-        {finetuned.reduce(spec, keep).fingerprint for keep in finetuned.get_args(finetuned.Keep)}
+        {
+            finetuned.reduce(spec, keep).fingerprint
+            for keep in finetuned.get_args(finetuned.LearnedParts)
+        }
     )

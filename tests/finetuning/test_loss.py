@@ -10,7 +10,7 @@ from tiny_pipelines import SIZE, model_folder, save_classes, save_learned, tiny_
 from diffaug.backends import finetuned
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import ModelError
-from diffaug.finetuning.loss import Denoiser, Item, min_snr_weights, noise_loss
+from diffaug.finetuning.loss import Denoiser, NoisedImage, min_snr_weights, noise_loss
 from diffaug.finetuning.pictures import Pictures, square
 from diffaug.images import read_image
 
@@ -47,7 +47,7 @@ def test_the_error_is_that_of_the_prediction_against_noise_or_velocity(pipe, pre
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=prediction)
     denoiser = Denoiser(pipe)
     pixels = torch.randint(0, 256, (3, SIZE, SIZE), generator=seeded(), dtype=torch.uint8)
-    items = [Item(pixels, 0, *denoiser.noise(SIZE, seeded(n))) for n in range(2)]
+    items = [NoisedImage(pixels, 0, *denoiser.noise(SIZE, seeded(n))) for n in range(2)]
     words = denoiser.words(["a cat", "a dog"])
     expected = []
     for item, prompt in zip(items, ["a cat", "a dog"], strict=True):

@@ -7,7 +7,7 @@ from PIL import Image
 from diffaug import DiffuseMix, FractalBank, FractalBlend, PromptEdit, RecordingBackend
 from diffaug.errors import UnreadableImageError
 from diffaug.images import read_image
-from diffaug.previews.contact_sheet import BACKGROUND, GUTTER, Row, contact_sheet, preview
+from diffaug.previews.contact_sheet import BACKGROUND, GUTTER, SheetRow, contact_sheet, preview
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def mixer(**options):
 
 def test_pictures_stand_in_their_columns_with_their_proportions():
     picture = torch.full((3, 10, 20), 7, dtype=torch.uint8)
-    sheet = contact_sheet([Row("one", {"a": picture, "b": picture})], tile=64)
+    sheet = contact_sheet([SheetRow("one", {"a": picture, "b": picture})], tile=64)
     found = (sheet == 7).all(0)
     assert sheet.dtype == torch.uint8 and sheet.shape[2] == GUTTER + 2 * (64 + GUTTER)
     assert 2 * 64 * 32 == found.sum()

@@ -134,7 +134,7 @@ class WorkerBackend:
             check_request(request, self.spec)
         if not requests:
             return []
-        answer, made = self._ask(*protocol.pack(requests))
+        answer, made = self._ask(*protocol.pack_requests(requests))
         if "error" in answer:
             raise _as_error(answer, self.spec.model)
         return [
@@ -264,7 +264,7 @@ class _Place:
             "key": key.hex(),
             "owner": [self.owner, self.started],
             "path": [str(path) for path in sys.path],
-            "call": ["diffaug.backends.process.server", "serve"],
+            "call": ["diffaug.backends.process.server", "run_server"],
         }
         with self.path.with_suffix(".log").open("ab") as log:
             process = subprocess.Popen(

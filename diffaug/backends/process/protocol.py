@@ -90,7 +90,7 @@ def _fill(sock: socket.socket, view: memoryview) -> None:
         view = view[got:]
 
 
-def pack(requests: Sequence[GenerationRequest]) -> tuple[Header, list[torch.Tensor]]:
+def pack_requests(requests: Sequence[GenerationRequest]) -> tuple[Header, list[torch.Tensor]]:
     """Turn requests into a header and images."""
     fields = ("prompt", "seed", "negative_prompt", "strength")
     plain = [
@@ -100,7 +100,7 @@ def pack(requests: Sequence[GenerationRequest]) -> tuple[Header, list[torch.Tens
     return {"requests": plain}, [one.image for one in requests if one.image is not None]
 
 
-def unpack(header: Header, images: list[torch.Tensor]) -> list[GenerationRequest]:
+def unpack_requests(header: Header, images: list[torch.Tensor]) -> list[GenerationRequest]:
     """Turn a header and images into requests, which check themselves."""
     left = iter(images)
     return [

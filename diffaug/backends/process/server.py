@@ -30,7 +30,7 @@ WAIT, SHARE = 0.004, 0.05
 
 
 @dataclass
-class _Job:
+class _Call:
     """One caller's requests, and what came of them."""
 
     requests: list[GenerationRequest]
@@ -54,7 +54,7 @@ class Server:
         self, backend: Backend, listener: socket.socket, key: bytes, batch_size: int
     ) -> None:
         self.backend, self.listener, self.key, self.batch_size = backend, listener, key, batch_size
-        self.jobs: queue.Queue[_Job | None] = queue.Queue()
+        self.calls: queue.Queue[_Call | None] = queue.Queue()
         self.callers = 0
         #: Seconds that the last batch took.
         self.took = 0.0
@@ -65,49 +65,49 @@ class Server:
     def run(self) -> None:
         """Serve until told to stop."""
         threading.Thread(target=self._accept, daemon=True).start()
-        while (job := self.jobs.get()) is not None:
-            if not self._answer(self._collect(job)):
+        while (call := self.calls.get()) is not None:
+            if not self._answer(self._collect(call)):
                 break
         self.backend.close()
 
-    def _collect(self, job: _Job) -> list[_Job | None]:
+    def _collect(self, call: _Call) -> list[_Call | None]:
         """Add what others ask for meanwhile, until the batch is full or all callers wait."""
-        jobs: list[_Job | None] = [job]
-        count, until = len(job.requests), time.monotonic() + max(WAIT, SHARE * self.took)
-        while count < self.batch_size and len(jobs) < self.callers:
+        calls: list[_Call | None] = [call]
+        count, until = len(call.requests), time.monotonic() + max(WAIT, SHARE * self.took)
+        while count < self.batch_size and len(calls) < self.callers:
             try:
-                other = self.jobs.get(timeout=max(0.0, until - time.monotonic()))
+                other = self.calls.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
-            jobs.append(other)
+            calls.append(other)
             if other is None:
                 break
             count += len(other.requests)
-        return jobs
+        return calls
 
-    def _answer(self, jobs: list[_Job | None]) -> bool:
-        """Run jobs in one go, each alone if that fails; tell whether to go on."""
-        live = [job for job in jobs if job is not None]
+    def _answer(self, calls: list[_Call | None]) -> bool:
+        """Run calls in one go, each alone if that fails; tell whether to go on."""
+        live = [call for call in calls if call is not None]
         began = time.monotonic()
         try:
-            made = self.backend.generate([one for job in live for one in job.requests])
+            made = self.backend.generate([one for call in live for one in call.requests])
             answers = iter(made)
-            for job in live:
-                job.made = [next(answers) for _ in job.requests]
+            for call in live:
+                call.made = [next(answers) for _ in call.requests]
         except Exception:
-            for job in live:  # one caller's mistake is not another's
-                self._alone(job)
+            for call in live:  # one caller's mistake is not another's
+                self._alone(call)
         self.took = time.monotonic() - began
-        for job in live:
-            job.done.set()
-        return len(live) == len(jobs)
+        for call in live:
+            call.done.set()
+        return len(live) == len(calls)
 
-    def _alone(self, job: _Job) -> None:
+    def _alone(self, call: _Call) -> None:
         try:
-            job.made = self.backend.generate(job.requests)
+            call.made = self.backend.generate(call.requests)
         except Exception as error:
-            job.error = error
-            job.trace = "".join(traceback.format_exception(error)[-3:])
+            call.error = error
+            call.trace = "".join(traceback.format_exception(error)[-3:])
 
     def _accept(self) -> None:
         while True:
@@ -137,43 +137,43 @@ class Server:
         self, connection: socket.socket, header: protocol.Header, images: list[torch.Tensor]
     ) -> None:
         if header.get("ask") == "stop":
-            self.jobs.put(None)
+            self.calls.put(None)
             protocol.send(connection, {"stopped": True})
             return
         if header.get("ask") == "load":
             protocol.send(connection, {"load": self.waiting})
             return
         try:
-            job = _Job(protocol.unpack(header, images))
+            call = _Call(protocol.unpack_requests(header, images))
         except Exception as error:
-            job = _Job([], error=error)
+            call = _Call([], error=error)
         else:
             with self._lock:
-                self.waiting += len(job.requests)
-            self.jobs.put(job)
-            job.done.wait()
+                self.waiting += len(call.requests)
+            self.calls.put(call)
+            call.done.wait()
             with self._lock:
-                self.waiting -= len(job.requests)
-        if job.made is None:
-            kind, message = type(job.error).__name__, str(job.error)
-            protocol.send(connection, {"error": kind, "message": message, "trace": job.trace})
+                self.waiting -= len(call.requests)
+        if call.made is None:
+            kind, message = type(call.error).__name__, str(call.error)
+            protocol.send(connection, {"error": kind, "message": message, "trace": call.trace})
             return
         plain = [
             {"seed": one.seed, "attempts": one.attempts, "fallback": one.fallback}
-            for one in job.made
+            for one in call.made
         ]
-        protocol.send(connection, {"made": plain}, [one.image for one in job.made])
+        protocol.send(connection, {"made": plain}, [one.image for one in call.made])
 
 
-def serve(job: Mapping[str, Any]) -> None:
-    """Serve as told: ``spec``, ``socket`` and ``key`` (hexadecimal)."""
-    spec = ModelSpec(**{**job["spec"], "adapters": tuple(job["spec"]["adapters"])})
-    path = job["socket"]
+def run_server(order: Mapping[str, Any]) -> None:
+    """Serve as ordered: ``spec``, ``socket`` and ``key`` (hexadecimal)."""
+    spec = ModelSpec(**{**order["spec"], "adapters": tuple(order["spec"]["adapters"])})
+    path = order["socket"]
     listener = socket.socket(socket.AF_UNIX)
     # Bound under another name, so that whoever sees the path can connect.
     listener.bind(f"{path}.new")
     listener.listen(256)
     os.rename(f"{path}.new", path)
     backend = DiffusersBackend(spec)
-    Server(backend, listener, bytes.fromhex(job["key"]), spec.batch_size).run()
+    Server(backend, listener, bytes.fromhex(order["key"]), spec.batch_size).run()
     sweep(path)

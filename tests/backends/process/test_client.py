@@ -148,7 +148,7 @@ def test_a_process_whose_owner_is_killed_ends_while_it_still_imports(tmp_path):
     job = {"owner": [mother.pid, process_started(mother.pid)], "socket": where}
     job |= {
         "path": [str(tmp_path), *sys.path],
-        "call": ["diffaug.backends.process.server", "serve"],
+        "call": ["diffaug.backends.process.server", "run_server"],
     }
     child = subprocess.Popen([sys.executable, "-P", client._SCRIPT], stdin=subprocess.PIPE)
     child.stdin.write(json.dumps(job).encode() + b"\n")
