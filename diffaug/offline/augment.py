@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from diffaug.backends import finetuned
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError
 from diffaug.offline.destination import Destination
-from diffaug.offline.generate import Maker, Options
+from diffaug.offline.generate import Maker
 from diffaug.offline.identity import identity, pinned
+from diffaug.offline.options import Options
 from diffaug.offline.run import Run, Summary, pairs_up
 from diffaug.offline.shards import Shard, join, parts_of, unfinished
 from diffaug.offline.sources import DatasetSource, FolderSource, Source
@@ -92,8 +93,10 @@ def augment_folder(
         (['tom__0.jpg', 'tom__1.jpg'], 2)
     """
     options = Options(
-        per_image, seed, size, format, include_originals, strict, dry_run, progress, engine, devices
-    )
+        per_image=per_image, seed=seed, size=size, format=format,
+        include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
+        devices=devices, strict=strict, dry_run=dry_run, progress=progress,
+    )  # fmt: skip
     images = FolderSource(source, only)
     below = Path(destination).expanduser().resolve()
     if isinstance(images.files, LocalTree) and below.is_relative_to(images.files.root.resolve()):
@@ -101,7 +104,7 @@ def augment_folder(
             f"'{destination}' lies inside the source '{source}', whose next run would take it for "
             "a class; choose a folder outside it."
         )
-    return _augment(images, destination, transform, options, shard)
+    return _augment(images, destination, transform, options)
 
 
 def augment_dataset(
@@ -152,10 +155,12 @@ def augment_dataset(
         ['000000__0.jpg']
     """
     options = Options(
-        per_image, seed, size, format, include_originals, strict, dry_run, progress, engine, devices
-    )
+        per_image=per_image, seed=seed, size=size, format=format,
+        include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
+        devices=devices, strict=strict, dry_run=dry_run, progress=progress,
+    )  # fmt: skip
     source = DatasetSource(dataset, class_names)
-    return _augment(source, destination, transform, options, shard)
+    return _augment(source, destination, transform, options)
 
 
 def _check_subset(spec: ModelSpec | None, source: Source) -> None:
@@ -177,9 +182,7 @@ def _augment(
     destination: str | os.PathLike[str],
     transform: ImageTransform,
     options: Options,
-    shard: str | Shard | None,
 ) -> Summary:
-    share = Shard.parse(shard) if isinstance(shard, str) else shard
     if not isinstance(transform, ImageTransform):
         raise TypeError(
             "'transform' must be one of diffaug's, such as DiffuseMix, "
@@ -195,64 +198,75 @@ def _augment(
     if pairs_up(transform):  # which images are drawn depends on which there are
         asked["sources"] = f"{derive_seed(source.keys):x}"
         _check_subset(spec, source)
-    place = Destination(destination, identity(transform, spec, asked))
-    recorded = _recorded(place, source)  # a folder is refused before it is touched
-    if share is not None:
-        return _augment_part(source, place, transform, spec, options, share)
-    if left := parts_of(destination):
-        raise DestinationError(
-            f"'{destination}' holds parts, such as {left[0]}; finish these, or call merge "
-            "('diffaug merge')."
-        )
-    if options.dry_run:
-        return Run(Maker(source, transform, spec, options, recorded), place).summary()
-    with place:
-        recorded = _recorded(place, source)  # another run may have been faster
-        return Run(Maker(source, transform, spec, options, recorded), place).go()
+    whole = Destination(destination, identity(transform, spec, asked))
+    job = _Augmentation(source, whole, transform, spec, options)
+    return job.make_whole() if options.shard is None else job.make_part(options.shard)
 
 
-def _recorded(place: Destination, source: Source) -> dict[str, Any] | None:
-    """Return what is recorded of this run in a folder, which may hold no other."""
-    recorded = place.recorded()
-    if recorded and not source.may_be(recorded["source"]):
-        raise DestinationError(
-            f"'{place.folder}' holds a set made from '{recorded['source']}', and 'source' is "
-            f"'{source.name}' now; choose another folder."
-        )
-    return recorded
+@dataclass(frozen=True)
+class _Augmentation:
+    """A set to be made: of what, where, by which transform and model, and how."""
 
+    source: Source
+    whole: Destination
+    transform: ImageTransform
+    spec: ModelSpec | None
+    options: Options
 
-def _augment_part(
-    source: Source,
-    whole: Destination,
-    transform: ImageTransform,
-    spec: ModelSpec | None,
-    options: Options,
-    share: Shard,
-) -> Summary:
-    """Make one part of a set, and merge all if it was the last."""
-    if any(part.total != share.total for part in parts_of(whole.folder)):
-        raise DestinationError(
-            f"'{whole.folder}' holds parts of another division than {share}; finish or remove them."
-        )
-    part = Destination(share.folder(whole.folder), {**whole.identity, "shard": str(share)})
+    def make_whole(self) -> Summary:
+        """Make the set in this process."""
+        recorded = self._recorded()  # a folder is refused before it is touched
+        folder = self.whole.folder
+        if left := parts_of(folder):
+            raise DestinationError(
+                f"'{folder}' holds parts, such as {left[0]}; finish these, or call merge "
+                "('diffaug merge')."
+            )
+        if self.options.dry_run:
+            return self._run(self.whole, recorded).summary()
+        with self.whole:
+            recorded = self._recorded()  # another run may have been faster
+            return self._run(self.whole, recorded).go()
 
-    def run_of(place: Destination, **more: Any) -> Run:
-        recorded = part.recorded() or whole.recorded()
-        return Run(Maker(source, transform, spec, options, recorded), place, **more)
+    def make_part(self, share: Shard) -> Summary:
+        """Make one part of the set, and merge all if it was the last."""
+        whole, folder = self.whole, self.whole.folder
+        finished = self._recorded() or {}
+        if any(part.total != share.total for part in parts_of(folder)):
+            raise DestinationError(
+                f"'{folder}' holds parts of another division than {share}; finish or remove them."
+            )
+        part = Destination(share.folder(folder), {**whole.identity, "shard": str(share)})
 
-    finished = whole.recorded() or {}
-    skipped = {one["source"] for one in finished.get("skipped", ())}
-    merged = "images" in finished and all(one.source in skipped for one in run_of(whole).missing())
-    if options.dry_run or (merged and not parts_of(whole.folder)):
-        if not options.dry_run:
-            whole.tidy()
-        run = run_of(part, takes=share.takes, there=whole.rows())
-        return replace(run.summary(), destination=whole.folder)
-    with part:  # and looked at again, since another run may have been faster
-        run = run_of(part, takes=share.takes, there=whole.rows())
-        run.begin()
-        summary = run.go()
-    if not unfinished(whole.folder):
-        join(whole.folder)
-    return replace(summary, destination=whole.folder)
+        def run_of(place: Destination, **more: Any) -> Run:
+            return self._run(place, part.recorded() or whole.recorded(), **more)
+
+        skipped = {one["source"] for one in finished.get("skipped", ())}
+        missing = run_of(whole).missing()
+        merged = "images" in finished and all(one.source in skipped for one in missing)
+        if self.options.dry_run or (merged and not parts_of(folder)):
+            if not self.options.dry_run:
+                whole.tidy()
+            run = run_of(part, takes=share.takes, there=whole.rows())
+            return replace(run.summary(), destination=folder)
+        with part:  # and looked at again, since another run may have been faster
+            run = run_of(part, takes=share.takes, there=whole.rows())
+            run.begin()
+            summary = run.go()
+        if not unfinished(folder):
+            join(folder)
+        return replace(summary, destination=folder)
+
+    def _run(self, place: Destination, recorded: dict[str, Any] | None, **more: Any) -> Run:
+        maker = Maker(self.source, self.transform, self.spec, self.options, recorded)
+        return Run(maker, place, **more)
+
+    def _recorded(self) -> dict[str, Any] | None:
+        """Return what is recorded of this run in its folder, which may hold no other."""
+        recorded = self.whole.recorded()
+        if recorded and not self.source.may_be(recorded["source"]):
+            raise DestinationError(
+                f"'{self.whole.folder}' holds a set made from '{recorded['source']}', and 'source' "
+                f"is '{self.source.name}' now; choose another folder."
+            )
+        return recorded

@@ -6,10 +6,10 @@ whichever process and in whichever order.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -25,52 +25,11 @@ from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
 from diffaug.offline.identity import versions_line
 from diffaug.offline.manifest import Row
+from diffaug.offline.options import Options
 from diffaug.offline.plan import Planned
 from diffaug.offline.sources import Skipped, Source, SourceImage
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform, Params
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run was asked for, checked; ``augment_folder`` explains each.
-
-    Raises:
-        ValueError: a value is outside its range.
-    """
-
-    per_image: int | None
-    seed: int
-    size: int | None
-    format: str
-    include_originals: bool
-    strict: bool
-    dry_run: bool
-    progress: bool
-    engine: str = "local"
-    devices: str | Sequence[str | int] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("per_image", "size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"'{name}' must be at least 1, got {value}.")
-        if self.format not in images.FORMATS:
-            raise ValueError(
-                f"'format' must be one of {', '.join(images.FORMATS)}, got {self.format!r}."
-            )
-        if self.engine not in ("local", "ray"):
-            raise ValueError(f"'engine' must be local or ray, got {self.engine!r}.")
-        if self.engine == "ray" and self.devices is not None:
-            raise ValueError(
-                "'devices' must not be given with the engine ray, which uses all of its cluster, "
-                f"got {self.devices!r}; start the cluster with the GPUs that it may use."
-            )
-
-    def identity(self) -> dict[str, Any]:
-        """Return the options that make a set what it is; more copies of it may be made later."""
-        names = ("seed", "size", "format", "include_originals")
-        return {name: getattr(self, name) for name in names}
 
 
 class Made(NamedTuple):

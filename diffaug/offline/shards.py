@@ -31,8 +31,8 @@ class Shard:
     total: int
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``"3/16"``.
+    def parse(cls, text: "str | Self | None") -> Self | None:
+        """Read ``"3/16"``; a shard, or none, stays as it is.
 
         Raises:
             ValueError: it is not of this form, or not from 1 to the count.
@@ -41,6 +41,8 @@ class Shard:
             >>> Shard.parse("3/16")
             Shard(number=3, total=16)
         """
+        if not isinstance(text, str):
+            return text
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise ValueError(f"'shard' must be like 3/16, from 1/16 to 16/16, got {text!r}.")
