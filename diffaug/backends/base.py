@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from typing_extensions import TypeIs
 
+from diffaug.backends.hub import pin
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 
@@ -18,7 +19,8 @@ class Backend(Protocol):
     """Turn requests into images: a pure function of the requests and the fingerprint.
 
     ``generate`` keeps the order, takes an empty list, and raises before the model runs if a request
-    is bad. ``close`` may be called twice. Implementations are final: variation is by wrapping.
+    is bad. ``close`` may be called twice. Implementations are final: variation is by wrapping. Your
+    own backend may inherit ``close`` and the ``with`` statement from this class, and need not.
     """
 
     @property
@@ -37,6 +39,7 @@ class Backend(Protocol):
 
     def __enter__(self) -> Self:
         """Return the backend itself."""
+        return self
 
     def __exit__(
         self,
@@ -45,6 +48,35 @@ class Backend(Protocol):
         trace: TracebackType | None,
     ) -> None:
         """Close the backend."""
+        self.close()
+
+
+class ModelBackend(Backend):
+    """A backend of one model.
+
+    Args:
+        spec: the model and how to run it.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._pinned: ModelSpec | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the model and its settings; resolves the revision on first use."""
+        return self.pinned().fingerprint
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the square that the model works at."""
+        return self.spec.size
+
+    def pinned(self) -> ModelSpec:
+        """Return the spec with its revision, which is looked up once."""
+        if self._pinned is None:
+            self._pinned = pin(self.spec)
+        return self._pinned
 
 
 def is_backend(value: object) -> TypeIs[Backend]:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
@@ -62,7 +62,7 @@ class _File(NamedTuple):
     temporary: bool
 
 
-class CachedBackend:
+class CachedBackend(Backend):
     """Keep what a backend generates on disk, and ask it only for what is not there.
 
     An image is what was read back from its entry, also when it has just been made: whether the
@@ -161,12 +161,6 @@ class CachedBackend:
     def close(self) -> None:
         """Close the backend that is asked; the entries stay."""
         self.backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / name

@@ -9,12 +9,12 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
 
+from diffaug.backends.base import ModelBackend
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import EDITORS, choose_device, load_pipeline, refuse_forked_cuda
 from diffaug.backends.request import Generated, GenerationRequest
@@ -43,7 +43,7 @@ class Job:
     seed: int
 
 
-class DiffusersBackend:
+class DiffusersBackend(ModelBackend):
     """Generate with a diffusers pipeline, loaded on the first request.
 
     Sources are resized to the model's square; what comes back has that size. Each image has its own
@@ -69,10 +69,9 @@ class DiffusersBackend:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         #: How many requests got their source back because every attempt was blank or refused.
         self.fallbacks = 0
-        self._pinned: ModelSpec | None = None
         self._pipe: Any = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
@@ -81,18 +80,6 @@ class DiffusersBackend:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DiffusersBackend, (self.spec,)
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify the model and its settings; resolves the revision on first use."""
-        if self._pinned is None:
-            self._pinned = pin(self.spec)
-        return self._pinned.fingerprint
-
-    @property
-    def size(self) -> int:
-        """Side in pixels of the square that the model works at."""
-        return self.spec.size
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
@@ -116,17 +103,6 @@ class DiffusersBackend:
             self._pipe = None
             gc.collect()  # offloading and compiling leave cycles behind
             torch.cuda.empty_cache()  # nothing where CUDA was never used
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def _lock(self) -> threading.RLock:

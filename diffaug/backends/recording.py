@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 import torch
 
+from diffaug.backends.base import Backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.seeds import derive_seed
 
 
 @dataclass(eq=False)
-class RecordingBackend:
+class RecordingBackend(Backend):
     """Stand in for a model: remember every request and answer at once with a recognisable image.
 
     The answer is the source with its channels rotated and a tint that depends on prompt and seed,
@@ -50,12 +50,3 @@ class RecordingBackend:
             image = request.image[:, rows][:, :, columns].roll(1, 0).int()
         mixed = (image + colour[:, None, None]) // 2
         return Generated(mixed.to(torch.uint8), seed=request.seed)
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()

@@ -21,11 +21,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
+from diffaug.backends.base import ModelBackend
 from diffaug.backends.hub import pin
 from diffaug.backends.pipeline import check_request
 from diffaug.backends.process import protocol
@@ -80,7 +80,7 @@ def _on_accelerator(device: str) -> bool:
     return torch.cuda.device_count() > 0 or torch.backends.mps.is_available()
 
 
-class WorkerBackend:
+class WorkerBackend(ModelBackend):
     """Ask the one process that holds a model for this process and its siblings.
 
     The process is started on the first request, collects what all callers ask for into batches, and
@@ -104,28 +104,12 @@ class WorkerBackend:
     """
 
     def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self._owner = owner
-        self._pinned: ModelSpec | None = None
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WorkerBackend, (self.spec, self._owner)
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify the model and its settings; resolves the revision on first use."""
-        return self._resolved().fingerprint
-
-    @property
-    def size(self) -> int:
-        """Side in pixels of the square that the model works at."""
-        return self.spec.size
-
-    def _resolved(self) -> ModelSpec:
-        if self._pinned is None:
-            self._pinned = pin(self.spec)
-        return self._pinned
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
@@ -149,7 +133,7 @@ class WorkerBackend:
     def stop(self) -> None:
         """End the model's process, if it is there, once it has answered what waits."""
         self._drop()
-        connection = _Place(self._resolved(), self._owner).reach()
+        connection = _Place(self.pinned(), self._owner).reach()
         if connection is not None:
             with connection, suppress(protocol.WireError):
                 protocol.send(connection, {"ask": "stop"})
@@ -158,7 +142,7 @@ class WorkerBackend:
     def _ask(
         self, header: protocol.Header, images: Sequence[torch.Tensor] = ()
     ) -> tuple[protocol.Header, list[torch.Tensor]]:
-        place = _Place(self._resolved(), self._owner)
+        place = _Place(self.pinned(), self._owner)
         while True:
             connection = self._connection(place)
             try:
@@ -189,17 +173,6 @@ class WorkerBackend:
     def close(self) -> None:
         """Leave the process, which goes on for the others and ends with its owner."""
         self._drop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Place:

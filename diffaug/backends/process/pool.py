@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
+from diffaug.backends.base import Backend
 from diffaug.backends.hub import pin
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend
@@ -20,7 +20,7 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 
 
-class PoolBackend:
+class PoolBackend(Backend):
     """Ask the least busy of several model processes; :func:`serve` makes one.
 
     It travels to workers, and a long list of requests is divided among the processes.
@@ -76,17 +76,6 @@ class PoolBackend:
         """Leave the processes, which end with ``serve``."""
         for backend in self.backends:
             backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextmanager
