@@ -1,6 +1,6 @@
 """A backend for tests and documentation, which needs no model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ class RecordingBackend(Backend):
     Args:
         size: side in pixels of the answers, and of sources as transforms send them.
         requests: the requests so far, in order.
+        answer: given a request and the usual answer, returns another one, or raises.
 
     Example:
         >>> from diffaug import GenerationRequest, RecordingBackend
@@ -31,6 +32,7 @@ class RecordingBackend(Backend):
 
     size: int = 64
     requests: list[GenerationRequest] = field(default_factory=list)
+    answer: Callable[[GenerationRequest, Generated], Generated] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -38,7 +40,8 @@ class RecordingBackend(Backend):
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         self.requests.extend(requests)
-        return [self._answer(request) for request in requests]
+        usual = [self._answer(request) for request in requests]
+        return usual if self.answer is None else list(map(self.answer, requests, usual))
 
     def _answer(self, request: GenerationRequest) -> Generated:
         tint = derive_seed(request.prompt, request.negative_prompt, request.strength, request.seed)

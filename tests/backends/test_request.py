@@ -24,6 +24,17 @@ def test_the_recording_backend_keeps_the_contract():
     )
 
 
+def test_the_recording_backend_answers_as_it_is_told_to():
+    requests = [GenerationRequest("a", 1, image=IMAGE), GenerationRequest("b", 2)]
+    usual = RecordingBackend(size=7).generate(requests)
+    backend = RecordingBackend(
+        size=7, answer=lambda request, usual: dataclasses.replace(usual, seed=request.seed + 5)
+    )
+    made = backend.generate(requests)
+    assert [6, 7] == [one.seed for one in made] and requests == backend.requests
+    assert all(torch.equal(a.image, b.image) for a, b in zip(usual, made, strict=True))
+
+
 def test_the_recording_backend_remembers_requests_and_takes_any_size():
     backend = RecordingBackend(size=7)
     requests = [GenerationRequest("a", 1, image=IMAGE), GenerationRequest("b", 2)]

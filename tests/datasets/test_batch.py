@@ -87,12 +87,11 @@ def test_leaving_early_ends_the_thread():
 
 
 def test_an_error_of_the_model_comes_out_where_its_batch_would():
-    class Broken(RecordingBackend):
-        def generate(self, requests):
-            raise RuntimeError("no more")
+    def fail(request, usual):
+        raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        list(BatchAugment(batches(), mix(Broken(16))))
+        list(BatchAugment(batches(), mix(RecordingBackend(16, answer=fail))))
 
 
 def test_only_transforms_of_diffaug_are_taken():

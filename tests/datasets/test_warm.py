@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from answers import refuse
 from tiny_pipelines import tiny_spec
 from torchvision.transforms import v2
 
@@ -19,7 +20,6 @@ from diffaug import (
     unload,
     warm_cache,
 )
-from diffaug.backends.request import Generated
 
 BANK = FractalBank(2, 16)
 NAMES = ["cat", "dog", "owl"]
@@ -112,14 +112,8 @@ def test_more_than_the_cache_takes_is_refused_before_anything_is_made(tmp_path):
 
 
 def test_what_the_model_refuses_is_counted(tmp_path):
-    class Refusing(RecordingBackend):
-        def generate(self, requests):
-            return [
-                Generated(made.image, made.seed, fallback=request.prompt == "bad")
-                for made, request in zip(super().generate(requests), requests, strict=True)
-            ]
-
-    edit = PromptEdit(["good", "bad"], backend=CachedBackend(Refusing(16), folder=tmp_path))
+    model = RecordingBackend(16, answer=refuse("bad"))
+    edit = PromptEdit(["good", "bad"], backend=CachedBackend(model, folder=tmp_path))
     done = warm_cache(photos(), edit)
     assert (5, 5) == (done.made, done.refused)
 

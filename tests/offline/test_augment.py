@@ -1,6 +1,7 @@
 """The offline job: what it makes, from what, and what it refuses."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answers import refused
 from image_folders import contents, picture, save
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -332,19 +334,14 @@ def test_progress_goes_to_stderr_once_a_run_takes_longer_than_an_error(photos, t
 
 
 def test_retries_and_fallbacks_are_counted_and_the_seed_is_the_one_used(photos, tmp_path):
-    class Moody(RecordingBackend):
-        def generate(self, requests):
-            made = super().generate(requests)
-            return [
-                Generated(one.image, one.seed + 1, attempts=2)
-                if number % 3 == 0
-                else Generated(ask.image, one.seed, 4, fallback=True)
-                if number % 3 == 1
-                else one
-                for number, (ask, one) in enumerate(zip(requests, made, strict=True))
-            ]
+    numbers = itertools.count()
 
-    done = augment_folder(photos, tmp_path / "set", PromptEdit(backend=Moody(16)), format="png")
+    def moody(request, usual):
+        again = Generated(usual.image, usual.seed + 1, attempts=2)
+        return [again, refused(request, usual), usual][next(numbers) % 3]
+
+    edit = PromptEdit(backend=RecordingBackend(16, answer=moody))
+    done = augment_folder(photos, tmp_path / "set", edit, format="png")
     assert (7, 3, 2) == (done.made, done.retried, done.fallbacks)
     rows = read_manifest(tmp_path / "set")
     assert [2, 4, 1, 2, 4, 1, 2] == [row["attempts"] for row in rows]

@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from answers import refuse
 from image_folders import contents, picture, save
 from PIL import Image
 from tiny_pipelines import SIZE, save_classes, save_learned, tiny_spec
@@ -18,7 +19,6 @@ from torchvision.datasets import ImageFolder
 from diffaug import (
     ClassPairSampler,
     DiffMix,
-    Generated,
     RecordingBackend,
     augment_dataset,
     augment_folder,
@@ -26,7 +26,7 @@ from diffaug import (
     class_counts,
     unload,
 )
-from diffaug.errors import DestinationError, RefusedError, UnreadableImageError
+from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.functional import resize
 from diffaug.images import read_image
 from diffaug.offline.manifest import read_manifest, read_run
@@ -329,19 +329,8 @@ def test_a_class_that_only_leaves_out_is_still_a_target(photos, tmp_path):
     assert NAMES == read_run(tmp_path / "set")["classes"]
 
 
-class Falling(RecordingBackend):
-    """Refuses every bee: the source stands in."""
-
-    def generate(self, requests):
-        made = super().generate(requests)
-        return [
-            Generated(ask.image, one.seed, 4, fallback=True) if "bee" in ask.prompt else one
-            for ask, one in zip(requests, made, strict=True)
-        ]
-
-
 def test_where_the_original_stands_in_nothing_is_put_under_another_class(photos, tmp_path):
-    mix = mixer(backend=Falling(16), gamma=0.0)
+    mix = mixer(backend=RecordingBackend(16, answer=refuse("bee")), gamma=0.0)
     done = augment_folder(photos, tmp_path / "set", mix, per_image=10, format="png")
     rows = read_manifest(tmp_path / "set")
     bees = [row for row in rows if row["label"] == "bee"]
@@ -355,17 +344,9 @@ def test_where_the_original_stands_in_nothing_is_put_under_another_class(photos,
     assert len(bees) == done.fallbacks
 
 
-class Prude(RecordingBackend):
-    """Refuses every bee, with nothing to stand in for it."""
-
-    def generate(self, requests):
-        if any("bee" in request.prompt for request in requests):
-            raise RefusedError("every attempt was blank")
-        return super().generate(requests)
-
-
 def test_what_is_made_from_text_and_refused_is_left_out(photos, tmp_path):
-    mix = mixer(strategy="diff-gen", backend=Prude(16))
+    model = RecordingBackend(16, answer=refuse("bee", outright=True))
+    mix = mixer(strategy="diff-gen", backend=model)
     augment_folder(photos, tmp_path / "set", mix, per_image=4)
     rows = read_manifest(tmp_path / "set")
     assert {"ant", "cat"} == {row["label"] for row in rows}

@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from answers import refuse
 from image_folders import contents, save_photos
 from tiny_pipelines import tiny_spec
 
 from diffaug import PromptEdit, RecordingBackend, augment_folder, unload
-from diffaug.errors import RefusedError
 from diffaug.offline.manifest import read_manifest
 
 # One process imports everything once, and forks a run for each kill before it has any thread.
@@ -93,17 +93,10 @@ def test_a_real_model_gives_the_same_pixels_in_other_batches(photos, tmp_path):
     assert row["revision"].startswith("sha256:")
 
 
-class Prude(RecordingBackend):
-    """Refuses one prompt, as a model does that has no original to fall back on."""
-
-    def generate(self, requests):
-        if any(request.prompt == "rude" for request in requests):
-            raise RefusedError("every attempt was blank")
-        return super().generate(requests)
-
-
 def test_a_refused_image_is_left_out_and_its_neighbours_are_not(photos, tmp_path):
-    edit = PromptEdit(["nice", "rude"], backend=Prude(16))
+    edit = PromptEdit(
+        ["nice", "rude"], backend=RecordingBackend(16, answer=refuse("rude", outright=True))
+    )
     done = augment_folder(photos, tmp_path / "set", edit, per_image=3)
     rows = read_manifest(tmp_path / "set")
     assert {"nice"} == {row["prompt"] for row in rows}

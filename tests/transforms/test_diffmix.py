@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from answers import refused
 from PIL import Image
 from tiny_pipelines import SIZE, tiny_spec
 from torch.utils.data import DataLoader, default_collate
@@ -21,7 +22,6 @@ from diffaug import (
     ClassPairSampler,
     DiffMix,
     DiffusersBackend,
-    Generated,
     HalfConcat,
     JointTransform,
     MixCollate,
@@ -66,14 +66,6 @@ def one_hot(number):
 def photograph(seed=0, height=24, width=30):
     generator = np.random.default_rng(seed)
     return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-class Falling(RecordingBackend):
-    """Every image is refused: the source comes back marked."""
-
-    def generate(self, requests):
-        self.requests.extend(requests)
-        return [Generated(request.image, request.seed, 4, fallback=True) for request in requests]
 
 
 # What goes in, and what comes out.
@@ -269,7 +261,8 @@ def test_the_label_follows_the_request_that_was_sent(gamma):
 @pytest.mark.parametrize("source", [0, torch.tensor([0.7, 0.3, 0.0])])
 def test_where_the_original_stands_in_the_label_stays(source):
     image = torch.rand(3, 40, 50)
-    made, label = always(pairs="other", backend=Falling(16))((image, source))
+    backend = RecordingBackend(16, answer=refused)
+    made, label = always(pairs="other", backend=backend)((image, source))
     assert torch.equal(image, made)
     torch.testing.assert_close(mixer(p=0.0)((image, source))[1], label)
 

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from answers import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,7 +17,6 @@ from torchvision.transforms import v2
 from diffaug import (
     FractalBank,
     FractalBlend,
-    Generated,
     HalfConcat,
     ModelSpec,
     PromptEdit,
@@ -35,13 +35,6 @@ def every_transform(**options):
         HalfConcat(v2.RandomHorizontalFlip(p=1), **options),
         FractalBlend(fractals=BANK, **options),
     ]
-
-
-class FallingBackBackend(RecordingBackend):
-    """Every image is refused: the source, as the model was shown it, comes back marked."""
-
-    def generate(self, requests):
-        return [Generated(request.image, request.seed, 4, fallback=True) for request in requests]
 
 
 def photograph(height=24, width=30):
@@ -206,7 +199,7 @@ def test_a_source_is_shrunk_to_the_model_s_size_and_never_enlarged(shape, asked)
 
 def test_a_refused_image_stays_what_it_was_at_full_size():
     image = torch.rand(2, 3, 40, 50)
-    backend = FallingBackBackend(size=16)
+    backend = RecordingBackend(16, answer=refused)
     assert torch.equal(image, PromptEdit(backend=backend)(image))
 
 
