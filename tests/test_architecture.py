@@ -17,7 +17,7 @@ PACKAGE = Path(diffaug.__file__).parent
 
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
-errors arguments seeds files images functional fractals
+errors arguments seeds files progress images functional fractals
 labels backends transforms offline datasets filtering finetuning previews cli
 """.split()
 
@@ -34,7 +34,7 @@ OWNERS = {
     "ray": {"offline.ray"},
     "fsspec": {"offline.trees"},
     "filelock": {"offline.destination", "backends.process.client"},
-    "tqdm": {"offline.run", "datasets.warm", "filtering.verdicts", "finetuning.run_folder"},
+    "tqdm": {"progress"},
     "typer": {"cli"},
     "rich": {"cli"},
     "socket": {"backends.process"},

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from diffaug.backends.cache import CachedBackend
 from diffaug.backends.request import GenerationRequest
 from diffaug.errors import RefusedError
 from diffaug.labels import samples
+from diffaug.progress import progress_bar
 from diffaug.transforms.base import ImageTransform
 
 #: Images that the part before ours is run on twice, to see whether it is random.
@@ -92,7 +92,7 @@ def warm_cache(
     if dry_run or all(asked):
         return replace(counts, seconds=time.monotonic() - started)
     made = refused = 0
-    with _progress(len(asked) - sum(asked), progress) as bar:
+    with progress_bar(progress, len(asked) - sum(asked)) as bar:
         for batch in _batches(backend, _requests(dataset, before, ours)):
             failed = _refused(backend, batch)
             made, refused = made + len(batch) - failed, refused + failed
@@ -193,12 +193,3 @@ def _refused(backend: CachedBackend, batch: list[GenerationRequest]) -> int:
         if len(batch) == 1:
             return 1
         return sum(_refused(backend, [request]) for request in batch)
-
-
-def _progress(total: int, shown: bool) -> AbstractContextManager[Any]:
-    if not shown:
-        return nullcontext()
-    from tqdm import tqdm
-
-    bar: AbstractContextManager[Any] = tqdm(total=total, unit="image", delay=1)
-    return bar

@@ -9,11 +9,9 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from diffaug.filtering.scorer import Scorer
 from diffaug.offline.destination import rewriting
 from diffaug.offline.manifest import Row
 from diffaug.offline.sources import Skipped
+from diffaug.progress import progress_bar
 
 #: The fraction of the images that Diff-Mix keeps: what lies under the 10th percentile goes.
 KEEP = 0.9
@@ -159,7 +158,7 @@ def _score(
     """Score the image of each row, None for those that cannot be, which are named."""
     scores: list[float | None] = []
     unreadable = []
-    with _progress(len(rows), progress) as bar:
+    with progress_bar(progress, len(rows)) as bar:
         for batch in _read_ahead(folder, rows, getattr(scorer, "batch_size", 32)):
             read = [(row, image) for row, image in batch if isinstance(image, torch.Tensor)]
             answers = iter(_ask(scorer, read))
@@ -209,12 +208,3 @@ def _read(path: Path) -> torch.Tensor | UnreadableImageError:
         return images.read_image(path)
     except UnreadableImageError as error:
         return error
-
-
-def _progress(count: int, shown: bool) -> AbstractContextManager[Any]:
-    if not shown:
-        return nullcontext()
-    from tqdm import tqdm
-
-    bar: AbstractContextManager[Any] = tqdm(total=count, unit="image", delay=1)
-    return bar

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from diffaug.finetuning.settings import Settings
 from diffaug.finetuning.trainer import Trainer
 from diffaug.offline.identity import versions
 from diffaug.offline.sources import Skipped
+from diffaug.progress import progress_bar
 from diffaug.seeds import derive_seed
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -150,7 +151,9 @@ class RunFolder:
                 abandoned.unlink(missing_ok=True)
             self._write({finetuned.RECORD: self._record(finished=False)})
         try:
-            with self._bar(trainer.step, progress and main) as bar:
+            size, steps = self.settings.batch_size, self.settings.steps
+            done = trainer.step * size
+            with progress_bar(progress and main, steps * size, done=done) as bar:
                 while trainer.step < self.settings.steps:
                     self.losses.append(trainer.train())
                     if bar is not None:
@@ -200,17 +203,6 @@ class RunFolder:
                 f"'{self.folder}' could not be {done}: {error.strerror or error}; once it can, the "
                 "same call goes on where it stopped."
             ) from error
-
-    def _bar(self, step: int, shown: bool) -> AbstractContextManager[Any]:
-        if not shown:
-            return nullcontext()
-        from tqdm import tqdm
-
-        size = self.settings.batch_size
-        bar: AbstractContextManager[Any] = tqdm(
-            total=self.settings.steps * size, initial=step * size, unit="image", delay=1
-        )
-        return bar
 
     def _write(self, files: Mapping[str, Any]) -> None:
         """Write files whole: bytes, text, or plain values as JSON; in this order."""

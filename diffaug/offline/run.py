@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +13,7 @@ from diffaug.offline.generate import Made, Maker
 from diffaug.offline.manifest import Row
 from diffaug.offline.plan import Planned, There, order, plan, planned_of
 from diffaug.offline.sources import Skipped
+from diffaug.progress import progress_bar
 from diffaug.transforms.base import ImageTransform
 
 
@@ -80,7 +80,9 @@ class Run:
     def go(self) -> Summary:
         """Make what is missing."""
         missing = self.missing()
-        with self._progress() as self.bar:
+        shown = self.options.progress
+        so_far = self.summary() if shown else Summary(self.place.folder, 0)  # that takes a while
+        with progress_bar(shown, so_far.planned, done=so_far.taken_over) as self.bar:
             for first in missing:  # no model and no cluster is started for nothing
                 self.engine(self.maker, chain([first], missing), self._keep)
         self.place.finish(self._record(), order)
@@ -119,17 +121,6 @@ class Run:
             return plan(share, self.copies, include_originals=originals)
         alone = plan(share if originals else (), 0, include_originals=True)
         return chain(alone, (Planned(*one) for one in paired if self.takes(one[1])))
-
-    def _progress(self) -> AbstractContextManager[Any]:
-        if not self.options.progress:
-            return nullcontext()
-        from tqdm import tqdm
-
-        so_far = self.summary()
-        bar: AbstractContextManager[Any] = tqdm(
-            total=so_far.planned, initial=so_far.taken_over, unit="image", delay=1
-        )
-        return bar
 
     def _keep(self, outcomes: list[Made | Skipped]) -> None:
         """Write images, and count them."""

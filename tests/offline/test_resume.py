@@ -94,9 +94,8 @@ def test_a_real_model_gives_the_same_pixels_in_other_batches(photos, tmp_path):
 
 
 def test_a_refused_image_is_left_out_and_its_neighbours_are_not(photos, tmp_path):
-    edit = PromptEdit(
-        ["nice", "rude"], backend=RecordingBackend(16, answer=refuse("rude", outright=True))
-    )
+    model = RecordingBackend(16, answer=refuse("rude", outright=True))
+    edit = PromptEdit(["nice", "rude"], backend=model)
     done = augment_folder(photos, tmp_path / "set", edit, per_image=3)
     rows = read_manifest(tmp_path / "set")
     assert {"nice"} == {row["prompt"] for row in rows}
