@@ -89,10 +89,9 @@ def _key(sample: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> str:
     for key in keys:
         if key in sample:
             return key
-    getter = ", or give DiffMix its 'labels_getter'" if what == "label" else ""
     raise TypeError(
         f"a sample must have its {what} under one of the keys {', '.join(keys)}, got "
-        f"{', '.join(map(str, sample)) or 'none'}; rename it{getter}."
+        f"{', '.join(map(str, sample)) or 'none'}; rename it."
     )
 
 

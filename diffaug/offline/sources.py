@@ -15,9 +15,9 @@ import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
+from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import dataset_labels
-from diffaug.labels.samples import IMAGE_KEYS, LABEL_KEYS
 from diffaug.offline.trees import open_tree
 
 #: File systems take names of 255 bytes, and copies get a number and an extension.
@@ -156,7 +156,9 @@ class DatasetSource:
     def load(self, key: str) -> SourceImage:
         index = int(key)
         try:
-            image, label, label_key = _pair(self.dataset[index], index)
+            item = self.dataset[index]
+            image_at, label_at = _places(item, index)
+            image = samples.get(item, image_at)
             if image is None:
                 raise UnreadableImageError(f"item {index} holds no image.")
             count = _check(image, index)
@@ -166,7 +168,8 @@ class DatasetSource:
             raise UnreadableImageError(f"item {index} is not readable: {reason}.") from error
         if count != 1:
             raise ValueError(f"item {index} must hold one image, got shape {tuple(image.shape)}.")
-        name = self._class_name(label, label_key, index)
+        column = label_at[0] if isinstance(label_at[0], str) else None
+        name = self._class_name(samples.get(item, label_at), column, index)
         return SourceImage(pixels, name, f"{self.folder_of(name)}/{index:06d}")
 
     def folder_of(self, label: str) -> str:
@@ -189,7 +192,7 @@ class DatasetSource:
 
     def _label_key(self) -> str | None:
         features = getattr(self.dataset, "features", None) or {}
-        return next((key for key in LABEL_KEYS if key in features), None)
+        return next((key for key in samples.LABEL_KEYS if key in features), None)
 
     def _names(self, label_key: str | None) -> list[str] | None:
         if label_key not in self._known:
@@ -293,23 +296,12 @@ def _printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _pair(item: Any, index: int) -> tuple[Any, Any, str | None]:
-    """Return an item's image, its label, and the key of the label if the item is a dict."""
-    if isinstance(item, Mapping):
-        image = next((key for key in IMAGE_KEYS if key in item), None)
-        label = next((key for key in LABEL_KEYS if key in item), None)
-        if image is None or label is None:
-            raise ValueError(
-                f"item {index} must have an image ({', '.join(IMAGE_KEYS)}) and a label "
-                f"({', '.join(LABEL_KEYS)}), got the keys {', '.join(map(str, item))}; "
-                "rename its columns."
-            )
-        return item[image], item[label], label
-    if isinstance(item, (tuple, list)) and len(item) >= 2:
-        return item[0], item[1], None
-    raise ValueError(
-        f"item {index} must be (image, label) or a dict of them, got {type(item).__name__}."
-    )
+def _places(item: Any, index: int) -> tuple[samples.Place, samples.Place]:
+    """Return where an item keeps its image and its label; an error says which item it is."""
+    try:
+        return samples.image_place(item), samples.label_place(item)
+    except TypeError as error:
+        raise ValueError(f"item {index}: {error}") from error
 
 
 def _check(image: Any, index: int) -> int:

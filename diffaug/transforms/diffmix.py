@@ -290,8 +290,9 @@ class DiffMix(ImageTransform):
             place = samples.label_place(sample, self.labels_getter)
         except TypeError as error:
             raise TypeError(
-                f"DiffMix needs the label beside the image, as mix((image, label)): {error} A "
-                "dataset's own transform never sees it: use JointTransform(dataset, transforms)."
+                f"DiffMix needs the label beside the image, as mix((image, label)): {error} Where "
+                "it is elsewhere, give 'labels_getter'. A dataset's own transform never sees it: "
+                "use JointTransform(dataset, transforms)."
             ) from error
         label = _Label(samples.get(sample, place))
         result = super().forward(samples.put(sample, place, label))

@@ -81,7 +81,7 @@ def test_a_callable_s_label_is_found_although_an_equal_one_is_elsewhere():
         (torch.zeros(3), "default", "or a dict of them, got Tensor"),
         (("image",), "default", "or a dict of them, got tuple"),
         ({"image": 0, "y": 1}, "default", "its label under one of the keys label, labels, fine_la"),
-        ({"image": 0, "y": 1}, "default", "got image, y; rename it, or give DiffMix its 'labels_g"),
+        ({"image": 0, "y": 1}, "default", "got image, y; rename it."),
         ({}, "default", "got none"),
         (("image", {"y": 1}), "default", "got y"),
         ({"image": 0}, "y", "'labels_getter' is 'y', and a sample has no such place"),

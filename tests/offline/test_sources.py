@@ -98,6 +98,11 @@ def test_items_are_pairs_or_dicts(item, label):
     assert ((1, 3, 4, 5), label) == (tuple(loaded.pixels.shape), loaded.label)
 
 
+def test_a_label_may_lie_in_a_dict_beside_the_image():
+    item = DatasetSource([(IMAGE, {"label": 1, "id": 7})], ["cat", "dog"]).load("0")
+    assert ("dog", "dog/000000") == (item.label, item.base)
+
+
 def test_labels_without_names_are_numbers():
     assert "12" == DatasetSource([(IMAGE, 12)], None).load("0").label
 
@@ -114,10 +119,13 @@ def test_labels_without_names_are_numbers():
         ((IMAGE, torch.ones(2) / 2), "label of item 0 must be a class number or name"),
         (
             {"pixels": IMAGE, "label": 1},
-            "item 0 must have an image (image, img, pixel_values) and a label",
+            "item 0: a sample must have its image under one of the keys image, img, pixel_values",
         ),
-        ({"image": IMAGE}, "got the keys image; rename its columns"),
-        (IMAGE, "item 0 must be (image, label) or a dict of them, got Tensor"),
+        (
+            {"image": IMAGE},
+            "item 0: a sample must have its label under one of the keys label",
+        ),
+        (IMAGE, "item 0: a sample must be (image, label) or a dict of them, got Tensor"),
         (
             (IMAGE[None].expand(2, -1, -1, -1), 0),
             "item 0 must hold one image, got shape (2, 3",
