@@ -10,7 +10,6 @@ from diffaug.backends.hub import download
 from diffaug.backends.loading import choose_device, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import require
 from diffaug.finetuning.data import Lessons, Words
 from diffaug.finetuning.run_folder import RunFolder
 from diffaug.finetuning.settings import Settings, base_spec, check_parts, choose_precision
@@ -130,7 +129,6 @@ def finetune(
     chosen = choose_device(device)
     precision = choose_precision(mixed_precision, chosen)
     lessons = Lessons(source, shots, seed)
-    require("accelerate", "finetune")
 
     name = base if isinstance(base, str) and base in PRESETS else name_of(spec.model)
     run = RunFolder(destination, lessons, words, spec, settings, name)

@@ -16,7 +16,7 @@ from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_
 from diffaug import DiffusersBackend
 from diffaug.backends import finetuned
 from diffaug.backends.presets import resolve
-from diffaug.errors import DestinationError, MissingDependencyError, UnreadableImageError
+from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.finetuning import run_folder
 from diffaug.finetuning.loss import noise_loss
 from diffaug.finetuning.run import finetune
@@ -298,12 +298,6 @@ def test_a_destination_that_is_a_file_or_in_the_source_is_refused(tree, tmp_path
         run(tree, tmp_path / "run")
     with pytest.raises(DestinationError, match="lies inside the source"):
         run(tree, tree / "run")
-
-
-def test_without_accelerate_the_extra_is_named(tree, tmp_path, unloaded, monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'diffaug\[finetune\]'"):
-        run(tree, tmp_path / "run")
 
 
 def test_two_processes_make_the_weights_of_one(tmp_path):
