@@ -1,31 +1,39 @@
 """Diffusion models inside the augmentation pipeline of image classifiers."""
 
 from diffaug import errors, functional
-from diffaug.augment import Summary, augment_dataset, augment_folder
-from diffaug.batches import BatchAugment
-from diffaug.cache import CachedBackend
-from diffaug.collate import MixCollate
-from diffaug.datasets import GeneratedDataset, MixedDataset
-from diffaug.diffmix import DiffMix
-from diffaug.diffusemix import DiffuseMix
-from diffaug.filtering import ClassifierFilter, ClipFilter, SimilarityFilter, filter_set
+from diffaug.backends.base import Backend
+from diffaug.backends.cache import CachedBackend, cache_info
+from diffaug.backends.pipeline import DiffusersBackend
+from diffaug.backends.process.pool import serve
+from diffaug.backends.recording import RecordingBackend
+from diffaug.backends.registry import backend_for, unload
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
+from diffaug.datasets.batch import BatchAugment
+from diffaug.datasets.generated import GeneratedDataset
+from diffaug.datasets.joint import JointTransform
+from diffaug.datasets.mixed import MixedDataset
+from diffaug.datasets.warm import WarmSummary, warm_cache
+from diffaug.filtering.classifier import ClassifierFilter
+from diffaug.filtering.clip import ClipFilter
+from diffaug.filtering.similarity import SimilarityFilter
+from diffaug.filtering.verdicts import filter_set
+from diffaug.finetuning.run import finetune
 from diffaug.fractals import FractalBank
-from diffaug.generation import (
-    Backend,
-    Generated,
-    GenerationRequest,
-    ModelSpec,
-    RecordingBackend,
-)
-from diffaug.image_transform import ImageTransform
-from diffaug.joint_transform import JointTransform
-from diffaug.labels import class_counts, few_shot_subset, soft_label
-from diffaug.pairs import ClassPairs, ClassPairSampler
-from diffaug.pipelines import DiffusersBackend
-from diffaug.registry import backend_for, unload
-from diffaug.serving import serve
-from diffaug.transforms import FractalBlend, HalfConcat, PromptEdit
-from diffaug.warm import WarmSummary, warm_cache
+from diffaug.labels.collate import MixCollate
+from diffaug.labels.dataset import class_counts, few_shot_subset
+from diffaug.labels.label import soft_label
+from diffaug.labels.pairs import ClassPairs, ClassPairSampler
+from diffaug.offline.augment import augment_dataset, augment_folder
+from diffaug.offline.run import Summary
+from diffaug.offline.shards import merge
+from diffaug.previews.contact_sheet import preview
+from diffaug.transforms.base import ImageTransform
+from diffaug.transforms.diffmix import DiffMix
+from diffaug.transforms.diffusemix import DiffuseMix
+from diffaug.transforms.fractal_blend import FractalBlend
+from diffaug.transforms.half_concat import HalfConcat
+from diffaug.transforms.prompt_edit import PromptEdit
 
 __version__ = "0.1.0.dev0"
 
@@ -59,11 +67,15 @@ __all__ = [
     "augment_dataset",
     "augment_folder",
     "backend_for",
+    "cache_info",
     "class_counts",
     "errors",
     "few_shot_subset",
     "filter_set",
+    "finetune",
     "functional",
+    "merge",
+    "preview",
     "serve",
     "soft_label",
     "unload",

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from diffaug import functional, images
 from diffaug.arguments import whole
-from diffaug.generation import derive_seed
-from diffaug.paths import cache_root
+from diffaug.files import cache_root
+from diffaug.seeds import derive_seed
 
 Array = np.ndarray[Any, Any]
 
 #: Raise it when the same seed would give another picture than before.
-FORMAT_VERSION = 2
+RENDERING_VERSION = 2
 
 MAX_MAPS = 8
 #: At most so many walkers play the chaos game side by side. The first SETTLE steps leave no marks:
@@ -349,7 +349,7 @@ class FractalBank:
 
     def _render(self, index: int) -> torch.Tensor:
         for attempt in range(100):
-            seed = derive_seed("fractal", FORMAT_VERSION, self.seed, index, attempt)
+            seed = derive_seed("fractal", RENDERING_VERSION, self.seed, index, attempt)
             system = sample_systems(1, torch.Generator().manual_seed(seed))
             [picture] = render(*system, seeds=[seed], size=self.size)
             if not _is_degenerate(picture):
@@ -360,7 +360,9 @@ class FractalBank:
         if self._records is None:
             kind = np.dtype([("checksum", "<u4"), ("pixels", "u1", (3, self.size, self.size))])
             path = (
-                cache_root() / "fractals" / f"v{FORMAT_VERSION}-{self.size}px-seed{self.seed}.bin"
+                cache_root()
+                / "fractals"
+                / f"v{RENDERING_VERSION}-{self.size}px-seed{self.seed}.bin"
             )
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

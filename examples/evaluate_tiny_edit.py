@@ -27,8 +27,8 @@ from tiny_styles import stylise
 from torch import Tensor, nn
 
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec
-from diffaug.presets import PRESETS
-from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
+from diffaug.backends.presets import PRESETS
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
 
 log = logging.getLogger("tiny")
 STYLES = len(DIFFUSEMIX_PROMPTS)

@@ -36,9 +36,9 @@ from diffaug import (
     augment_folder,
     few_shot_subset,
     filter_set,
-    learned,
+    finetune,
 )
-from diffaug.finetune import finetune
+from diffaug.backends import finetuned
 
 SHAPES = ("bar", "cross", "disc", "ring")
 
@@ -154,7 +154,7 @@ def main(
     # 2. The same few images, each translated to other classes.
     photos = ImageFolder(train_folder)
     mix = DiffMix(photos.classes, backend=tuned, strength=strength, cache=False)
-    few = learned.read(tuned).files
+    few = finetuned.read(tuned).files
     augment_folder(
         train_folder, generated, mix, per_image=multiplier, seed=seed, only=few, progress=True
     )

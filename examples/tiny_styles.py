@@ -19,7 +19,7 @@ from kornia.filters import gaussian_blur2d, spatial_gradient
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from diffaug.prompts import DIFFUSEMIX_PROMPTS
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
 Style = Callable[[Tensor, Generator], Tensor]
 

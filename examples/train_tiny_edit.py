@@ -40,7 +40,7 @@ from tiny_training import Options
 from torch import Generator, Tensor, nn
 from transformers import CLIPTokenizer
 
-from diffaug.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
 
 log = logging.getLogger("tiny")
 PIPELINE = StableDiffusionInstructPix2PixPipeline

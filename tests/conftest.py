@@ -1,6 +1,7 @@
 """One thread, one seed, no network and a cache of its own for every test."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ os.environ["DIFFAUG_CACHE"] = str(Path(_folder.name, "cache"))
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from model_processes import servers  # noqa: E402
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
@@ -23,3 +25,17 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 def _one_thread_and_seed():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def socket_folder(tmp_path_factory, monkeypatch):
+    """A short private folder for the sockets of model processes; none of these outlives a test."""
+    from diffaug import unload
+
+    folder = tmp_path_factory.mktemp("s")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("DIFFAUG_CACHE", str(folder / "cache"))
+    yield folder
+    unload()
+    for pid in servers():
+        os.kill(pid, signal.SIGKILL)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from diffaug.generation import Backend, Generated, GenerationRequest
+from diffaug.backends.base import Backend
+from diffaug.backends.request import Generated, GenerationRequest
 
 #: Away from bit-equality: levels of 255 a value may be off, and how many values may be off at all.
 LEVELS = 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec
-from diffaug.prompts import DIFFUSEMIX_PROMPTS
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 import torch
 from contracts import same_images
+from image_folders import contents, picture, save_photos
+from model_processes import Photos
 from PIL import Image, ImageOps
-from test_worker import Photos
 from tiny_pipelines import make_requests, model_folder, tiny_spec
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -34,20 +35,22 @@ from diffaug import (
     FractalBank,
     PromptEdit,
     RecordingBackend,
-    augment,
     augment_dataset,
     augment_folder,
-    pipelines,
     unload,
 )
+from diffaug.backends import pipeline
+from diffaug.backends.hub import pin
+from diffaug.backends.process.client import WorkerBackend, _Place
 from diffaug.errors import DestinationError
-from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
-from diffaug.manifest import Destination, read_manifest, read_run
-from diffaug.weights import pin
-from diffaug.worker import WorkerBackend, _Place
+from diffaug.offline import augment
+from diffaug.offline.destination import Destination
+from diffaug.offline.manifest import read_manifest, read_run
 
 ROOT = Path(__file__).parents[1]
+#: A picture of each of two classes.
+TWO = ["class 0/0.png", "class 1/1.png"]
 
 # A fault comes at the n-th change to a disk (a file opened for writing, made, renamed, removed),
 # for every n there is: what random moments find only by luck. One process imports everything once,
@@ -164,25 +167,11 @@ print(json.dumps(found))
 """
 
 
-def picture(number, height=40, width=50):
-    generator = torch.Generator().manual_seed(number)
-    pixels = torch.randint(0, 256, (3, 4, 4), generator=generator).to(torch.uint8)
-    return resize(pixels, (height, width))
-
-
-def save_photos(folder):
-    for number in range(2):
-        path = folder / f"class {number}" / f"{number}.png"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(encode_image(picture(number), "png"))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def struck(tmp_path_factory):
     """What came of every run struck at every change that it makes to the disk."""
     folder = tmp_path_factory.mktemp("struck")
-    save_photos(folder / "photos")
+    save_photos(folder / "photos", TWO, 40, 50)
     process = subprocess.run(
         [sys.executable, "-c", DRIVER, str(folder)],
         timeout=200,
@@ -253,7 +242,7 @@ def test_a_full_and_a_read_only_disk_are_said_in_one_line_and_the_run_goes_on(tm
     private = ["unshare", "--user", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*private, "true"], check=False).returncode:
         pytest.skip("this machine lets nobody mount a disk of their own")
-    save_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
     process = subprocess.run(
         [*private, sys.executable, "-c", FULL_DISK, str(tmp_path)],
         timeout=100,
@@ -262,11 +251,6 @@ def test_a_full_and_a_read_only_disk_are_said_in_one_line_and_the_run_goes_on(tm
         check=False,
     )
     assert 0 == process.returncode, process.stderr[-4000:]
-
-
-def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 class Disturbing(RecordingBackend):
@@ -284,7 +268,7 @@ class Disturbing(RecordingBackend):
 
 
 def test_a_destination_taken_away_and_made_anew_by_another_is_left_to_them(tmp_path):
-    save_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
 
     def swap():
         # What is on its way is written first.
@@ -323,7 +307,7 @@ def bomb(path, side=20_000):
 def save_odd_images(folder):
     """Write an image of every odd kind, and return the names of those that are not whole."""
     folder.mkdir(parents=True)
-    colours = Image.fromarray(picture(1).permute(1, 2, 0).numpy())
+    colours = Image.fromarray(picture(1, 40, 50).permute(1, 2, 0).numpy())
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     levels = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 100
@@ -385,7 +369,7 @@ HOSTILE = [
 
 
 def test_classes_of_any_name_stay_inside_the_set_and_keep_their_names(tmp_path):
-    data = [(picture(number), number) for number in range(len(HOSTILE))]
+    data = [(picture(number, 40, 50), number) for number in range(len(HOSTILE))]
     edit = PromptEdit(backend=RecordingBackend(16))
     augment_dataset(data, tmp_path / "in" / "set", edit, per_image=1, class_names=HOSTILE)
     rows = read_manifest(tmp_path / "in" / "set")
@@ -402,7 +386,7 @@ def test_folders_of_any_name_are_classes(tmp_path):
     for number, name in enumerate(names):
         path = tmp_path / "photos" / name / f"-{name}.png"
         path.parent.mkdir(parents=True)
-        path.write_bytes(encode_image(picture(number), "png"))
+        path.write_bytes(encode_image(picture(number, 40, 50), "png"))
     edit = PromptEdit(backend=RecordingBackend(16))
     done = augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=1)
     assert (len(names), ()) == (done.made, done.skipped)
@@ -413,11 +397,11 @@ def test_folders_of_any_name_are_classes(tmp_path):
 def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
     tmp_path, monkeypatch
 ):
-    save_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
     edit = PromptEdit(backend=tiny_spec("edit", batch_size=4))
     options = {"per_image": 4, "format": "png"}
     augment_folder(tmp_path / "photos", tmp_path / "ample", edit, **options)
-    run, calls = pipelines.run_batch, []
+    run, calls = pipeline.run_batch, []
 
     def short(pipe, spec, jobs, steps):
         calls.append(len(jobs))
@@ -427,7 +411,7 @@ def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return run(pipe, spec, jobs, steps)
 
-    monkeypatch.setattr(pipelines, "run_batch", short)
+    monkeypatch.setattr(pipeline, "run_batch", short)
     said = "a batch of 4 does not fit into memory; going on with 2"
     for folder, stop_at in (("whole", 0), ("stopped", 4)):
         unload()
@@ -469,7 +453,7 @@ def models_of(folder):
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             ours = f"XDG_RUNTIME_DIR={folder}\0".encode() in (entry / "environ").read_bytes()
-            if ours and b"diffaug/owner.py" in (entry / "cmdline").read_bytes():
+            if ours and b"process/watchdog.py" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -517,7 +501,7 @@ def load_script():
 
 
 def test_the_script_kills_a_run_goes_on_and_finds_the_same_set(tmp_path, capsys):
-    save_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
     command = ["--engine", "local", "--kills", "1", "--images", "4", "--backend"]
     command += [str(model_folder("edit")), "--source", str(tmp_path / "photos")]
     command += ["--fractals", str(tmp_path / "photos"), "--out", str(tmp_path / "faults.json")]
@@ -530,7 +514,7 @@ def test_the_script_kills_a_run_goes_on_and_finds_the_same_set(tmp_path, capsys)
 
 def test_the_script_sees_half_images_lost_images_and_rows_there_twice(tmp_path):
     script = load_script()
-    save_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
     edit = PromptEdit(backend=RecordingBackend(16))
     augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=2)
     assert ([], 4, 0) == script.faults_in(tmp_path / "set")
@@ -563,7 +547,7 @@ def overtaken(monkeypatch, other):
 
 
 def test_a_run_overtaken_by_a_different_one_does_not_add_to_its_set(tmp_path, monkeypatch):
-    save_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
     edit = PromptEdit(backend=RecordingBackend(16))
     overtaken(
         monkeypatch,
@@ -575,7 +559,7 @@ def test_a_run_overtaken_by_a_different_one_does_not_add_to_its_set(tmp_path, mo
 
 
 def test_a_run_overtaken_by_its_like_takes_over_what_that_made(tmp_path, monkeypatch):
-    save_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
     edit = PromptEdit(backend=RecordingBackend(16))
     augment_folder(tmp_path / "photos", tmp_path / "alone", edit, per_image=2)
     overtaken(
@@ -588,7 +572,7 @@ def test_a_run_overtaken_by_its_like_takes_over_what_that_made(tmp_path, monkeyp
 
 
 def test_of_two_last_parts_that_end_together_neither_fails(tmp_path, monkeypatch):
-    save_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
     edit = PromptEdit(backend=RecordingBackend(16))
     augment_folder(tmp_path / "photos", tmp_path / "alone", edit, per_image=1)
     look = augment.unfinished

@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from diffaug import GenerationRequest, ModelSpec
-from diffaug.generation import Task
+from diffaug.backends.hub import pin
+from diffaug.backends.spec import Task
 from diffaug.images import encode_image
-from diffaug.weights import pin
 
 #: Side in pixels that the pipelines work at.
 SIZE = 16

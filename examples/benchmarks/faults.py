@@ -115,7 +115,7 @@ class Process:
 
     def models(self) -> list[int]:
         """Return the processes that hold a model: our own, or Ray's actors."""
-        named = ("from diffaug.server import", "ray::MapWorker")
+        named = ("process/watchdog.py", "ray::MapWorker")
         return [pid for pid, line in self.members().items() if any(name in line for name in named)]
 
     def said(self) -> list[str]:
@@ -136,7 +136,7 @@ class Process:
 
 def brief(line: str) -> str:
     """Return the names of a program and of what it runs, without this machine's folders."""
-    if "from diffaug.server import" in line:
+    if "process/watchdog.py" in line:
         return "a model's process"
     return " ".join(Path(word).name for word in line.split()[:2])
 

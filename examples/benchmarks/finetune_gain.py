@@ -29,10 +29,10 @@ from small_resnet import SmallResNet, predict
 from tiny_data import load_labelled
 from tiny_judge import train_judge
 
-from diffaug import DiffusersBackend, GenerationRequest, ModelSpec, learned
-from diffaug.denoising import noise_loss
-from diffaug.finetune import finetune
-from diffaug.presets import resolve
+from diffaug import DiffusersBackend, GenerationRequest, ModelSpec, finetune
+from diffaug.backends import finetuned
+from diffaug.backends.presets import resolve
+from diffaug.finetuning.loss import noise_loss
 
 
 @torch.inference_mode()
@@ -99,9 +99,9 @@ def main(
         learning_rate=learning_rate, embedding_learning_rate=embedding_learning_rate,
         progress=True,
     )  # fmt: skip
-    tuned = learned.read(work / "tuned")
+    tuned = finetuned.read(work / "tuned")
     prompts = {
-        "before": [learned.class_prompt(name) for name in names],
+        "before": [finetuned.class_prompt(name) for name in names],
         "after": [tuned.prompt(name) for name in names],
     }
     specs = {"before": resolve(base), "after": resolve(work / "tuned")}

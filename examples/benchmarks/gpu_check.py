@@ -59,15 +59,15 @@ from diffaug import (
     JointTransform,
     RecordingBackend,
     backend_for,
-    training,
+    finetune,
     unload,
 )
-from diffaug.finetune import finetune
-from diffaug.image_transform import drawing_from
+from diffaug.backends.loading import is_out_of_memory
+from diffaug.backends.presets import resolve
+from diffaug.backends.process.client import WorkerBackend
+from diffaug.finetuning import trainer
 from diffaug.images import encode_image
-from diffaug.loading import is_out_of_memory
-from diffaug.presets import resolve
-from diffaug.worker import WorkerBackend
+from diffaug.transforms.base import drawing_from
 
 #: How the CUDA libraries say that memory is short.
 MEMORY_ERRORS = (
@@ -369,20 +369,20 @@ def tuning(report: Report, work: Path) -> None:
     apart = _weights_apart(runs / "once", runs / "twice")
     # Backward passes on a GPU add up in an order of their own.
     report.add("the same run twice", None if CUDA else apart == 0, most=apart, loss=twice.loss)
-    train, count = training.Trainer.train, [0]
+    train, count = trainer.Trainer.train, [0]
 
-    def stopping(trainer: training.Trainer) -> float:
+    def stopping(run: trainer.Trainer) -> float:
         count[0] += 1
         if count[0] > short:
             raise KeyboardInterrupt
-        return train(trainer)
+        return train(run)
 
-    training.Trainer.train = stopping
+    trainer.Trainer.train = stopping
     try:
         with contextlib.suppress(KeyboardInterrupt):
             tune("stopped")
     finally:
-        training.Trainer.train = train
+        trainer.Trainer.train = train
     resumed = tune("stopped")
     report.add(
         "a stopped run is resumed",

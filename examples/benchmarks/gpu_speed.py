@@ -44,11 +44,11 @@ from diffaug import (
     unload,
     warm_cache,
 )
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import load_pipeline
+from diffaug.backends.pipeline import real_steps
+from diffaug.backends.process.client import WorkerBackend
 from diffaug.images import encode_image
-from diffaug.loading import load_pipeline
-from diffaug.pipelines import real_steps
-from diffaug.weights import pin
-from diffaug.worker import WorkerBackend
 
 #: Billions of operations for one image, counted by torch's FlopCounterMode: one evaluation of the
 #: U-Net, one encoding, one decoding.

@@ -22,8 +22,8 @@ import torch
 
 from diffaug import PromptEdit, RecordingBackend, augment_folder
 from diffaug.images import encode_image
-from diffaug.manifest import read_manifest
-from diffaug.provenance import versions
+from diffaug.offline.identity import versions
+from diffaug.offline.manifest import read_manifest
 
 CLASSES = 1000
 #: Images that are left to be made.

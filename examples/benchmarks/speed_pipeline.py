@@ -47,10 +47,10 @@ from diffaug import (
     unload,
     warm_cache,
 )
+from diffaug.backends.presets import resolve
+from diffaug.backends.process.client import WorkerBackend
 from diffaug.functional import resize
 from diffaug.images import encode_image, list_images, read_image
-from diffaug.presets import resolve
-from diffaug.worker import WorkerBackend
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 

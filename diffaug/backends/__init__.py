@@ -1,0 +1,1 @@
+"""Backends: a request in, an image out."""

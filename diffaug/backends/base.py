@@ -1,0 +1,91 @@
+"""What every backend is."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+from typing_extensions import TypeIs
+
+from diffaug.backends.hub import pin
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
+
+#: Requests in one call of a backend that does not say how many it takes.
+BATCH_SIZE = 8
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Turn requests into images: a pure function of the requests and the fingerprint.
+
+    ``generate`` keeps the order, takes an empty list, and raises before the model runs if a request
+    is bad. ``close`` may be called twice. Implementations are final: variation is by wrapping. Your
+    own backend may inherit ``close`` and the ``with`` statement from this class, and need not.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify everything but the request that changes a pixel."""
+
+    @property
+    def size(self) -> int | None:
+        """Side in pixels that the model works at; sources are shrunk to it. None: any."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
+        """Return one image for each request, in order."""
+
+    def close(self) -> None:
+        """Free what the backend holds; it may be loaded again by the next call."""
+
+    def __enter__(self) -> Self:
+        """Return the backend itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the backend."""
+        self.close()
+
+
+class ModelBackend(Backend):
+    """A backend of one model.
+
+    Args:
+        spec: the model and how to run it.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._pinned: ModelSpec | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the model and its settings; resolves the revision on first use."""
+        return self.pinned().fingerprint
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the square that the model works at."""
+        return self.spec.size
+
+    def pinned(self) -> ModelSpec:
+        """Return the spec with its revision, which is looked up once."""
+        if self._pinned is None:
+            self._pinned = pin(self.spec)
+        return self._pinned
+
+
+def is_backend(value: object) -> TypeIs[Backend]:
+    """Tell whether a value is a backend, without touching its properties, which may need a hub."""
+    return callable(getattr(type(value), "generate", None))
+
+
+def spec_of(backend: Any) -> ModelSpec | None:
+    """Return the spec of a model, or of a backend that has one, however it is wrapped."""
+    while backend is not None and not isinstance(backend, ModelSpec):
+        backend = getattr(backend, "spec", None) or getattr(backend, "backend", None)
+    return backend

@@ -1,0 +1,271 @@
+"""Where a model's files are: pinning what a spec names, choosing what is read, fetching it."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from diffaug.backends.model_files import TEXT, components, needed_files, read_index
+from diffaug.backends.presets import HUB_ID, PRESETS, name_of
+from diffaug.backends.spec import ModelSpec
+from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError
+
+_log = logging.getLogger("diffaug")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def pin(spec: ModelSpec) -> ModelSpec:
+    """Fill in the revisions, so that a spec means the same weights tomorrow.
+
+    A folder, or a local adapter, gets the hash of its files, taken once and remembered by path,
+    size and time of change; a Hub id the commit that ``main`` (or the branch given) is at, from the
+    local cache or else from the Hub. An adapter's revision follows an ``@``.
+
+    Raises:
+        ModelError: a folder's files are not those its revision names; an unknown id.
+        ModelUnavailableError: no such folder, or the Hub cannot be reached.
+    """
+    model, revision = _pin(spec.model, spec.revision)
+    adapters = []
+    for adapter in spec.adapters:
+        reference, version = _pin(*split_revision(adapter))
+        adapters.append(f"{reference}@{version}")
+    return replace(spec, model=model, revision=revision, adapters=tuple(adapters))
+
+
+def split_revision(adapter: str) -> tuple[str, str | None]:
+    """Split ``"name@revision"``; the revision may be absent."""
+    reference, at, revision = adapter.rpartition("@")
+    known = revision.startswith("sha256:") or HUB_ID.fullmatch(reference)
+    return (reference, revision) if at and known else (adapter, None)
+
+
+def _pin(reference: str, revision: str | None) -> tuple[str, str]:
+    path = Path(reference).expanduser()
+    if path.exists():
+        found = _hash_files(path)
+        if revision not in (None, found):
+            raise ModelError(
+                f"'{reference}' holds other files than revision {revision!r} names: they are "
+                f"{found!r} now; use that, or None for whatever is there."
+            )
+        return str(path.resolve()), found
+    if not HUB_ID.fullmatch(reference):
+        raise ModelUnavailableError(
+            f"there is no model at '{reference}'; give an existing folder, a Hub id like "
+            f"'org/name' or a preset's name ({', '.join(PRESETS)})."
+        )
+    if revision and _COMMIT.fullmatch(revision):
+        return reference, revision
+    commit = _commit(reference, revision or "main")
+    _log.warning("'%s' is pinned to revision %s", reference, commit)
+    return reference, commit
+
+
+def _hash_files(path: Path) -> str:
+    files = sorted(
+        file
+        for file in (path.rglob("*") if path.is_dir() else [path])
+        if file.suffix in {".safetensors", *TEXT}
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    sha = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        sha.update(file.relative_to(path).as_posix().encode() + b"\0")
+        sha.update(_hash_file(file, stat.st_size, stat.st_mtime_ns))
+    return f"sha256:{sha.hexdigest()}"
+
+
+@lru_cache(maxsize=1024)
+def _hash_file(file: Path, size: int, changed: int) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
+
+
+def _cached_repository(repository: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
+def _cached_commit(repository: str, branch: str) -> str | None:
+    reference = _cached_repository(repository) / "refs" / branch
+    return reference.read_text().strip() if reference.is_file() else None
+
+
+def _commit(repository: str, branch: str) -> str:
+    commit = _cached_commit(repository, branch)
+    if commit is None:
+        from huggingface_hub import HfApi
+
+        with _asking_the_hub(repository):
+            commit = str(HfApi().model_info(repository, revision=branch, timeout=10).sha)
+        # What a download by branch would leave behind; ours are by commit. Without it, a model
+        # that is here could not be used offline.
+        reference = _cached_repository(repository) / "refs" / branch
+        with suppress(OSError):
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(commit)
+    return commit
+
+
+def downloaded(spec: ModelSpec) -> bool:
+    """Tell whether a model can be loaded without network; asks nobody."""
+    try:
+        return _local(spec) is not None and all(map(_local_adapter, spec.adapters))
+    except ModelError:
+        return False
+
+
+def _local(spec: ModelSpec) -> Path | None:
+    """Return the folder of a model whose needed files are all on this machine."""
+    folder = Path(spec.model).expanduser()
+    if not folder.is_dir():
+        folder = _snapshot(spec.model, spec.revision)
+    if not (folder / "model_index.json").is_file():
+        return None
+    index = read_index(folder)
+    files = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
+    needed = needed_files(files, index, spec)
+    for name in components(index, spec):
+        part = [file for file in needed if file.startswith(f"{name}/")]
+        is_model = f"{name}/config.json" in part
+        if not part or (is_model and not any(file.endswith(".safetensors") for file in part)):
+            return None
+    return folder
+
+
+def _snapshot(repository: str, revision: str | None) -> Path:
+    if not revision or not _COMMIT.fullmatch(revision):
+        revision = _cached_commit(repository, revision or "main") or "none"
+    return _cached_repository(repository) / "snapshots" / revision
+
+
+def _local_adapter(adapter: str) -> Path | None:
+    reference, revision = split_revision(adapter)
+    path = Path(reference).expanduser()
+    if not path.exists():
+        path = _snapshot(reference, revision)
+    if path.is_file():
+        return path if path.suffix == ".safetensors" else None
+    return min(path.glob("*.safetensors"), default=None)
+
+
+def adapter_file(adapter: str) -> Path:
+    """Return the safetensors file of an adapter, fetched if it has to be.
+
+    Raises:
+        ModelError: there is none, only a pickle for instance.
+        ModelUnavailableError: the Hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    reference, revision = split_revision(adapter)
+    if _local_adapter(adapter) is None and not Path(reference).expanduser().exists():
+        with _asking_the_hub(reference):
+            snapshot_download(
+                reference, revision=revision, allow_patterns=["*.safetensors", "*.json"]
+            )
+    found = _local_adapter(adapter)
+    if found is None:
+        raise ModelError(
+            f"the adapter '{adapter}' holds no safetensors file, and pickles are refused; save it "
+            "as safetensors."
+        )
+    return found
+
+
+def download(spec: ModelSpec) -> Path:
+    """Fetch what loading a model reads (safetensors and small text files), and its adapters.
+
+    Nothing is fetched twice, and a local folder is left alone. ``HF_TOKEN``, ``HF_ENDPOINT`` and
+    ``HF_HUB_OFFLINE`` are honoured.
+
+    Raises:
+        ModelError: unknown, gated, or with pickled weights only.
+        ModelUnavailableError: the Hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    spec = pin(spec)
+    for adapter in spec.adapters:
+        adapter_file(adapter)
+    if Path(spec.model).is_dir():
+        if _local(spec) is None:
+            raise ModelError(
+                f"'{spec.model}' lacks weights or settings that its model_index.json names; "
+                "save it anew with save_pretrained."
+            )
+        return Path(spec.model)
+    if downloaded(spec):
+        return _snapshot(spec.model, spec.revision)
+    with _asking_the_hub(spec.model):
+        files = list(_hub_files(spec))
+        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
+
+
+def download_place(spec: ModelSpec) -> Path:
+    """Return the folder that ``download`` fetches a Hub model into; ``HF_HOME`` moves it."""
+    return _cached_repository(spec.model)
+
+
+def download_size(spec: ModelSpec) -> int:
+    """Ask the Hub how many bytes ``download`` would fetch for a model; 0 if it is here.
+
+    Raises:
+        ModelError: unknown, gated, or with pickled weights only.
+        ModelUnavailableError: the Hub cannot be reached.
+    """
+    if downloaded(spec) or Path(spec.model).is_dir():
+        return 0
+    with _asking_the_hub(spec.model):
+        return sum(_hub_files(spec).values())
+
+
+def _hub_files(spec: ModelSpec) -> dict[str, int]:
+    """Return the files of a Hub model that loading reads, and their sizes."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    # First what fails at once without network: a download tries again for half a minute.
+    info = HfApi().model_info(spec.model, revision=spec.revision, files_metadata=True, timeout=10)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    if "model_index.json" not in sizes:
+        raise ModelError(f"'{spec.model}' has no model_index.json: it is not a diffusers model.")
+    index = Path(hf_hub_download(spec.model, "model_index.json", revision=spec.revision))
+    return {
+        file: sizes.get(file, 0) for file in needed_files(sizes, read_index(index.parent), spec)
+    }
+
+
+@contextmanager
+def _asking_the_hub(repository: str) -> Iterator[None]:
+    """Say in one line what the Hub answered, and what to do next."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except DiffaugError:
+        raise
+    except errors.GatedRepoError as error:
+        raise ModelError(
+            f"'{repository}' is gated: accept its terms at https://huggingface.co/{repository}, "
+            "then set HF_TOKEN."
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelError(
+            f"'{repository}', or the revision asked for, is neither a folder here nor on the Hub; "
+            f"check its name, or set HF_TOKEN if it is private. Presets: {', '.join(PRESETS)}."
+        ) from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelUnavailableError(
+            f"'{repository}' is not on this machine and the Hub cannot be reached "
+            f"({type(error).__name__}: {reason}); run `diffaug download {name_of(repository)}` "
+            "where there is a network, set HF_ENDPOINT to a mirror, or use backend='tiny'."
+        ) from error

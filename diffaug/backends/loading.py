@@ -1,0 +1,410 @@
+"""From a spec to a diffusers pipeline on its device: only safetensors, nothing random, no code."""
+
+import importlib
+import inspect
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffaug.backends import finetuned
+from diffaug.backends.hub import adapter_file, download, pin, split_revision
+from diffaug.backends.model_files import components, read_index, read_json, weights_of
+from diffaug.backends.noise import round_noise
+from diffaug.backends.presets import show_licence
+from diffaug.backends.spec import ModelSpec
+from diffaug.errors import GenerationError, ModelError, require
+
+#: What a learned word looks like.
+TOKEN = re.compile(r"<[^<>\s]+>")
+#: Editors without a U-Net. None takes a batch of images with a prompt each.
+EDITORS = {
+    "Flux2KleinPipeline",
+    "FluxKontextPipeline",
+    "LongCatImageEditPipeline",
+    "QwenImageEditPipeline",
+    "QwenImageEditPlusPipeline",
+}
+#: From this side in pixels on, an autoencoder takes one image at a time. It is no slower so, and 32
+#: images of 512 px would be a tensor of 2**31 elements, beyond what kernels count in 32 bits.
+SLICING = 512
+#: How libraries say that there is no memory left.
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "alloc_failed",  # CUBLAS_STATUS_, CUDNN_STATUS_
+)
+#: What they say when their own workspace did not fit, but for other reasons, too.
+_PERHAPS_NO_MEMORY = (
+    "cublas_status_not_initialized",
+    "cudnn_status_internal_error",
+    "cudnn_status_not_initialized",
+    "unable to find an engine",
+)
+
+
+def is_out_of_memory(error: BaseException, images: int = 1) -> bool:
+    """Tell whether an error of torch's means that so many images do not fit into memory.
+
+    Some errors mostly mean that. Where there was more than one image, they are taken to: another
+    cause comes up again with fewer, at last with one.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    phrases = _NO_MEMORY + (_PERHAPS_NO_MEMORY if images > 1 else ())
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in phrases)
+
+
+def load_pipeline(spec: ModelSpec) -> Any:
+    """Load a pinned spec's pipeline onto its device; whatever is missing or unsafe is an error.
+
+    The global random state is as before. The licence is logged.
+
+    Raises:
+        ModelError: of another task, incomplete, pickled, or asking for code of its own; what was
+            learned on another model.
+        ModelUnavailableError: not on this machine and not to be fetched.
+        GenerationError: the device is not there, or the model does not fit on it.
+    """
+    _check_base(spec)
+    folder = download(spec)
+    index = read_index(folder)
+    _check_task(folder, index, spec)
+    device = choose_device(spec.device)
+    show_licence(spec)
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
+            _add_adapters(pipe, spec)
+            return _place(pipe, device, spec)
+    except Exception as error:
+        if is_out_of_memory(error):
+            reason = f"does not fit on {device}; set offload=True, or free the device."
+        elif isinstance(error, RuntimeError) and device.type != "cpu":
+            # A device that is busy, or a driver that torch does not go with.
+            first = (str(error).splitlines() or [""])[0]
+            reason = (
+                f"cannot be loaded onto {device} ({first}); see nvidia-smi, or set device='cpu'."
+            )
+        else:
+            raise
+        raise GenerationError(f"'{spec.model}' {reason}") from error
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    """Load a pinned spec's tokenizer alone, fetching the model if it has to be."""
+    folder = download(spec)
+    library, kind = components(read_index(folder), spec)["tokenizer"]
+    return _load_part(folder / "tokenizer", library, kind, torch.float32, spec.variant)
+
+
+def _check_base(spec: ModelSpec) -> None:
+    for adapter in spec.adapters:
+        if finetuned.is_learned(split_revision(adapter)[0]):
+            raise ModelError(
+                f"the adapter '{adapter}' is a fine-tuned folder, which names its own base; give "
+                "it as the model."
+            )
+    found = finetuned.find(spec)
+    # A revision is a commit, or a hash of the weights: a model that has only moved is the same.
+    if found and pin(spec).revision != found.revision:
+        raise ModelError(
+            f"'{found.folder}' was fine-tuned on '{found.base}' ({found.revision}) and does not "
+            f"fit '{spec.model}' ({pin(spec).revision}); give that folder as the model."
+        )
+
+
+def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
+    name = index["_class_name"]
+    if "unet" not in index:
+        if spec.task == "edit" and name not in EDITORS:
+            raise ModelError(
+                f"'{spec.model}' is a {name}, which does not edit; set task='translate' or "
+                "task='generate', or choose an editing model."
+            )
+        return
+    unet = read_json(folder / "unet" / "config.json")
+    found = unet.get("in_channels")
+    # An editing U-Net sees the source's latents beside the noisy ones.
+    wanted = (2 if spec.task == "edit" else 1) * unet.get("out_channels", 4)
+    if found != wanted:
+        other = "task='edit'" if spec.task != "edit" else "task='translate' or task='generate'"
+        raise ModelError(
+            f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {found} channels where "
+            f"that needs {wanted}; set {other}, or choose another model."
+        )
+
+
+def refuse_forked_cuda(device: str) -> None:
+    """Raise where CUDA was in use before this process was forked, for then it cannot be used.
+
+    ``"auto"`` meant CUDA there; here torch would see no GPU, and a CPU would quietly take over.
+    """
+    # Private, but there is no public way to ask, and CUDA's own error names no way out.
+    in_bad_fork = getattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+    # Asking whether there is a GPU is enough for torch to call the fork bad, so ask for one, too.
+    if device.startswith(("auto", "cuda")) and in_bad_fork() and torch.cuda.device_count():
+        raise GenerationError(
+            "CUDA cannot be used in a forked process; give the DataLoader "
+            "multiprocessing_context='spawn' or num_workers=0."
+        )
+
+
+def local_rank() -> int:
+    """Return this process's number among those on this machine that train together, or else 0.
+
+    Raises:
+        ValueError: a launcher's variable is not a number.
+    """
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        value = os.environ.get(name)
+        if value is None:
+            continue
+        if not value.isdecimal():
+            raise ValueError(
+                f"'{name}' must be the number of a process on this machine, got {value!r}; unset "
+                "it, or start with torchrun, which sets it."
+            )
+        return int(value)
+    return 0
+
+
+def choose_device(device: str) -> torch.device:
+    """Turn ``"auto"`` into a device that is there: this rank's GPU, the first one, MPS, the CPU.
+
+    The rank is that of torchrun (``LOCAL_RANK``), Slurm or Open MPI.
+
+    Raises:
+        GenerationError: a GPU that is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            # A process that has chosen its GPU for training generates on that one.
+            number = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+            number = number or local_rank()
+            device = f"cuda:{number if number < torch.cuda.device_count() else 0}"
+        else:
+            device = "mps" if torch.backends.mps.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise GenerationError(
+            f"'device' is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; "
+            "set device='auto' or 'cpu'."
+        )
+    return chosen
+
+
+def _choose_dtype(dtype: str, device: torch.device, index: dict[str, Any]) -> torch.dtype:
+    if dtype == "float16" and device.type == "cpu":
+        raise ModelError(
+            "'dtype' must be float32 or bfloat16 on a CPU, which is hopelessly slow in float16; "
+            "set dtype='float32', or use a GPU."
+        )
+    if dtype != "auto":
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[
+            dtype
+        ]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.float16 if "unet" in index else torch.bfloat16
+
+
+def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    name = index["_class_name"]
+    if spec.task == "edit" and "unet" in index:
+        xl = "XL" if "text_encoder_2" in index else ""
+        name = f"StableDiffusion{xl}InstructPix2PixPipeline"
+    pipeline = getattr(diffusers, name, None)
+    if pipeline is None:
+        raise ModelError(f"'{spec.model}' is a {name}, which this diffusers lacks; upgrade it.")
+    chosen = components(index, spec)
+    if spec.safety_checker and "safety_checker" not in chosen:
+        raise ModelError(f"'{spec.model}' has no safety checker; set safety_checker=False.")
+    parts = {
+        part: _load_part(folder / part, library, kind, dtype, spec.variant)
+        for part, (library, kind) in chosen.items()
+    }
+    if spec.scheduler is not None:
+        kind = getattr(diffusers, spec.scheduler, None)
+        if kind is None or not hasattr(kind, "from_config"):
+            raise ModelError(f"'scheduler' must be a diffusers scheduler, got {spec.scheduler!r}.")
+        parts["scheduler"] = kind.from_config(parts["scheduler"].config)
+    parameters = inspect.signature(pipeline.__init__).parameters
+    settings = {
+        key: None if isinstance(value, list) else value
+        for key, value in index.items()
+        if key in parameters and key not in parts
+    }
+    if "requires_safety_checker" in parameters:
+        settings["requires_safety_checker"] = spec.safety_checker
+    pipe = pipeline(**parts, **settings)
+    if spec.task == "edit":
+        return pipe
+    auto = (
+        diffusers.AutoPipelineForImage2Image
+        if spec.task == "translate"
+        else diffusers.AutoPipelineForText2Image
+    )
+    try:
+        return auto.from_pipe(pipe)
+    except ValueError as error:
+        raise ModelError(
+            f"'{spec.model}' is a {name}, which cannot do task={spec.task!r}; choose another model."
+        ) from error
+
+
+def _load_part(
+    folder: Path, library: str, name: str, dtype: torch.dtype, variant: str | None
+) -> Any:
+    """Load one part of a pipeline, from diffusers or transformers and from nowhere else."""
+    source: Any
+    if library in ("diffusers", "transformers"):
+        source = importlib.import_module(library)
+    else:
+        source = getattr(importlib.import_module("diffusers.pipelines"), library, None)
+    # The name that older models give to the same class.
+    kind = getattr(source, {"CLIPFeatureExtractor": "CLIPImageProcessor"}.get(name, name), None)
+    if kind is None:
+        raise ModelError(
+            f"'{folder}' asks for {library}.{name}, which neither diffusers nor transformers has; "
+            "upgrade them, or choose another model: code inside a model is never run."
+        )
+    is_module = isinstance(kind, type) and issubclass(kind, torch.nn.Module)
+    names = [file.name for file in folder.iterdir()]
+    weights = weights_of(names, variant, str(folder)) if is_module else []
+    try:
+        if not is_module:
+            return kind.from_pretrained(str(folder), local_files_only=True)
+        part, report = kind.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            variant=variant if any(f".{variant}" in file for file in weights) else None,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # damaged files trip any of the parsers below
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"'{folder}' could not be loaded: {reason}; get it anew.") from error
+    # A missing tensor would silently be a random one.
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if missing:
+        raise ModelError(
+            f"'{folder}' lacks {len(missing)} weights that {name} needs ({missing[0]}, ...); it "
+            "was saved incomplete, or by another version of the library: get it anew or upgrade."
+        )
+    return part
+
+
+def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
+    names: list[str] = []
+    for adapter in spec.adapters:
+        file = adapter_file(adapter)
+        try:
+            parts = finetuned.tensor_names(file)
+            if parts and all(map(TOKEN.fullmatch, parts)):
+                _add_embeddings(pipe, file)
+                continue
+            require("peft")
+            names.append(f"adapter{len(names)}")
+            pipe.load_lora_weights(
+                str(file.parent),
+                weight_name=file.name,
+                adapter_name=names[-1],
+                use_safetensors=True,
+                local_files_only=True,
+            )
+            # Also notices an adapter of which nothing fitted, which loading passes over in silence.
+            pipe.set_adapters(names)
+        except (AttributeError, OSError, RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ModelError(
+                f"the adapter '{adapter}' does not fit '{spec.model}': {reason}"
+            ) from error
+
+
+def _add_embeddings(pipe: Any, file: Path) -> None:
+    """Teach a pipeline tokens; diffusers' own loader takes one token a file and draws numbers."""
+    from safetensors.torch import load_file
+
+    rows = load_file(file)
+    if hasattr(pipe, "text_encoder_2") or not hasattr(pipe, "text_encoder"):
+        raise ValueError("learned embeddings need a model with one text encoder.")
+    table = pipe.text_encoder.get_input_embeddings().weight
+    for token, row in rows.items():
+        if row.shape != table.shape[1:]:
+            raise ValueError(
+                f"{token} is of shape {tuple(row.shape)}, and the text encoder takes "
+                f"{tuple(table.shape[1:])}."
+            )
+    places = add_tokens(pipe.tokenizer, list(rows))
+    if places[-1] >= len(table):
+        table = pipe.text_encoder.resize_token_embeddings(
+            places[-1] + 1, mean_resizing=False
+        ).weight
+    with torch.no_grad():
+        table[places] = torch.stack(list(rows.values())).to(table)
+
+
+def add_tokens(tokenizer: Any, tokens: list[str]) -> list[int]:
+    """Add tokens, each read as one from now on, and return their numbers.
+
+    Raises:
+        ValueError: the tokenizer has one of them already.
+    """
+    known = tokenizer.get_vocab()
+    for token in tokens:
+        if token in known:
+            raise ValueError(f"its tokenizer has a token {token} already.")
+    tokenizer.add_tokens(tokens)
+    return [int(number) for number in tokenizer.convert_tokens_to_ids(tokens)]
+
+
+def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    round_noise(pipe)
+    if hasattr(pipe, "watermark"):
+        pipe.watermark = None  # there only if some package is: images would differ by machine
+    if spec.size >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+        pipe.vae.enable_slicing()
+    if spec.offload and device.type == "cuda":
+        require("accelerate")
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if device.type == "cuda" and hasattr(pipe, "unet"):
+        pipe.unet.to(memory_format=torch.channels_last)
+    if spec.compile and denoiser is not None:
+        denoiser.compile()
+    return pipe
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' loading bars, and needless advice, off the user's terminal."""
+    bars: Any = importlib.import_module("transformers.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    adviser = logging.getLogger("diffusers.loaders.lora_base")
+    adviser.addFilter(_is_needed)
+    try:
+        yield
+    finally:
+        adviser.removeFilter(_is_needed)
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    """Drop the remark that a LoRA is for the U-Net alone, as ours all are."""
+    return "No LoRA keys associated to CLIPText" not in record.getMessage()

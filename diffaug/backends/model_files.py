@@ -1,0 +1,92 @@
+"""Which files a model in diffusers' layout has, and which of them loading reads."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffaug.backends.spec import ModelSpec
+from diffaug.errors import ModelError
+
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?"
+    r"(?:-\d{5}-of-(?P<shards>\d{5}))?\.safetensors"
+)
+_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+TEXT = {".json", ".txt", ".model", ".jinja"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a small JSON file of a model."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"'{path}' could not be read ({error}); give a whole folder as diffusers' "
+            "save_pretrained writes it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"'{path}' must hold a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read ``model_index.json``; refuse one that wants to bring its own code."""
+    index = read_json(folder / "model_index.json")
+    if not isinstance(index.get("_class_name"), str):
+        raise ModelError(
+            f"'{folder / 'model_index.json'}' must name one diffusers class, got "
+            f"{index.get('_class_name')!r}; code inside a model is never run."
+        )
+    return index
+
+
+def components(index: Mapping[str, Any], spec: ModelSpec) -> dict[str, tuple[str, str]]:
+    """Return the parts of a model that are loaded, each with its library and class."""
+    skipped = () if spec.safety_checker else ("safety_checker", "feature_extractor")
+    return {
+        name: (value[0], value[1])
+        for name, value in index.items()
+        if isinstance(value, list) and value[0] and name not in skipped
+    }
+
+
+def weights_of(names: Iterable[str], variant: str | None, part: str) -> list[str]:
+    """Choose a part's weight files: those of the variant if it has any, and never a pickle.
+
+    Raises:
+        ModelError: weights that exist as pickles only, or a missing shard.
+    """
+    names = sorted(names)
+    matches = [match for match in map(_WEIGHTS.fullmatch, names) if match]
+    chosen = [match for match in matches if match["variant"] == variant] or [
+        match for match in matches if match["variant"] is None
+    ]
+    pickled = [name for name in names if Path(name).suffix in _PICKLED]
+    if pickled and not chosen:
+        raise ModelError(
+            f"the weights '{part}/{pickled[0]}' are pickled, which can run code when read, and are "
+            "refused; save the model anew with save_pretrained(safe_serialization=True) or choose "
+            "one that has safetensors."
+        )
+    if any(len(chosen) < int(match["shards"]) for match in chosen if match["shards"]):
+        raise ModelError(
+            f"'{part}/{chosen[0].string}' is one of several files, and not all are there."
+        )
+    return [match.string for match in chosen]
+
+
+def needed_files(files: Iterable[str], index: Mapping[str, Any], spec: ModelSpec) -> list[str]:
+    """Choose from a repository's files those that loading reads."""
+    inside: dict[str, list[str]] = {name: [] for name in components(index, spec)}
+    for file in files:
+        part, _, name = file.partition("/")
+        if part in inside and name and "/" not in name:
+            inside[part].append(name)
+    chosen = ["model_index.json"]
+    for part, names in inside.items():
+        texts = [name for name in names if Path(name).suffix in TEXT]
+        weights = weights_of(names, spec.variant, f"{spec.model}/{part}")
+        chosen += [f"{part}/{name}" for name in texts + weights]
+    return chosen

@@ -1,0 +1,428 @@
+"""Running a diffusion model on requests: grouping, batching, seeding, and what goes wrong."""
+
+import gc
+import inspect
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+
+from diffaug.backends.base import ModelBackend
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import (
+    EDITORS,
+    choose_device,
+    is_out_of_memory,
+    load_pipeline,
+    refuse_forked_cuda,
+)
+from diffaug.backends.noise import Generator
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
+from diffaug.backends.switches import own_switches
+from diffaug.errors import GenerationError, RefusedError
+from diffaug.functional import is_blank, resize
+from diffaug.seeds import MAX_SEED
+
+_log = logging.getLogger("diffaug")
+
+#: Images made for one request before the source stands in.
+ATTEMPTS = 4
+
+_TOKEN = re.compile(r"<[^<>\s]+>")
+#: From this many parameters on, a CPU takes minutes for an image.
+_BIG = 100_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request on its way through the model: its place, its resized source, the seed to try."""
+
+    place: int
+    request: GenerationRequest
+    source: torch.Tensor | None
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a model made of a job: uint8 (3, H, W), and what is wrong with it."""
+
+    image: torch.Tensor
+    refused: bool
+    no_number: bool
+
+
+class DiffusersBackend(ModelBackend):
+    """Generate with a diffusers pipeline, loaded on the first request.
+
+    Sources are resized to the model's square; what comes back has that size. Each image has its own
+    random generator, so with ``spec.pad`` it is the same, bit for bit, whatever is generated with
+    it. A batch that does not fit into memory is halved, for the rest of the backend's life.
+    Blank and refused outputs are made again with the next seed, three times; then the source stands
+    in. What overflows in half precision is decoded once more in float32. The backend pickles as its
+    spec and may be used from several threads, one at a time.
+
+    Args:
+        spec: the model and how to run it.
+
+    Raises:
+        ValueError: (``generate``) a request does not suit the task, or has an unknown ``<token>``.
+        ModelError: (on first use) the model cannot be used; the message says why.
+        GenerationError: the model fails, not even one image fits into memory, or all the first
+            images are not a number.
+        RefusedError: every attempt at a text-to-image request was blank or refused.
+
+    Example:
+        >>> from diffaug import DiffusersBackend, ModelSpec
+        >>> backend = DiffusersBackend(ModelSpec("timbrooks/instruct-pix2pix"))  # loads nothing
+        >>> backend.size
+        512
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        #: How many requests got their source back because every attempt was blank or refused.
+        self.fallbacks = 0
+        self._pipe: Any = None
+        self._batch_size = spec.batch_size
+        self._warned: set[str] = set()
+        #: Whether an image has ever come out as numbers.
+        self._succeeded = False
+        # By process: a fork may copy a lock while a thread of the parent holds it.
+        self._locks: dict[int, threading.RLock] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DiffusersBackend, (self.spec,)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one call of the model: the spec's number, or less where that did not fit."""
+        return self._batch_size
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
+        """Return one image for each request, in order."""
+        requests = list(requests)
+        for request in requests:
+            check_request(request, self.spec)
+        if not requests:
+            return []
+        with self._lock:
+            pipe = self._loaded()
+            self._check_prompts(pipe, requests)
+            device = choose_device(self.spec.device)
+            with own_switches(device, exact=pipe.dtype == torch.float32):
+                return self._generate(pipe, requests)
+
+    def close(self) -> None:
+        """Free the model; the next call of ``generate`` loads it again."""
+        with self._lock:
+            if self._pipe is None:
+                return
+            if self.fallbacks:
+                _log.warning("'%s': in all, %d originals stood in", self.spec.model, self.fallbacks)
+            self._pipe = None
+            gc.collect()  # offloading and compiling leave cycles behind
+            torch.cuda.empty_cache()  # nothing where CUDA was never used
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._locks.setdefault(os.getpid(), threading.RLock())
+
+    def _loaded(self) -> Any:
+        refuse_forked_cuda(self.spec.device)
+        if self._pipe is None:
+            self._pinned = pin(self.spec)
+            self._pipe = load_pipeline(self._pinned)
+            big = sum(map(_parameters, self._pipe.components.values())) > _BIG
+            if big and choose_device(self.spec.device).type == "cpu":
+                self._warn(
+                    "cpu",
+                    f"'{self.spec.model}' runs on the CPU: expect minutes an image; "
+                    "use backend='tiny' or a GPU.",
+                )
+        return self._pipe
+
+    def _check_prompts(self, pipe: Any, requests: list[GenerationRequest]) -> None:
+        """Raise for what the text encoder would pass over in silence, warn of what it cuts off."""
+        parameters = inspect.signature(pipe.__call__).parameters
+        if "negative_prompt" not in parameters and any(r.negative_prompt for r in requests):
+            raise ValueError(
+                f"'negative_prompt' must be empty: {type(pipe).__name__} takes none, "
+                f"got {next(r.negative_prompt for r in requests if r.negative_prompt)!r}."
+            )
+        tokenizer = getattr(pipe, "tokenizer", None)
+        if tokenizer is None:
+            return
+        known = tokenizer.get_added_vocab()
+        for prompt in {text for r in requests for text in (r.prompt, r.negative_prompt)}:
+            unknown = [token for token in _TOKEN.findall(prompt) if token not in known]
+            if unknown:
+                raise ValueError(
+                    f"'prompt' must use tokens that '{self.spec.model}' has learned, got "
+                    f"{unknown[0]!r} in {prompt!r}; use words that any text encoder knows."
+                )
+            length = len(tokenizer(prompt, verbose=False)["input_ids"])
+            if length > tokenizer.model_max_length:
+                self._warn(
+                    "long",
+                    f"the model reads {tokenizer.model_max_length} tokens of a prompt; of "
+                    f"{prompt[:60]!r}... it does not see the last "
+                    f"{length - tokenizer.model_max_length}.",
+                )
+
+    def _generate(self, pipe: Any, requests: list[GenerationRequest]) -> list[Generated]:
+        results: dict[int, Generated] = {}
+        jobs = []
+        for place, request in enumerate(requests):
+            source = request.image
+            if source is not None:
+                source = resize(source, (self.size, self.size))
+            if request.strength == 0 and source is not None:
+                results[place] = Generated(source, request.seed)
+            else:
+                jobs.append(Job(place, request, source, request.seed))
+
+        # The next seed overflows like this one, so these are not made again.
+        no_numbers: list[Job] = []
+        for attempt in range(1, ATTEMPTS + 1):
+            failed = []
+            for job, output in self._run(pipe, jobs):
+                if output.no_number:
+                    no_numbers.append(job)
+                elif output.refused or is_blank(output.image, job.source):
+                    failed.append(replace(job, seed=(job.seed + 1) % MAX_SEED))
+                else:
+                    results[job.place] = Generated(output.image, job.seed, attempts=attempt)
+                    self._succeeded = True
+            jobs = failed
+        if no_numbers:
+            self._stand_in(pipe, no_numbers, results, len(requests))
+
+        for job in jobs:
+            if job.source is None:
+                raise RefusedError(
+                    f"every image for {job.request.prompt!r} (seed {job.request.seed}) was blank "
+                    f"or refused, {ATTEMPTS} times; change the prompt or the seed."
+                )
+            results[job.place] = Generated(
+                job.source, job.request.seed, attempts=ATTEMPTS, fallback=True
+            )
+        self.fallbacks += len(jobs)
+        if jobs:
+            self._warn(
+                "fallback",
+                f"{len(jobs)} of {len(requests)} generated images were blank or refused {ATTEMPTS} "
+                "times; their originals stand in (later ones are counted in 'fallbacks').",
+            )
+        return [results[place] for place in range(len(requests))]
+
+    def _stand_in(
+        self, pipe: Any, jobs: list[Job], results: dict[int, Generated], count: int
+    ) -> None:
+        """Let sources stand in for images that are not a number, unless all of them are not."""
+        precision = "half precision" if pipe.dtype != torch.float32 else "float32"
+        step = "dtype='float32'" if precision == "half precision" else "another scheduler"
+        what = f"not a number in {precision}; set {step}"
+        if len(jobs) == count and not self._succeeded:
+            raise GenerationError(f"'{self.spec.model}': the first {count} images are {what}.")
+        for job in jobs:
+            if job.source is None:
+                raise RefusedError(
+                    f"the image for {job.request.prompt!r} (seed {job.request.seed}) is {what}."
+                )
+            results[job.place] = Generated(job.source, job.request.seed, fallback=True)
+        self.fallbacks += len(jobs)
+        self._warn(
+            "number",
+            f"{len(jobs)} of {count} generated images are {what}; their originals stand in (later "
+            "ones are counted in 'fallbacks').",
+        )
+
+    def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, Output]]:
+        """Yield each job with what the model made of it."""
+        # An empty negative prompt beside a full one is not the same as none at all (SDXL), so an
+        # image would depend on its company.
+        groups: dict[tuple[int, bool], list[Job]] = {}
+        for job in jobs:
+            kind = (real_steps(self.spec, job.request), bool(job.request.negative_prompt))
+            groups.setdefault(kind, []).append(job)
+        for (steps, _), waiting in groups.items():
+            while waiting:
+                batch = waiting[: self._batch_size]
+                padding = 0
+                # Where each image is a call of its own, none has company.
+                alone = type(pipe).__name__ in EDITORS
+                if (self.spec.pad or self.spec.compile) and not alone:
+                    padding = self._batch_size - len(batch)
+                made = self._try(pipe, batch + batch[-1:] * padding, steps)
+                if made is not None:
+                    yield from zip(batch, made, strict=False)
+                    waiting = waiting[len(batch) :]
+
+    def _try(self, pipe: Any, batch: list[Job], steps: int) -> list[Output] | None:
+        """Run one batch; if it does not fit into memory, halve later ones and return None."""
+        try:
+            return run_batch(pipe, self.spec, batch, steps)
+        except Exception as error:
+            if not is_out_of_memory(error, len(batch)):
+                reason = (str(error).splitlines() or [""])[0]
+                raise GenerationError(
+                    f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
+                ) from error
+        # Only here, after the exception, are the tensors that it held gone.
+        torch.cuda.empty_cache()
+        if hasattr(pipe, "vae") and hasattr(pipe, "unet"):
+            # SDXL decodes in float32 and casts back afterwards, which an error skips.
+            torch.nn.Module.to(pipe.vae, pipe.unet.dtype)
+        if len(batch) == 1:
+            raise GenerationError(
+                f"'{self.spec.model}' does not have the memory for one image of {self.size} px; "
+                "set offload=True, or choose a smaller 'size' or model."
+            )
+        self._batch_size = len(batch) // 2
+        self._warn(
+            "memory",
+            f"a batch of {len(batch)} does not fit into memory; going on with {self._batch_size} "
+            "(halved again where that is too many).",
+        )
+        return None
+
+    def _warn(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            warnings.warn(message, UserWarning, stacklevel=1)
+
+
+def check_request(request: GenerationRequest, spec: ModelSpec) -> None:
+    """Raise unless a request suits the task of a model."""
+    if not isinstance(request, GenerationRequest):
+        raise TypeError(
+            f"'requests' must hold GenerationRequest objects, got {type(request).__name__}."
+        )
+    wanted = {"image": spec.task != "generate", "strength": spec.task == "translate"}
+    for name, needed in wanted.items():
+        value = getattr(request, name)
+        if (value is not None) != needed:
+            got = tuple(value.shape) if isinstance(value, torch.Tensor) else value
+            raise ValueError(
+                f"'{name}' must be {'given' if needed else 'None'} for task {spec.task!r}, "
+                f"got {got}."
+            )
+
+
+def real_steps(spec: ModelSpec, request: GenerationRequest) -> int:
+    """Return how many scheduler steps a request runs."""
+    if request.strength is None:
+        return spec.steps
+    return max(1, int(spec.steps * request.strength))
+
+
+def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job], steps: int) -> list[Output]:
+    """Call a pipeline; return what it made of each job."""
+    settings: dict[str, Any] = {
+        "num_inference_steps": spec.steps,
+        "guidance_scale": spec.guidance_scale,
+        "output_type": "pt",
+    }
+    if spec.task == "edit":
+        settings["image_guidance_scale"] = spec.image_guidance_scale
+    if spec.task == "translate":
+        # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
+        settings["strength"] = min(1.0, (steps + 0.5) / spec.steps)
+    settings["height"] = settings["width"] = spec.size
+    accepted = inspect.signature(pipe.__call__).parameters
+    settings = {name: value for name, value in settings.items() if name in accepted}
+
+    with _decoding_twice(pipe):
+        if type(pipe).__name__ in EDITORS:
+            outputs = [pipe(**settings, **_arguments_for_one(job)) for job in jobs]
+        else:
+            device = getattr(pipe, "_execution_device", torch.device("cpu"))
+            outputs = [pipe(**settings, **_arguments_for_all(jobs, device))]
+    images = torch.cat([output.images for output in outputs])  # (B, 3, H, W)
+    no_number = ~images.isfinite().flatten(1).all(1)
+    # On the device, so that a quarter of the bytes is copied, and no CPU works on all pixels.
+    levels = images.float().nan_to_num(nan=0.0).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+    refused = [
+        bool(flag)
+        for output in outputs
+        for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
+    ]
+    levels = resize(levels.cpu(), (spec.size, spec.size))
+    return [
+        Output(*made) for made in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
+    ]
+
+
+@contextmanager
+def _decoding_twice(pipe: Any) -> Iterator[None]:
+    """Decode in float32 what overflows in half precision, as some autoencoders do."""
+    autoencoder = getattr(pipe, "vae", None)
+    if autoencoder is None:
+        yield
+        return
+    decode = autoencoder.decode
+
+    def decode_twice(latents: torch.Tensor, *arguments: Any, **settings: Any) -> Any:
+        decoded = decode(latents, *arguments, **settings)
+        dtype = autoencoder.dtype
+        if dtype == torch.float32:
+            return decoded
+        overflows = latents.isfinite().flatten(1).all(1) & ~decoded[0].isfinite().flatten(1).all(1)
+        if overflows.any():
+            # Not by diffusers' own method, which warns of what is meant here.
+            torch.nn.Module.to(autoencoder, torch.float32)
+            try:
+                for place in overflows.nonzero().flatten().tolist():
+                    exact = latents[place : place + 1].float()
+                    decoded[0][place] = decode(exact, *arguments, **settings)[0][0]
+            finally:
+                torch.nn.Module.to(autoencoder, dtype)
+        return decoded
+
+    autoencoder.decode = decode_twice
+    try:
+        yield
+    finally:
+        del autoencoder.decode  # the class's own is behind it
+
+
+def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "prompt": [job.request.prompt for job in jobs],
+        "generator": [Generator.seeded(job.seed) for job in jobs],
+    }
+    if any(job.request.negative_prompt for job in jobs):
+        arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
+    sources = [job.source for job in jobs if job.source is not None]
+    if sources:
+        levels = torch.stack(sources).to(device)  # a quarter of what floats would be
+        # By a tensor: a plain number would become a factor on a GPU, and round otherwise.
+        arguments["image"] = levels / torch.tensor(255.0, device=device)  # (B, 3, H, W) in [0, 1]
+    return arguments
+
+
+def _arguments_for_one(job: Job) -> dict[str, Any]:
+    """A list of images would mean several references for one prompt, and tensors are refused."""
+    arguments: dict[str, Any] = {
+        "prompt": job.request.prompt,
+        "generator": Generator.seeded(job.seed),
+    }
+    if job.source is not None:
+        arguments["image"] = to_pil_image(job.source)
+    if job.request.negative_prompt:
+        arguments["negative_prompt"] = job.request.negative_prompt
+    return arguments
+
+
+def _parameters(part: Any) -> int:
+    return sum(p.numel() for p in part.parameters()) if isinstance(part, torch.nn.Module) else 0

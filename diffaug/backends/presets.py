@@ -1,0 +1,247 @@
+"""Named models as data, and how a name, a folder or a Hub id becomes a spec that says one thing."""
+
+import difflib
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
+from diffaug.backends.model_files import read_index, read_json
+from diffaug.backends.spec import ModelSpec, Task
+from diffaug.errors import ModelError
+
+_log = logging.getLogger("diffaug")
+
+_ASSETS = Path(__file__).resolve().parents[1] / "assets"
+#: What an id on the Hugging Face Hub looks like.
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_LCM_LORA = "latent-consistency/lcm-lora-sdv1-5@cf2fced511dbe7e26c8d1d397e728fbab875db4b"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model known to work, and on which terms.
+
+    Args:
+        spec: the model and how to run it.
+        licence: of the weights.
+        commercial: may they be used commercially: ``"yes"``, ``"no"`` or ``"check the card"``.
+        gigabytes: about how much there is to download; None where unknown.
+        note: what else to know before choosing it.
+        experimental: nobody has tried it with diffaug yet.
+    """
+
+    spec: ModelSpec
+    licence: str
+    commercial: str
+    gigabytes: float | None = None
+    note: str = ""
+    experimental: bool = False
+
+
+_PIX2PIX = ModelSpec(
+    "timbrooks/instruct-pix2pix",
+    revision="31519b5cb02a7fd89b906d88731cd4d6a7bbf88d",
+    variant="fp16",
+    steps=20,
+    guidance_scale=4.0,
+    image_guidance_scale=1.5,
+    scheduler="EulerAncestralDiscreteScheduler",
+)
+_SD15 = ModelSpec(
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    task="translate",
+    revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    variant="fp16",
+    steps=25,
+    guidance_scale=7.5,
+    scheduler="DPMSolverMultistepScheduler",
+)
+_SD_TURBO = ModelSpec(
+    "stabilityai/sd-turbo",
+    task="translate",
+    revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
+    variant="fp16",
+    steps=4,
+    guidance_scale=0.0,
+)
+
+#: Every named model. Revisions are commits seen in public repositories.
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(
+        ModelSpec(str(_ASSETS / "tiny"), size=64, steps=10, guidance_scale=2.0),
+        licence="that of diffaug",
+        commercial="yes",
+        gigabytes=0.0,
+        note="embedded, 64 px; for tests, documentation and CPUs, not for results",
+    ),
+    "tiny-translate": Preset(
+        ModelSpec(
+            str(_ASSETS / "tiny-translate"),
+            task="translate",
+            size=64,
+            steps=10,
+            guidance_scale=4.5,
+        ),
+        licence="that of diffaug",
+        commercial="yes",
+        gigabytes=0.0,
+        note="embedded, 64 px; a base to fine-tune on CPUs, not for results",
+    ),
+    "instruct-pix2pix": Preset(
+        _PIX2PIX,
+        licence="MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms",
+        commercial="check the card",
+        gigabytes=2.1,
+        note="DiffuseMix's model in 20 steps",
+    ),
+    "instruct-pix2pix-paper": Preset(
+        replace(_PIX2PIX, steps=100, dtype="float16"),
+        licence="MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms",
+        commercial="check the card",
+        gigabytes=2.1,
+        note="DiffuseMix's model as published: 100 steps in half precision",
+    ),
+    "sd15": Preset(
+        _SD15,
+        licence="CreativeML OpenRAIL-M",
+        commercial="check the card",
+        gigabytes=2.1,
+        note="Diff-Mix's model",
+    ),
+    "sd15-lcm": Preset(
+        replace(
+            _SD15, steps=4, guidance_scale=1.0, scheduler="LCMScheduler", adapters=(_LCM_LORA,)
+        ),
+        licence="CreativeML OpenRAIL-M; of the LoRA: see its card",
+        commercial="check the card",
+        gigabytes=2.3,
+        note="sd15 in 4 steps",
+    ),
+    "sd-turbo": Preset(
+        _SD_TURBO,
+        licence="Stability AI's terms",
+        commercial="check the card",
+        gigabytes=2.6,
+        note="1 to 4 steps",
+    ),
+    "sdxl-turbo": Preset(
+        replace(
+            _SD_TURBO,
+            model="stabilityai/sdxl-turbo",
+            revision="71153311d3dbb46851df1931d3ca6e939de83304",
+        ),
+        licence="Stability AI's terms, non-commercial",
+        commercial="no",
+        gigabytes=6.9,
+        note="1 to 4 steps",
+    ),
+    "flux2-klein-4b": Preset(
+        ModelSpec(
+            "black-forest-labs/FLUX.2-klein-4B",
+            revision="e7b7dc27f91deacad38e78976d1f2b499d76a294",
+            steps=4,
+            guidance_scale=1.0,
+        ),
+        licence="Apache-2.0",
+        commercial="yes",
+        note="one image a call",
+        experimental=True,
+    ),
+    "longcat-edit-turbo": Preset(
+        ModelSpec(
+            "meituan-longcat/LongCat-Image-Edit-Turbo", size=1024, steps=8, guidance_scale=1.0
+        ),
+        licence="Apache-2.0",
+        commercial="yes",
+        note="one image a call, always at about 1024 px",
+        experimental=True,
+    ),
+}
+
+
+def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
+    """Turn a preset's name, a model folder or a Hub id into a spec, without network.
+
+    Args:
+        backend: a name in ``PRESETS``; a folder in diffusers' layout, whose task and size are read
+            from its small JSON files; a folder that ``finetune`` wrote, which becomes its base
+            model with what was learned; an id ``"org/name"``, taken for an editing model of 512 px
+            (otherwise give a ``ModelSpec``); or a spec, which comes back as it is.
+
+    Raises:
+        ValueError: none of these; the message lists the presets and what comes close.
+        ModelError: a folder whose ``model_index.json`` is absent or unreadable, or a fine-tuned one
+            that is incomplete or whose base is gone.
+
+    Example:
+        >>> resolve("sd15").task
+        'translate'
+        >>> resolve("org/some-editor").size
+        512
+    """
+    if isinstance(backend, ModelSpec):
+        return backend
+    if not isinstance(backend, (str, Path)):
+        raise TypeError(
+            f"'backend' must be a name, a folder, a ModelSpec or a Backend, "
+            f"got {type(backend).__name__}."
+        )
+    if isinstance(backend, str) and backend in PRESETS:
+        return PRESETS[backend].spec
+    folder = Path(backend).expanduser()
+    if backend and folder.is_dir():
+        if is_learned(folder):
+            return _spec_of_learned(folder)
+        return _spec_of_folder(folder.resolve())
+    if isinstance(backend, str) and HUB_ID.fullmatch(backend):
+        return ModelSpec(backend)
+    close = difflib.get_close_matches(str(backend), PRESETS, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise ValueError(
+        f"'backend' must be a preset ({', '.join(PRESETS)}), an existing model folder or a Hub id "
+        f"like 'org/name', got {str(backend)!r}.{hint}"
+    )
+
+
+def _spec_of_folder(folder: Path) -> ModelSpec:
+    index = read_index(folder)
+    unet = read_json(folder / "unet" / "config.json") if "unet" in index else {}
+    edits = "Edit" in index["_class_name"] or "Pix2Pix" in index["_class_name"]
+    task: Task = "edit" if edits or unet.get("in_channels") == 8 else "translate"
+    size = 512
+    if isinstance(unet.get("sample_size"), int) and "vae" in index:
+        blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", ())
+        size = unet["sample_size"] * 2 ** max(0, len(blocks) - 1)
+    return ModelSpec(str(folder), task=task, size=size)
+
+
+def _spec_of_learned(folder: Path) -> ModelSpec:
+    found = read(folder)
+    # A preset's folder is wherever diffaug is installed now.
+    model = PRESETS[found.base].spec.model if found.base in PRESETS else found.spec.model
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise ModelError(
+            f"'{folder}' was fine-tuned on the model folder '{model}', which is gone; put it back, "
+            "or write where it is now as spec.model into its finetune.json."
+        )
+    parts = (str(found.folder / LORA), str(found.folder / EMBEDDINGS))
+    return replace(found.spec, model=model, adapters=(*found.spec.adapters, *parts))
+
+
+def name_of(model: str) -> str:
+    """Return the preset's name of a model, or its id."""
+    return next((name for name, preset in PRESETS.items() if preset.spec.model == model), model)
+
+
+def show_licence(spec: ModelSpec) -> None:
+    """Log on which terms a model may be used: as a warning unless it is the user's own or free."""
+    preset = PRESETS.get(name_of(spec.model))
+    if preset is not None:
+        level = logging.INFO if preset.commercial == "yes" else logging.WARNING
+        terms = f"licence: {preset.licence}; commercial use: {preset.commercial}"
+    else:
+        level = logging.INFO if Path(spec.model).is_dir() else logging.WARNING
+        terms = "licence and commercial use: check the card"
+    _log.log(level, "'%s': %s", spec.model, terms)

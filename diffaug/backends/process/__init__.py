@@ -1,0 +1,1 @@
+"""A model in a process of its own: its side, the callers' side, and what they say."""

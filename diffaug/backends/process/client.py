@@ -1,0 +1,313 @@
+"""One model process for all workers of a DataLoader: the caller's side.
+
+CUDA does not survive a fork, and eight workers must not load eight models. So a worker asks a
+process that is nobody's fork, and the first one to ask starts it.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import secrets
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffaug.backends.base import ModelBackend
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import local_rank
+from diffaug.backends.pipeline import check_request
+from diffaug.backends.process import protocol
+from diffaug.backends.process.watchdog import Owner, process_started, sweep
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
+from diffaug.errors import DiffaugError, GenerationError, remade
+
+#: How often a process that died is started again before callers are told.
+RESTARTS = 3
+#: How long a process may take until it listens (importing torch on a busy machine), in seconds.
+START_SECONDS = 180.0
+#: A Unix socket's path must be shorter than this.
+_LONGEST_PATH = 104
+#: What such a process runs.
+_SCRIPT = Path(__file__).with_name("watchdog.py")
+
+
+def in_child() -> bool:
+    """Tell whether this process is a worker of another, such as a DataLoader's.
+
+    One of several that train together is none, though ``torch.multiprocessing.spawn`` started it:
+    it has a GPU and workers of its own.
+    """
+    from torch.utils.data import get_worker_info
+
+    return get_worker_info() is not None or multiprocessing.current_process().daemon
+
+
+def owner_here() -> Owner:
+    """Return what a process started here ends with: a worker's parent, or else this process."""
+    parent = multiprocessing.parent_process() if in_child() else None
+    pid = os.getpid() if parent is None or not parent.pid else parent.pid
+    return pid, process_started(pid) or "gone"
+
+
+def wants_process(spec: ModelSpec) -> bool:
+    """Tell whether a model should run in a process of its own here.
+
+    In a worker, if it runs on an accelerator, which neither survives a fork nor holds a model for
+    each worker; in the main process, if such a process runs already. ``DIFFAUG_WORKER=process``
+    says so for models on a CPU, too, and ``DIFFAUG_WORKER=never`` for none.
+    """
+    asked = os.environ.get("DIFFAUG_WORKER", "auto")
+    if asked not in ("auto", "process", "never"):
+        raise ValueError(f"'DIFFAUG_WORKER' must be auto, process or never, got {asked!r}.")
+    if not hasattr(socket, "AF_UNIX"):  # Windows
+        return False
+    if asked == "never" or not (asked == "process" or _on_accelerator(spec.device)):
+        return False
+    return in_child() or _Place(pin(spec)).exists()
+
+
+def _on_accelerator(device: str) -> bool:
+    if device != "auto":
+        return not device.startswith("cpu")
+    # Counting asks no CUDA context, which a fork could not have.
+    return torch.cuda.device_count() > 0 or torch.backends.mps.is_available()
+
+
+class WorkerBackend(ModelBackend):
+    """Ask the one process that holds a model for this process and its siblings.
+
+    The process is started on the first request, collects what all callers ask for into batches, and
+    ends with its owner: the parent of a worker, or else this process. Killed under load, it is
+    started again and asked again, three times.
+
+    Args:
+        spec: the model and how to run it.
+        owner: the process that the model's ends with, as ``(pid, start)``; None for the parent of a
+            worker, or else this process.
+
+    Raises:
+        GenerationError: the process cannot be started, or keeps dying; with its last lines.
+        DiffaugError, ValueError: whatever the model's process raised.
+
+    Example:
+        >>> from diffaug import ModelSpec
+        >>> from diffaug.backends.process.client import WorkerBackend
+        >>> WorkerBackend(ModelSpec("timbrooks/instruct-pix2pix")).size  # starts nothing
+        512
+    """
+
+    def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
+        super().__init__(spec)
+        self._owner = owner
+        self._local = threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkerBackend, (self.spec, self._owner)
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
+        """Return one image for each request, in order."""
+        requests = list(requests)
+        for request in requests:
+            check_request(request, self.spec)
+        if not requests:
+            return []
+        answer, made = self._ask(*protocol.pack_requests(requests))
+        if "error" in answer:
+            raise _as_error(answer, self.spec.model)
+        return [
+            Generated(image, **fields) for fields, image in zip(answer["made"], made, strict=True)
+        ]
+
+    def load(self) -> int:
+        """Return how many requests wait in the model's process, which is started if need be."""
+        answer, _ = self._ask({"ask": "load"})
+        return int(answer["load"])
+
+    def stop(self) -> None:
+        """End the model's process, if it is there, once it has answered what waits."""
+        self._drop()
+        connection = _Place(self.pinned(), self._owner).reach()
+        if connection is not None:
+            with connection, suppress(protocol.WireError):
+                protocol.send(connection, {"ask": "stop"})
+                protocol.receive(connection)
+
+    def _ask(
+        self, header: protocol.Header, images: Sequence[torch.Tensor] = ()
+    ) -> tuple[protocol.Header, list[torch.Tensor]]:
+        place = _Place(self.pinned(), self._owner)
+        while True:
+            connection = self._connection(place)
+            try:
+                protocol.send(connection, header, images)
+                return protocol.receive(connection)
+            except protocol.WireError:
+                self._drop()  # a request is a pure function: it can be asked again
+            except BaseException:  # Ctrl-C, say: the next request must not read this one's answer
+                self._drop()
+                raise
+
+    def _connection(self, place: "_Place") -> socket.socket:
+        """Return this thread's connection; one inherited through a fork is not ours."""
+        kept = getattr(self._local, "kept", None)
+        if kept is not None and kept[0] == os.getpid():
+            connection: socket.socket = kept[1]
+            return connection
+        connection = place.connect()
+        self._local.kept = (os.getpid(), connection)
+        return connection
+
+    def _drop(self) -> None:
+        kept = getattr(self._local, "kept", None)
+        self._local.kept = None
+        if kept is not None:
+            kept[1].close()
+
+    def close(self) -> None:
+        """Leave the process, which goes on for the others and ends with its owner."""
+        self._drop()
+
+
+class _Place:
+    """Where a model's process listens, and how it gets there."""
+
+    def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
+        self.spec = spec
+        self.owner, self.started = owner or owner_here()
+        # Processes with a GPU each, started by torchrun or by hand, do not share one.
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        fields = json.dumps([dataclasses.asdict(spec), local_rank(), seen], sort_keys=True)
+        name = hashlib.sha256(f"{self.started} {fields}".encode()).hexdigest()[:12]
+        self.path = _private_folder() / f"{self.owner}-{name}.sock"
+
+    def exists(self) -> bool:
+        """Tell whether the process has been started."""
+        return self.path.exists()
+
+    def connect(self) -> socket.socket:
+        """Connect, and start the process if it is not there."""
+        from filelock import FileLock
+
+        connection = self.reach()
+        if connection is not None:
+            return connection
+        with FileLock(self.path.with_suffix(".lock")):
+            while (connection := self.reach()) is None:  # another was faster, or it was killed
+                self._start()
+        return connection
+
+    def reach(self) -> socket.socket | None:
+        """Connect to the process if it is there."""
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(self.path))
+            protocol.prove(connection, self.path.with_suffix(".key").read_bytes())
+            return connection
+        except (OSError, protocol.WireError) as error:
+            connection.close()
+            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+                raise
+            return None
+
+    def _start(self) -> None:
+        """Start the process and wait until it listens, or was killed."""
+        starts = self.path.with_suffix(".starts")
+        count = len(starts.read_bytes()) if starts.exists() else 0
+        if count > RESTARTS:
+            raise self._failed(f"died {count} times")
+        with starts.open("ab") as file:
+            file.write(b".")
+        key = secrets.token_bytes(32)
+        for left in (self.path, self.path.with_suffix(".sock.new")):
+            left.unlink(missing_ok=True)
+        for other in self.path.parent.glob("*.starts"):  # whose owner and process were both killed
+            number = other.name.partition("-")[0]
+            if not number.isdecimal() or process_started(int(number)) is None:
+                sweep(str(other))
+        _write_private(self.path.with_suffix(".key"), key)
+        job = {
+            "spec": dataclasses.asdict(self.spec),
+            "socket": str(self.path),
+            "key": key.hex(),
+            "owner": [self.owner, self.started],
+            "path": [str(path) for path in sys.path],
+            "call": ["diffaug.backends.process.server", "run_server"],
+        }
+        with self.path.with_suffix(".log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", _SCRIPT],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C ends the owner, and then this
+            )
+        with suppress(BrokenPipeError), process.stdin as pipe:  # type: ignore[union-attr]
+            pipe.write(json.dumps(job).encode() + b"\n")
+        until = time.monotonic() + START_SECONDS
+        while not self.path.exists():
+            if (code := process.poll()) is not None:
+                if code < 0:  # by a signal, which says nothing of the next attempt
+                    return
+                raise self._failed(f"ended with code {code} as it started")
+            if time.monotonic() > until:
+                process.kill()
+                raise self._failed(f"did not listen within {START_SECONDS:.0f} s")
+            time.sleep(0.02)
+
+    def _failed(self, what: str) -> GenerationError:
+        log = self.path.with_suffix(".log")
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        said = " | ".join(line.strip() for line in lines[-5:] if line.strip())
+        return GenerationError(
+            f"the process that runs '{self.spec.model}' {what}; its last words: "
+            f"{said or 'none'}. All of them: {log}"
+        )
+
+
+def _as_error(answer: protocol.Header, model: str) -> Exception:
+    """Make the error anew that the model's process raised."""
+    error = remade(answer["error"], answer["message"], what=model)
+    if answer.get("trace"):
+        error.add_note(f"In the process that runs '{model}':\n{answer['trace']}")
+    return error
+
+
+def _private_folder() -> Path:
+    """Return the folder for sockets, which belongs to this user alone."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise DiffaugError("this system has no Unix sockets; use num_workers=0.")
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    name = f"diffaug-{os.getuid()}"
+    if len(os.path.join(base, name)) + 32 > _LONGEST_PATH or not os.access(base, os.W_OK):
+        base = "/tmp"
+    folder = Path(base, name)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise DiffaugError(
+            f"'{folder}' must be a folder of this user alone (mode 0700), and is not; remove it, "
+            "or set XDG_RUNTIME_DIR to a private folder."
+        )
+    return folder
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)

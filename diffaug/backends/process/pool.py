@@ -1,0 +1,137 @@
+"""Models in processes that somebody asked for: one on each GPU, the least busy first."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from diffaug.backends.base import Backend
+from diffaug.backends.hub import pin
+from diffaug.backends.presets import resolve
+from diffaug.backends.process.client import WorkerBackend
+from diffaug.backends.process.watchdog import process_started
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
+
+
+class PoolBackend(Backend):
+    """Ask the least busy of several model processes; :func:`serve` makes one.
+
+    It travels to workers, and a long list of requests is divided among the processes.
+
+    Args:
+        backends: one for each process, of the same model.
+    """
+
+    def __init__(self, backends: Sequence[WorkerBackend]) -> None:
+        self.backends = list(backends)
+        self.spec = self.backends[0].spec
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PoolBackend, (self.backends,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the model and its settings, the same on every device."""
+        return self.backends[0].fingerprint
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the square that the model works at."""
+        return self.spec.size
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
+        """Return one image for each request, in order."""
+        requests, step = list(requests), self.spec.batch_size
+        parts = [requests[start : start + step] for start in range(0, len(requests), step)]
+        if len(parts) < 2 or len(self.backends) < 2:
+            return self._least_busy().generate(requests) if requests else []
+        free: SimpleQueue[WorkerBackend] = SimpleQueue()
+        for one in sorted(self.backends, key=WorkerBackend.load):
+            free.put(one)
+
+        def ask(part: list[GenerationRequest]) -> list[Generated]:
+            backend = free.get()
+            try:
+                return backend.generate(part)
+            finally:
+                backend.close()  # the connection of this thread, which ends
+                free.put(backend)
+
+        with ThreadPoolExecutor(len(self.backends)) as threads:
+            return [one for part in threads.map(ask, parts) for one in part]
+
+    def _least_busy(self) -> WorkerBackend:
+        if len(self.backends) == 1:
+            return self.backends[0]
+        return min(self.backends, key=WorkerBackend.load)
+
+    def close(self) -> None:
+        """Leave the processes, which end with ``serve``."""
+        for backend in self.backends:
+            backend.close()
+
+
+@contextmanager
+def serve(
+    backend: str | Path | ModelSpec, *, devices: str | Sequence[str | int] = "auto"
+) -> Iterator[PoolBackend]:
+    """Run a model in a process on each device while a ``with`` statement lasts.
+
+    Workers of a ``DataLoader`` start one such process by themselves; this is for several GPUs, or
+    for a model that is to be there before training begins.
+
+    Args:
+        backend: a preset's name, a model folder, a fine-tuned folder, a Hub id or a
+            :class:`ModelSpec`.
+        devices: ``"auto"`` for every GPU, or the CPU where there is none; or several devices, such
+            as ``["cuda:0", "cuda:2"]`` or ``[0, 2]``.
+
+    Raises:
+        ValueError: no device, or one that torch does not know.
+        ModelError: the model is unknown, or its revision cannot be found out.
+
+    Example:
+        >>> from diffaug import serve
+        >>> with serve("tiny", devices=[]) as backend:
+        ...     pass
+        Traceback (most recent call last):
+        ValueError: 'devices' must name at least one device, got none.
+    """
+    names = devices_of(devices)
+    pinned = pin(resolve(backend))
+    here = os.getpid()
+    owner = (here, process_started(here) or "gone")
+    pool = PoolBackend([WorkerBackend(replace(pinned, device=name), owner) for name in names])
+    try:
+        with ThreadPoolExecutor(len(names)) as threads:
+            list(threads.map(WorkerBackend.load, pool.backends))
+        yield pool
+    finally:
+        for one in pool.backends:
+            one.stop()
+
+
+def devices_of(devices: str | Sequence[str | int]) -> list[str]:
+    """Name the devices that ``serve`` was asked for.
+
+    Raises:
+        ValueError: there is none, or one comes twice.
+    """
+    if devices == "auto":
+        count = torch.cuda.device_count()
+        return [f"cuda:{number}" for number in range(count)] or ["auto"]
+    listed = [one for one in devices.split(",") if one] if isinstance(devices, str) else devices
+    texts = [str(one).strip() for one in listed]
+    names = [f"cuda:{text}" if text.isdecimal() else text for text in texts]
+    if not names:
+        raise ValueError("'devices' must name at least one device, got none.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"'devices' must differ, got {', '.join(names)}.")
+    return names

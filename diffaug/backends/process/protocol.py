@@ -1,0 +1,135 @@
+"""Messages between a model's process and its callers: JSON and raw pixels, never pickle."""
+
+import hmac
+import json
+import secrets
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from diffaug.backends.request import GenerationRequest
+
+_SIZES = struct.Struct("!4sIQ")  # a mark, the bytes of the header, the bytes of the pixels
+_MARK = b"dfa1"
+MAX_HEADER = 1 << 24
+MAX_BODY = 1 << 32
+
+Header = dict[str, Any]
+
+
+class WireError(ConnectionError):
+    """The other side has gone, or does not speak as it should."""
+
+
+def send(sock: socket.socket, header: Header, images: Sequence[torch.Tensor] = ()) -> None:
+    """Send a header and uint8 images."""
+    shapes = [list(image.shape) for image in images]
+    text = json.dumps({**header, "shapes": shapes}).encode()
+    # Straight from where the pixels lie: a batch of large images is not copied together first.
+    pixels = [_bytes_of(image.contiguous().cpu()) for image in images if image.numel()]
+    body_bytes = sum(map(len, pixels))
+    if len(text) > MAX_HEADER or body_bytes > MAX_BODY:
+        raise ValueError(
+            f"'requests' must take at most {MAX_BODY:,} bytes together, got {body_bytes:,} of "
+            f"pixels and {len(text):,} of text; ask for fewer at once."
+        )
+    try:
+        sock.sendall(_SIZES.pack(_MARK, len(text), body_bytes) + text)
+        for part in pixels:
+            sock.sendall(part)
+    except OSError as error:
+        raise WireError(f"the connection broke while sending: {error}") from error
+
+
+def receive(sock: socket.socket) -> tuple[Header, list[torch.Tensor]]:
+    """Receive what ``send`` sent.
+
+    Raises:
+        WireError: the connection ended, or brought something else.
+    """
+    mark, header_bytes, body_bytes = _SIZES.unpack(_read(sock, _SIZES.size))
+    if mark != _MARK or header_bytes > MAX_HEADER or body_bytes > MAX_BODY:
+        raise WireError("the other side sent no message of diffaug's.")
+    try:
+        header = json.loads(_read(sock, header_bytes))
+        shapes = [tuple(map(int, shape)) for shape in header.pop("shapes")]
+        sizes = [int(torch.Size(shape).numel()) for shape in shapes]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WireError(f"the other side sent a header that cannot be read: {error}") from error
+    if sum(sizes) != body_bytes or any(side < 0 for shape in shapes for side in shape):
+        raise WireError("the other side sent pixels that do not fit their header.")
+    images = [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
+    for image in images:
+        if image.numel():
+            _fill(sock, _bytes_of(image))
+    return header, images
+
+
+def _bytes_of(image: torch.Tensor) -> memoryview:
+    """Return the memory of a contiguous image on the CPU."""
+    return image.numpy().data.cast("B")
+
+
+def _read(sock: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    _fill(sock, memoryview(data))
+    return data
+
+
+def _fill(sock: socket.socket, view: memoryview) -> None:
+    while view:
+        try:
+            got = sock.recv_into(view)
+        except OSError as error:
+            raise WireError(f"the connection broke while receiving: {error}") from error
+        if not got:
+            raise WireError("the other side closed the connection.")
+        view = view[got:]
+
+
+def pack_requests(requests: Sequence[GenerationRequest]) -> tuple[Header, list[torch.Tensor]]:
+    """Turn requests into a header and images."""
+    fields = ("prompt", "seed", "negative_prompt", "strength")
+    plain = [
+        {**{name: getattr(one, name) for name in fields}, "image": one.image is not None}
+        for one in requests
+    ]
+    return {"requests": plain}, [one.image for one in requests if one.image is not None]
+
+
+def unpack_requests(header: Header, images: list[torch.Tensor]) -> list[GenerationRequest]:
+    """Turn a header and images into requests, which check themselves."""
+    left = iter(images)
+    return [
+        GenerationRequest(**{**fields, "image": next(left) if fields["image"] else None})
+        for fields in header["requests"]
+    ]
+
+
+def challenge(sock: socket.socket, key: bytes) -> bool:
+    """Let the caller prove that it knows the key."""
+    nonce = secrets.token_hex(32)
+    send(sock, {"nonce": nonce})
+    answer, _ = receive(sock)
+    if not hmac.compare_digest(str(answer.get("proof")), _proof(key, nonce)):
+        return False
+    send(sock, {"welcome": True})
+    return True
+
+
+def prove(sock: socket.socket, key: bytes) -> None:
+    """Answer a challenge.
+
+    Raises:
+        WireError: the key is not the one, or the other side has gone.
+    """
+    header, _ = receive(sock)
+    send(sock, {"proof": _proof(key, str(header.get("nonce")))})
+    receive(sock)
+
+
+def _proof(key: bytes, nonce: str) -> str:
+    return hmac.new(key, nonce.encode(), "sha256").hexdigest()

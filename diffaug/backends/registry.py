@@ -1,0 +1,87 @@
+"""One live model per process: the only module with state that changes."""
+
+import atexit
+import os
+import threading
+from pathlib import Path
+
+from diffaug.backends.base import Backend, is_backend
+from diffaug.backends.cache import CachedBackend
+from diffaug.backends.hub import pin
+from diffaug.backends.pipeline import DiffusersBackend
+from diffaug.backends.presets import resolve
+from diffaug.backends.process.client import WorkerBackend, wants_process
+from diffaug.backends.spec import ModelSpec
+
+_lock = threading.Lock()
+_live: dict[ModelSpec, Backend] = {}
+_cached: dict[ModelSpec, Backend] = {}
+#: What callers named, so that only the first mention of a model looks at files or the Hub.
+_named: dict[str | Path | ModelSpec, ModelSpec] = {}
+#: Models inherited through a fork: never used and never freed, since freeing CUDA memory in a
+#: forked process crashes it.
+_inherited: list[Backend] = []
+_hooked = False
+
+
+def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True) -> Backend:
+    """Return the one backend of this process for a model.
+
+    Args:
+        backend: a preset's name, a model folder, a Hub id or a :class:`ModelSpec`; or a backend,
+            which is returned as it is, uncached.
+        cache: keep what is generated on disk.
+
+    Raises:
+        ValueError, TypeError: ``backend`` names nothing.
+        ModelError: the model is unknown, or its revision cannot be found out.
+
+    Example:
+        >>> from diffaug import RecordingBackend
+        >>> recording = RecordingBackend()
+        >>> backend_for(recording) is recording
+        True
+    """
+    global _hooked
+    if is_backend(backend):
+        return backend
+    with _lock:
+        if not _hooked:
+            if hasattr(os, "register_at_fork"):  # not on Windows
+                os.register_at_fork(after_in_child=_forget_inherited)
+            atexit.register(unload)
+            _hooked = True
+        try:
+            spec = _named[backend]
+        except (KeyError, TypeError):  # not yet named, or not even hashable: resolve says so
+            spec = pin(resolve(backend))
+            _named[backend] = spec
+        if spec not in _live:
+            _live[spec] = WorkerBackend(spec) if wants_process(spec) else DiffusersBackend(spec)
+        if not cache:
+            return _live[spec]
+        if spec not in _cached:
+            _cached[spec] = CachedBackend(_live[spec])
+        return _cached[spec]
+
+
+def unload() -> None:
+    """Close every model of this process and free its memory; the next use loads it again.
+
+    Example:
+        >>> unload()
+    """
+    with _lock:
+        backends = [*_cached.values(), *_live.values()]
+        for registered in (_cached, _live, _named):
+            registered.clear()
+    for backend in backends:
+        backend.close()
+
+
+def _forget_inherited() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _inherited.extend(_live.values())
+    for registered in (_cached, _live, _named):
+        registered.clear()

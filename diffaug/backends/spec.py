@@ -1,0 +1,121 @@
+"""Which model is asked, and how it is run."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+
+from diffaug.backends.request import FORMAT_VERSION
+from diffaug.seeds import digest
+
+Task = Literal["edit", "translate", "generate"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Describe a diffusion model and how to run it, in plain JSON values.
+
+    Nothing is loaded: a spec is what travels to workers and what a cache key is made of.
+
+    Args:
+        model: model id on the Hugging Face Hub, or a local folder in diffusers' layout.
+        task: ``"edit"`` (InstructPix2Pix: image and instruction), ``"translate"`` (image-to-image
+            from a partly noised image) or ``"generate"`` (text to image).
+        revision: the Hub commit, or ``"sha256:..."`` of a folder's weights; None is resolved once,
+            on first use.
+        variant: weight-file variant such as ``"fp16"``.
+        size: side in pixels of the square the model works at, a multiple of 8.
+        steps: scheduler steps, >= 1. A translation runs ``max(1, int(steps * strength))`` of them.
+        guidance_scale: text guidance; 1 turns it off.
+        image_guidance_scale: guidance towards the source image, ``"edit"`` only, >= 1.
+        scheduler: class name of a diffusers scheduler, or None for the model's own.
+        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``) , in
+            the order they are applied.
+        safety_checker: run the model's own safety checker; refused images are made again.
+        dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
+        batch_size: images in one call of the model, >= 1.
+        pad: always call the model with exactly ``batch_size`` images: bit-equal pixels whatever the
+            company of an image.
+        compile: ``torch.compile`` the U-Net; pads batches, since a new batch size compiles anew.
+        offload: keep on the GPU only the part that runs (for cards of 6 to 8 GB).
+
+    Raises:
+        ValueError: an argument is outside its range; the message names it.
+
+    Example:
+        >>> from diffaug import ModelSpec
+        >>> one, other = ModelSpec("my/model", steps=25), ModelSpec("my/model", steps=50)
+        >>> one.fingerprint == other.fingerprint
+        False
+        >>> one.fingerprint == ModelSpec("my/model", steps=25, device="cuda:1").fingerprint
+        True
+    """
+
+    model: str
+    task: Task = "edit"
+    revision: str | None = None
+    variant: str | None = None
+    size: int = 512
+    steps: int = 20
+    guidance_scale: float = 7.5
+    image_guidance_scale: float = 1.5
+    scheduler: str | None = None
+    adapters: tuple[str, ...] = ()
+    safety_checker: bool = False
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: int = 8
+    pad: bool = False
+    compile: bool = False
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", str(self.model))
+        object.__setattr__(self, "adapters", tuple(str(adapter) for adapter in self.adapters))
+        if not self.model:
+            raise ValueError("'model' must be a model id or a folder, got ''.")
+        if self.task not in TASKS:
+            raise ValueError(f"'task' must be one of {', '.join(TASKS)}, got {self.task!r}.")
+        if self.dtype not in ("auto", "float32", "float16", "bfloat16"):
+            raise ValueError(
+                f"'dtype' must be auto, float32, float16 or bfloat16, got {self.dtype!r}."
+            )
+        try:
+            device = "auto" if self.device == "auto" else str(torch.device(self.device))
+        except RuntimeError as error:
+            raise ValueError(
+                f"'device' must be 'auto' or a torch device like 'cuda:0', got {self.device!r}."
+            ) from error
+        object.__setattr__(self, "device", device)
+        for name in ("guidance_scale", "image_guidance_scale"):  # 4 and 4.0 are one fingerprint
+            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("size", "steps", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
+        if self.size % 8:
+            raise ValueError(f"'size' must be a positive multiple of 8, got {self.size}.")
+        if self.guidance_scale < 0:
+            raise ValueError(f"'guidance_scale' must be at least 0, got {self.guidance_scale}.")
+        if self.image_guidance_scale < 1:
+            raise ValueError(
+                f"'image_guidance_scale' must be at least 1, got {self.image_guidance_scale}."
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that changes a pixel; device and batch size, for one, do not."""
+        return digest([FORMAT_VERSION, self.identity()]).hex()[:32]
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that change a pixel, as plain values."""
+        fields = dataclasses.asdict(self)
+        for name in ("device", "batch_size", "pad", "compile", "offload"):
+            del fields[name]
+        if self.revision and self.revision.startswith("sha256:"):
+            del fields["model"]  # a folder is its weights, wherever it lies
+        fields["adapters"] = [name.partition("@sha256:")[2] or name for name in self.adapters]
+        return fields

@@ -1,0 +1,414 @@
+"""The command ``diffaug``: parse, call one function, print."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffaug.cli import models as models  # adds its commands
+from diffaug.cli import options
+from diffaug.cli.app import app, err, out
+from diffaug.cli.options import (
+    Alpha,
+    Backend,
+    BatchSize,
+    Device,
+    Dtype,
+    Fractals,
+    LongTail,
+    Masks,
+    Metaclass,
+    Method,
+    Pairs,
+    Prompts,
+    Recipe,
+    Seed,
+    Source,
+    Steps,
+    Strategy,
+    Strength,
+)
+
+if TYPE_CHECKING:
+    from diffaug.offline.run import Summary
+    from diffaug.transforms.base import ImageTransform
+
+
+@app.command()
+def augment(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, one folder per class; or its address, like s3://bucket/train."
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(help="New folder, or one to go on with.")],
+    method: Method = "diffusemix",
+    backend: Backend = None,
+    per_image: Annotated[
+        int | None,
+        typer.Option(
+            "--per-image",
+            "--multiplier",
+            help="Copies of each image; of diffmix, images in all as a multiple of the sources. "
+            "Default: the recipe's; 5, or 10 for the long tail, of diffmix.",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    strategy: Strategy = "diff-mix",
+    strength: Strength = "0.7",
+    pairs: Pairs = None,
+    long_tail: LongTail = False,
+    metaclass: Metaclass = "",
+    prompts: Prompts = None,
+    recipe: Recipe = "paper",
+    alpha: Alpha = "0.2",
+    masks: Masks = None,
+    fractals: Fractals = None,
+    size: Annotated[
+        int | None, typer.Option(help="Resize sources to this shorter side in pixels first.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="jpg, png or webp.")] = "jpg",
+    include_originals: Annotated[
+        bool, typer.Option("--include-originals", help="Write each source too.")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Make this share alone, like 3/16; the last one to finish merges. Default: what "
+            "torchrun or Slurm say (RANK and WORLD_SIZE, SLURM_PROCID and SLURM_STEP_NUM_TASKS)."
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="A model in a process on each of these, like 0,1,2,3; auto: every GPU."),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, or ray: a model on each GPU of the cluster at RAY_ADDRESS."),
+    ] = "local",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first unreadable image.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what there is to do, write nothing.")
+    ] = False,
+) -> None:
+    """Write an augmented copy of a class-per-folder tree; run again to go on."""
+    from diffaug.offline.augment import augment_folder
+    from diffaug.offline.shards import shard_of_process
+
+    if devices is not None:
+        options.refuse_beside("devices", device=device)
+    if engine == "ray":
+        options.refuse_beside("engine ray", device=device)
+    transform, only = _transform(
+        method, source, backend, strategy, strength, pairs, metaclass, long_tail,
+        prompts, recipe, alpha, masks, fractals,
+        device=device, dtype=dtype, steps=steps, batch_size=batch_size,
+    )  # fmt: skip
+    if only is not None:
+        err.print(f"from the {len(only)} images that '{backend}' was fine-tuned on")
+    summary = augment_folder(
+        source,
+        destination,
+        transform,
+        per_image=per_image,
+        seed=seed,
+        size=size,
+        format=format,
+        include_originals=include_originals,
+        only=only,
+        shard=shard or shard_of_process(),
+        engine=engine,
+        devices=devices,
+        strict=strict,
+        dry_run=dry_run,
+        progress=not dry_run,
+    )
+    _print_summary(summary, dry_run)
+    if not dry_run and not summary.made + summary.taken_over:
+        err.print("diffaug: error: no image could be made.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def merge(
+    destination: Annotated[Path, typer.Argument(help="Folder that parts were made in.")],
+) -> None:
+    """Put the finished parts of a set together, where the last one to finish could not."""
+    from diffaug.offline.shards import merge as join
+
+    out.print(f"{join(destination)} images in {destination}", markup=False)
+
+
+@app.command()
+def preview(
+    source: Source,
+    path: Annotated[Path, typer.Argument(help="PNG to write.")],
+    method: Method = "diffusemix",
+    backend: Backend = None,
+    count: Annotated[int, typer.Option(help="Images to show, a row each.")] = 6,
+    seed: Seed = 0,
+    strategy: Strategy = "diff-mix",
+    strength: Strength = "0.7",
+    pairs: Pairs = None,
+    metaclass: Metaclass = "",
+    prompts: Prompts = None,
+    recipe: Recipe = "paper",
+    alpha: Alpha = "0.2",
+    masks: Masks = None,
+    fractals: Fractals = None,
+    tile: Annotated[int, typer.Option(help="Side of each picture in pixels.")] = 256,
+    device: Device = None,
+    dtype: Dtype = None,
+    steps: Steps = None,
+) -> None:
+    """Draw a contact sheet of what each stage makes of some images."""
+    from diffaug.previews.contact_sheet import preview as draw
+
+    transform, _ = _transform(
+        method, source, backend, strategy, strength, pairs, metaclass, False,
+        prompts, recipe, alpha, masks, fractals,
+        device=device, dtype=dtype, steps=steps, variants=1,
+    )  # fmt: skip
+    _print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
+    out.print(str(path), markup=False)
+
+
+@app.command()
+def warm(
+    source: Source,
+    method: Method = "diffusemix",
+    backend: Backend = None,
+    seed: Seed = 0,
+    strategy: Strategy = "diff-mix",
+    strength: Strength = "0.7",
+    pairs: Pairs = None,
+    pool: Annotated[int, typer.Option(help="Translations of an image. [diffmix]")] = 5,
+    metaclass: Metaclass = "",
+    prompts: Prompts = None,
+    variants: Annotated[int, typer.Option(help="Edits of an image and prompt.")] = 1,
+    recipe: Recipe = "paper",
+    size: Annotated[
+        int | None,
+        typer.Option(help="What v2.Resize before the transform is given, if it is there."),
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what there is to generate.")
+    ] = False,
+) -> None:
+    """Generate into the cache what the transform with these settings can ask for in training."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    from diffaug.datasets.warm import warm_cache
+
+    ours, only = _transform(
+        method, source, backend, strategy, strength, pairs, metaclass, False,
+        prompts, recipe, "0.2", None, None, seed=seed, variants=variants, pool=pool,
+        device=device, dtype=dtype, steps=steps, batch_size=batch_size,
+    )  # fmt: skip
+    before = [] if size is None else [v2.Resize(size)]
+    photos = ImageFolder(source)
+    counts = warm_cache(photos, v2.Compose([*before, ours]), dry_run=True)
+    left = counts.requests - counts.cached
+    out.print(
+        f"{counts.requests} images can be asked for, {counts.cached} of them are there, "
+        f"{left} to make; {counts.bytes / 1e6:.0f} MB in all",
+        markup=False,
+    )
+    if dry_run or not left:
+        return
+    done = warm_cache(photos, v2.Compose([*before, ours]), progress=True)
+    out.print(
+        f"made {done.made}, {done.made / done.seconds:.1f} images/s"
+        + (f"; {done.refused} were refused or blank" if done.refused else ""),
+        markup=False,
+    )
+
+
+@app.command()
+def finetune(
+    source: Source,
+    destination: Annotated[Path, typer.Argument(help="New folder, or one to go on with.")],
+    base: Annotated[str, typer.Option(help="Preset, folder or Hub id that translates.")] = "sd15",
+    metaclass: Annotated[str, typer.Option(help="What all classes are, such as bird.")] = "",
+    shots: Annotated[int | None, typer.Option(help="Images of each class. Default: all.")] = None,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(help="The paper's for 200 classes: 35000.")] = 35_000,
+    rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Of the LoRA.")] = 5e-5,
+    embedding_learning_rate: Annotated[float, typer.Option(help="Of the words.")] = 5e-5,
+    batch_size: Annotated[int, typer.Option(help="Images in a step, over all processes.")] = 8,
+    gradient_accumulation: Annotated[int, typer.Option(help="Passes a step: less memory.")] = 1,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Slower, much less memory.")
+    ] = False,
+    mixed_precision: Annotated[str, typer.Option(help="auto, no, fp16 or bf16.")] = "auto",
+    min_snr_gamma: Annotated[
+        float | None, typer.Option(help="Weigh the loss by min-SNR; 5 is usual. Default: plain.")
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Draw each class as often as any other.")
+    ] = False,
+    initial_token: Annotated[
+        str | None, typer.Option(help="Word that new ones start from. Default: the metaclass.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels. Default: the model's.")] = None,
+    device: Device = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    sample_every: Annotated[int, typer.Option(help="Steps between pictures; 0: none.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first unreadable image.")
+    ] = False,
+) -> None:
+    """Teach a model a word for each class of a folder, for diffmix; run again to go on."""
+    from diffaug.finetuning.run import finetune as train
+
+    done = train(
+        source, destination,
+        base=base, metaclass=metaclass, shots=shots, seed=seed, steps=steps, rank=rank,
+        learning_rate=learning_rate, embedding_learning_rate=embedding_learning_rate,
+        batch_size=batch_size, gradient_accumulation=gradient_accumulation,
+        gradient_checkpointing=gradient_checkpointing, mixed_precision=mixed_precision,
+        min_snr_gamma=min_snr_gamma, balanced=balanced, initial_token=initial_token, size=size,
+        device=device or "auto", checkpoint_every=checkpoint_every, sample_every=sample_every,
+        strict=strict, progress=True,
+    )  # fmt: skip
+    out.print(
+        (f"{done.trained} steps" if done.trained else "nothing to do")
+        + f", {done.steps} in all, on {done.images} images of {done.classes} classes"
+        + (f", loss {done.loss:.3f}" if done.loss is not None else "")
+        + f"\nin {done.folder}: give it as --backend to 'diffaug augment --method diffmix'",
+        markup=False,
+    )
+    _print_skipped(done.skipped)
+
+
+@app.command()
+def filter(
+    folder: Annotated[Path, typer.Argument(help="Finished set to judge.")],
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help="clip (does it show the metaclass), or similarity (to the source: neither "
+            "unchanged nor lost)."
+        ),
+    ] = "clip",
+    keep: Annotated[
+        float | None, typer.Option(help="Fraction to keep, in (0, 1]. Default: 0.9. [clip]")
+    ] = None,
+    metaclass: Annotated[str, typer.Option(help="What all classes are, such as bird. [clip]")] = "",
+    target_class: Annotated[
+        bool, typer.Option("--target-class", help="Judge each image's own class, too. [clip]")
+    ] = False,
+    clip: Annotated[
+        str | None, typer.Option("--model", help="CLIP model: folder or Hub id. [clip]")
+    ] = None,
+    low: Annotated[float | None, typer.Option(help="Least similarity. [similarity]")] = None,
+    high: Annotated[float | None, typer.Option(help="Greatest similarity. [similarity]")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder the set was made from. Default: as it says. [similarity]"),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Judge a set's images; its manifest then says which to keep. Nothing is deleted."""
+    from diffaug.filtering.clip import ClipFilter
+    from diffaug.filtering.similarity import SimilarityFilter
+    from diffaug.filtering.verdicts import filter_set
+
+    judge: ClipFilter | SimilarityFilter
+    if scorer == "clip":
+        options.refuse(scorer, low=low, high=high, source=source)
+        chosen: dict[str, Any] = {} if clip is None else {"model": clip}
+        judge = ClipFilter(metaclass, target_class=target_class, device=device or "auto", **chosen)
+    elif scorer == "similarity":
+        options.refuse(scorer, metaclass=metaclass, target_class=target_class, model=clip)
+        bounds = {"low": low, "high": high}
+        given: dict[str, Any] = {k: value for k, value in bounds.items() if value is not None}
+        judge = SimilarityFilter(source, **given)
+    else:
+        raise ValueError(f"'scorer' must be clip or similarity, got {scorer!r}.")
+    done = filter_set(folder, judge, keep=keep, progress=True)
+    threshold = "" if done.threshold is None else f", from a score of {done.threshold:.3f} on"
+    out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}", markup=False)
+    _print_skipped(done.unreadable)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="diffaug")
+
+
+def _transform(
+    method: str,
+    source: str,
+    backend: str | None,
+    strategy: str,
+    strength: str,
+    pairs: str | None,
+    metaclass: str,
+    long_tail: bool,
+    prompts: list[str] | None,
+    recipe: str,
+    alpha: str,
+    masks: str | None,
+    fractals: Path | None,
+    *,
+    seed: int = 0,
+    variants: int | None = None,
+    pool: int = 5,
+    **changes: Any,
+) -> "tuple[ImageTransform, tuple[str, ...] | None]":
+    """Make the transform of a method, and say which images it must keep to, if not to all."""
+    if method == "diffmix":
+        options.refuse(method, prompts=prompts, masks=masks, fractals=fractals)
+        return options.diffmix(
+            source, backend, strategy, strength, pairs, metaclass, long_tail,
+            seed=seed, pool=pool, **changes,
+        )  # fmt: skip
+    if method != "diffusemix":
+        raise ValueError(f"'method' must be diffusemix or diffmix, got {method!r}.")
+    options.refuse(method, pairs=pairs, metaclass=metaclass, long_tail=long_tail)
+    made = options.diffusemix(
+        backend, prompts, recipe, alpha, masks, fractals,
+        seed=seed, variants=variants, **changes,
+    )  # fmt: skip
+    return made, None
+
+
+def _print_summary(summary: "Summary", dry_run: bool) -> None:
+    if dry_run:
+        left = summary.planned - summary.taken_over
+        out.print(
+            f"{summary.planned} images planned, {summary.taken_over} of them there, {left} to make "
+            f"in {summary.destination}; nothing was written",
+            markup=False,
+        )
+    else:
+        speed = f", {summary.made / summary.seconds:.1f} images/s" if summary.made else ""
+        lines = [f"made {summary.made}, taken over {summary.taken_over}{speed}"]
+        if summary.retried or summary.fallbacks:
+            lines.append(
+                f"retried {summary.retried}; in {summary.fallbacks} the original stands in"
+            )
+        if not summary.made and summary.taken_over:
+            lines.append("nothing to do")
+        lines.append(f"in {summary.destination}")
+        out.print("\n".join(lines), markup=False)
+    _print_skipped(summary.skipped)
+
+
+def _print_skipped(skipped: Any) -> None:
+    for name, reason in skipped:
+        err.print(f"skipped {name}: {reason}")

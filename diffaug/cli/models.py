@@ -1,0 +1,85 @@
+"""The commands about what diffaug has at hand: fractals, models, the cache."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from diffaug.cli.app import app, out
+from diffaug.cli.options import Seed
+
+
+@app.command()
+def fractals(
+    destination: Annotated[Path, typer.Argument(help="Folder to write the pictures to.")],
+    count: Annotated[int, typer.Option(help="How many.")] = 16,
+    size: Annotated[int, typer.Option(help="Side in pixels.")] = 256,
+    seed: Seed = 0,
+) -> None:
+    """Render fractals as PNG files."""
+    from diffaug.fractals import FractalBank
+    from diffaug.previews.contact_sheet import write_picture
+
+    bank = FractalBank(count, size, seed)
+    for index in range(count):
+        write_picture(destination / f"{bank.name(index)}.png", bank[index])
+    out.print(f"{count} fractals in {destination}", markup=False)
+
+
+@app.command()
+def backends() -> None:
+    """List the presets: task, steps, size, licence, and whether they are here; no network."""
+    from diffaug.backends.hub import downloaded
+    from diffaug.backends.presets import PRESETS
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("name", "task", "steps", "pixels", "download", "here", "commercial use"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("licence")
+    for name, preset in PRESETS.items():
+        spec, size = preset.spec, preset.gigabytes
+        table.add_row(
+            name + (" (experimental)" if preset.experimental else ""),
+            spec.task,
+            str(spec.steps),
+            str(spec.size),
+            "none" if size == 0 else f"{size} GB" if size else "unknown",
+            "yes" if downloaded(spec) else "no",
+            preset.commercial,
+            preset.licence,
+        )
+    # Piped, a table has no terminal to fit, and a wrapped cell could not be parsed.
+    (out if out.is_terminal else Console(width=400)).print(table)
+
+
+@app.command()
+def download(backend: Annotated[str, typer.Argument(help="Preset or Hub id.")]) -> None:
+    """Fetch a model, saying first how large it is and where it goes."""
+    from diffaug.backends import hub, presets
+
+    spec = presets.resolve(backend)
+    if hub.downloaded(spec):
+        out.print(f"'{backend}' is here already.", markup=False)
+        return
+    size = hub.download_size(spec)
+    out.print(
+        f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {hub.download_place(spec)}",
+        markup=False,
+    )
+    out.print(f"done: {hub.download(hub.pin(spec))}", markup=False)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove every generated image.")] = False,
+) -> None:
+    """Show how much the cache of generated images holds, or clear it."""
+    from diffaug.backends.cache import cache_info, clear_cache
+
+    info = clear_cache() if clear else cache_info()
+    done = "removed from" if clear else "in"
+    out.print(
+        f"{info.entries} images, {info.bytes / 1e6:.1f} MB, {done} {info.folder}", markup=False
+    )

@@ -1,0 +1,1 @@
+"""Datasets: what stands between a user's data and a loader."""

@@ -1,0 +1,23 @@
+"""What a map-style dataset is, and which item an index means."""
+
+from typing import Any
+
+from diffaug.labels.label import class_number
+
+
+def position(index: Any, length: int) -> int:
+    """Return the index of an item, counted from the front."""
+    number = class_number(index)
+    if number is None:
+        raise TypeError(f"'index' must be an integer, got {index!r}.")
+    if not -length <= number < length:
+        raise IndexError(f"'index' must be below {length}, got {number}.")
+    return number % length
+
+
+def check_dataset(dataset: Any) -> None:
+    """Raise unless a dataset is map-style."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"'dataset' must have a length and integer indices, got {type(dataset).__name__}."
+        )

@@ -1,0 +1,221 @@
+"""Judging an image by CLIP: does it show what all classes are."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from diffaug.arguments import whole
+from diffaug.backends import loading
+from diffaug.backends.hub import pin
+from diffaug.backends.model_files import weights_of
+from diffaug.backends.spec import ModelSpec
+from diffaug.errors import ModelError, ModelUnavailableError
+from diffaug.offline.manifest import Row
+
+CLIP = "openai/clip-vit-base-patch32"
+#: The only revision of it that has safetensors.
+CLIP_REVISION = "c237dc49a33fc61debc9276459120b7eac67e7ef"
+
+
+class ClipFilter:
+    """Score how likely CLIP finds it that an image shows what all classes are, such as a bird.
+
+    It is the paper's filter: the share of "a photo with a bird on it" against "a photo without a
+    bird on it". The target's share is our extension: the paper checks the metaclass only.
+
+    Args:
+        metaclass: what all classes are, one word if possible: ``"bird"``.
+        target_class: multiply with the share of the row's own class, "a photo of a cardinal bird",
+            among all classes of the set. Worth it where classes are named in words.
+        model: Hub id or folder of a CLIP model with safetensors; the paper's by default.
+        revision: Hub commit; None for a fixed one of the paper's model, and for the newest of
+            others.
+        device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
+        batch_size: images in one call of the model, >= 1.
+
+    Shape:
+        Images: uint8 ``(3, H, W)``, of any sizes. Scores: ``(N,)``, float in [0, 1].
+
+    Raises:
+        ValueError: an argument is outside its range.
+        ModelUnavailableError: on first use, the model is not here and cannot be fetched.
+        ModelError: on first use, the model is incomplete, pickled, or no CLIP model.
+
+    Example:
+        >>> from diffaug import ClipFilter
+        >>> ClipFilter("bird").captions
+        ('a photo with a bird on it', 'a photo without a bird on it')
+
+    Reference:
+        Wang et al., Diff-Mix, CVPR 2024, arXiv 2403.19600; Radford et al., CLIP, 2021,
+        arXiv 2103.00020.
+    """
+
+    name = "clip"
+
+    def __init__(
+        self,
+        metaclass: str,
+        *,
+        target_class: bool = False,
+        model: str | os.PathLike[str] = CLIP,
+        revision: str | None = None,
+        device: str = "auto",
+        batch_size: int = 32,
+    ) -> None:
+        if not isinstance(metaclass, str) or not metaclass.strip():
+            raise ValueError(
+                f"'metaclass' must say what all classes are, such as 'bird', got {metaclass!r}."
+            )
+        self.metaclass = metaclass.strip()
+        self.target_class = target_class
+        self.batch_size = whole("batch_size", batch_size, 1)
+        if revision is None and str(model) == CLIP:
+            revision = CLIP_REVISION
+        self._spec = ModelSpec(str(model), revision=revision, device=device)
+        self._loaded: _Clip | None = None
+        self._classes: tuple[str, ...] = ()
+        self._embedded: tuple[tuple[str, ...], torch.Tensor] | None = None
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The captions that images are held against: with, without, and then the classes'."""
+        thing = self.metaclass
+        return (
+            f"a photo with a {thing} on it",
+            f"a photo without a {thing} on it",
+            *(f"a photo of a {name} {thing}" for name in self._classes),
+        )
+
+    def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
+        """Take down the classes of a set."""
+        if self.target_class:
+            self._classes = tuple(sorted({str(row.get("label")) for row in rows}))
+
+    @torch.no_grad()
+    def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
+        """Return how much each image speaks for its captions."""
+        if self.target_class and not {str(row.get("label")) for row in rows} <= {*self._classes}:
+            self.prepare(Path(), rows)  # asked without a set: then these are the classes
+        clip = self._load()
+        pixels = clip.pixels(images)
+        captions = self.captions
+        if self._embedded is None or captions != self._embedded[0]:
+            texts = clip.model(pixel_values=pixels[:1], **clip.tokens(captions)).text_embeds
+            self._embedded = captions, texts
+        # The model wants a text each time; one is cheaper than those of all classes.
+        seen = clip.model(pixel_values=pixels, **clip.tokens(captions[:1])).image_embeds
+        logits = (clip.model.logit_scale.exp() * seen @ self._embedded[1].T).cpu()  # (N, captions)
+        scores = logits[:, :2].softmax(1)[:, 0]
+        if self.target_class:
+            own = torch.tensor([self._classes.index(str(row.get("label"))) for row in rows])
+            scores = scores * logits[:, 2:].softmax(1).gather(1, own[:, None])[:, 0]
+        return scores
+
+    def _load(self) -> "_Clip":
+        if self._loaded is None:
+            self._loaded = _load_clip(self._spec)
+        return self._loaded
+
+
+class _Clip(NamedTuple):
+    """A CLIP model on its device, and what prepares its input."""
+
+    model: Any
+    tokenizer: Any
+    processor: Any
+
+    def pixels(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+        made = self.processor(
+            list(pictures), return_tensors="pt", input_data_format="channels_first"
+        )
+        return made["pixel_values"].to(self.model.device)
+
+    def tokens(self, captions: Sequence[str]) -> Any:
+        longest = self.model.config.text_config.max_position_embeddings
+        made = self.tokenizer(
+            list(captions),
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+        )
+        return made.to(self.model.device)
+
+
+def _load_clip(spec: ModelSpec) -> _Clip:
+    """Load a CLIP model onto its device; whatever is missing or unsafe is an error."""
+    from transformers.utils import has_file
+
+    device = loading.choose_device(spec.device)
+    try:
+        spec = pin(spec)
+    except ModelUnavailableError as error:
+        raise _unavailable(spec, error.__cause__ or "there is no such folder") from error
+    folder = Path(spec.model)
+    local = folder.is_dir()
+    if local:
+        weights_of([file.name for file in folder.iterdir()], None, spec.model)
+        if not (folder / "config.json").is_file():  # transformers would take its default
+            raise ModelError(f"'{spec.model}' is no whole CLIP model: it has no config.json.")
+    try:
+        try:
+            clip, missing = _read_clip(spec, here=True)
+        except OSError:
+            # A Hub that cannot be reached is tried again for minutes, so ask first.
+            if local or not has_file(spec.model, "config.json", revision=spec.revision):
+                raise
+            clip, missing = _read_clip(spec, here=False)
+    except Exception as error:  # damaged files trip any of the parsers inside
+        if isinstance(error, OSError) and not local:
+            raise _unavailable(spec, error) from error
+        raise ModelError(
+            f"'{spec.model}' is no whole CLIP model: {_reason(error)}; get it anew."
+        ) from error
+    if missing:
+        raise ModelError(
+            f"'{spec.model}' lacks {len(missing)} weights that a CLIP model needs ({missing[0]}, "
+            "...); it is another kind of model, or was saved incomplete: choose another, or get it "
+            "anew."
+        )
+    return clip._replace(model=clip.model.to(device).eval())
+
+
+def _read_clip(spec: ModelSpec, *, here: bool) -> tuple[_Clip, list[str]]:
+    """Read the parts of a CLIP model; also name the weights that are random, not being there."""
+    # By their own names: the Auto classes may ask whether to run code of the model's.
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    where: dict[str, Any] = {"local_files_only": here}
+    if not Path(spec.model).is_dir():
+        where["revision"] = spec.revision
+    with torch.random.fork_rng(devices=[]), loading.quiet():
+        model, report = CLIPModel.from_pretrained(
+            spec.model,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **where,
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(spec.model, **where)
+        processor = CLIPImageProcessor.from_pretrained(spec.model, **where)
+    # Without its vocabulary a tokenizer is read all the same, and knows no letter from another.
+    if tokenizer("a").input_ids == tokenizer("b").input_ids:
+        raise OSError("its tokenizer has no vocabulary")
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    return _Clip(model, tokenizer, processor), missing
+
+
+def _reason(cause: BaseException | str) -> str:
+    """Return the first sentence of what went wrong."""
+    return (str(cause).splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".")
+
+
+def _unavailable(spec: ModelSpec, cause: BaseException | str) -> ModelUnavailableError:
+    return ModelUnavailableError(
+        f"'{spec.model}' is not on this machine and could not be fetched ({_reason(cause)}); "
+        "give ClipFilter the folder of a CLIP model, or use another scorer."
+    )

@@ -1,0 +1,99 @@
+"""Judging an image by its similarity to its source."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from diffaug import functional, images
+from diffaug.arguments import whole
+from diffaug.errors import UnreadableImageError
+from diffaug.offline.manifest import Row, read_run
+
+
+class SimilarityFilter:
+    """Score how similar an image is to its source, and keep what changed neither too much nor not.
+
+    The measure is SSIM, the structural similarity, at a small common size: 1 for equal images,
+    about 0 where nothing of the source can be recognised. It goes by bounds, since both ends are
+    bad: an edit without effect, and one that lost the class.
+
+    Args:
+        source: the folder that the set was made from; None for the one that its ``run.json`` names.
+        low: least similarity to keep, in [-1, 1].
+        high: greatest similarity to keep, in [-1, 1].
+        size: side in pixels of the square that both images are resized to, >= 16.
+
+    Shape:
+        Images: uint8 ``(3, H, W)``, of any sizes. Scores: ``(N,)``, float in [-1, 1].
+
+    Raises:
+        ValueError: an argument is outside its range, or there is no folder of sources.
+
+    Example:
+        >>> from diffaug import SimilarityFilter
+        >>> SimilarityFilter(low=0.2).bounds
+        (0.2, 0.98)
+
+    Reference:
+        Wang, Bovik, Sheikh and Simoncelli, Image quality assessment, IEEE TIP 13(4), 2004; a window
+        of 11 pixels, on each colour channel.
+    """
+
+    name = "similarity"
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        low: float = 0.1,
+        high: float = 0.98,
+        size: int = 64,
+    ) -> None:
+        for name, value in (("low", low), ("high", high)):
+            if not -1 <= value <= 1:
+                raise ValueError(f"'{name}' must be in [-1, 1], got {value}.")
+        if low > high:
+            raise ValueError(f"'low' must not be above 'high', got {low} and {high}.")
+        self.bounds = (float(low), float(high))
+        self.size = whole("size", size, 16)
+        self.source = None if source is None else Path(source).expanduser()
+        self._root = self.source
+
+    def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
+        """Find the folder that a set was made from."""
+        named = self.source or (read_run(folder) or {}).get("source")
+        if named is None or not Path(named).is_dir():
+            found = "run.json names none" if named is None else f"'{named}' is no folder here"
+            raise ValueError(
+                f"'source' must be the folder that the set was made from, and {found}; "
+                "give SimilarityFilter that folder."
+            )
+        self._root = Path(named)
+        sources = dict.fromkeys(str(row.get("source")) for row in rows)
+        if sources and not any((self._root / source).is_file() for source in sources):
+            raise ValueError(
+                f"'source' must be the folder that the set was made from, and '{named}' has none "
+                f"of its images, such as '{next(iter(sources))}'; give SimilarityFilter another."
+            )
+
+    def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
+        """Return each image's similarity to its source, NaN where that cannot be read."""
+        from kornia.metrics import ssim
+
+        originals = {name: self._original(name) for name in {str(row["source"]) for row in rows}}
+        made = torch.stack([self._small(image) for image in images])  # (N, 3, S, S)
+        source = torch.stack([originals[str(row["source"])] for row in rows])
+        return ssim(made, source, window_size=11).mean((1, 2, 3))
+
+    def _original(self, name: str) -> torch.Tensor:
+        if self._root is None:
+            raise ValueError("'source' must be given to score images outside filter_set.")
+        try:
+            return self._small(images.read_image(self._root / name))
+        except UnreadableImageError:
+            return torch.full((3, self.size, self.size), torch.nan)
+
+    def _small(self, image: torch.Tensor) -> torch.Tensor:
+        return functional.resize(image, (self.size, self.size)).float() / 255

@@ -1,0 +1,36 @@
+"""The names that a dataset gives its classes."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diffaug.labels.samples import LABEL_KEYS
+
+
+def distinct(names: Iterable[Any]) -> list[str]:
+    """Number the classes of one name, such as ImageNet's cranes, that they do not become one.
+
+    Example:
+        >>> from diffaug.labels.class_names import distinct
+        >>> distinct(["crane", "owl", "crane"])
+        ['crane (0)', 'owl', 'crane (2)']
+    """
+    texts = [str(name) for name in names]
+    count = Counter(texts)
+    return [f"{text} ({number})" if count[text] > 1 else text for number, text in enumerate(texts)]
+
+
+def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | None:
+    """Find the names, made distinct, that a dataset or what a subset is of gives its classes."""
+    while dataset is not None:
+        features = getattr(dataset, "features", None)
+        feature = None
+        if isinstance(features, Mapping):
+            keys = LABEL_KEYS if label_key is None else (label_key,)
+            feature = next((features[key] for key in keys if key in features), None)
+        names = getattr(feature, "names", None) or getattr(dataset, "classes", None)
+        if isinstance(names, (list, tuple)) and names:
+            # torchvision's ImageNet gives each class a tuple of names
+            return distinct(name[0] if isinstance(name, tuple) else name for name in names)
+        dataset = getattr(dataset, "dataset", None)
+    return None

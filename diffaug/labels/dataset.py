@@ -1,0 +1,117 @@
+"""The labels of a whole dataset: listed, counted, and a few of each class chosen."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, Subset
+
+from diffaug.arguments import whole
+from diffaug.labels import samples
+from diffaug.labels.label import class_number
+from diffaug.seeds import derive_seed
+
+
+def dataset_labels(dataset: Any) -> list[Any]:
+    """Return every label of a dataset, without reading its images where it says them.
+
+    Known are torchvision's ``targets`` and ``labels`` (and what a ``target_transform`` makes of
+    them), a Hugging Face column, subsets, concatenations, and datasets around another of the same
+    length; others are read item by item.
+    """
+    if isinstance(dataset, Subset):
+        inside = dataset_labels(dataset.dataset)
+        return [inside[index] for index in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        return [label for part in dataset.datasets for label in dataset_labels(part)]
+    for name in ("targets", "labels", "_labels"):
+        found = getattr(dataset, name, None)
+        if isinstance(found, (torch.Tensor, np.ndarray)):
+            found = found.tolist()
+        if isinstance(found, (list, tuple)) and len(found) == len(dataset):
+            change = getattr(dataset, "target_transform", None)
+            return [change(label) for label in found] if change else list(found)
+    if isinstance(features := getattr(dataset, "features", None), Mapping):
+        key = next((key for key in samples.LABEL_KEYS if key in features), None)
+        if key is not None:
+            return list(dataset[key])
+    inner = getattr(dataset, "dataset", None)
+    if inner is not None and hasattr(inner, "__len__") and len(inner) == len(dataset):
+        return dataset_labels(inner)
+    items = (dataset[index] for index in range(len(dataset)))
+    return [samples.get(item, samples.label_place(item)) for item in items]
+
+
+def class_counts(dataset: Any, num_classes: int | None = None) -> torch.Tensor:
+    """Count the images of each class of a dataset.
+
+    Args:
+        dataset: map-style, with class numbers as labels.
+        num_classes: C; None for the largest number found, plus one.
+
+    Shape:
+        int64 ``(C,)``.
+
+    Raises:
+        ValueError: a label is no class number, or not below ``num_classes``.
+
+    Example:
+        >>> class_counts([("image", 0), ("image", 2), ("image", 2)])
+        tensor([1, 0, 2])
+    """
+    least = 0 if num_classes is None else whole("num_classes", num_classes, 1)
+    numbers = []
+    for place, label in enumerate(dataset_labels(dataset)):
+        number = class_number(label)
+        if number is None or number < 0:
+            raise ValueError(f"the label of item {place} must be a class number, got {label!r}.")
+        if number >= least > 0:
+            raise ValueError(f"the label of item {place} must be in [0, {least}), got {number}.")
+        numbers.append(number)
+    return torch.tensor(numbers, dtype=torch.long).bincount(minlength=least)
+
+
+def few_shot_subset(labels: Sequence[Any], shots: int, seed: int = 0) -> list[int]:
+    """Choose the same few images of each class everywhere: tuning, generation and training.
+
+    Args:
+        labels: the label of every image, in the dataset's order: all numbers, or all names.
+        shots: images of each class, at least 1.
+        seed: another seed chooses others.
+
+    Returns:
+        Indices, sorted; for ``torch.utils.data.Subset``.
+
+    Raises:
+        ValueError: a class has fewer images.
+        TypeError: a label is neither a number nor a name.
+
+    Example:
+        >>> few_shot_subset([0, 0, 0, 1, 1, 1], shots=1)
+        [0, 4]
+    """
+    shots, seed = whole("shots", shots, 1), whole("seed", seed, 0)
+    places: dict[Any, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        # Tensors of one number are no equal keys.
+        name = label if isinstance(label, str) else class_number(label)
+        if name is None or isinstance(name, str) != isinstance(next(iter(places), name), str):
+            raise TypeError(
+                f"'labels' must be all class numbers or all names, got {label!r} at place {place}."
+            )
+        places[name].append(place)
+    chosen: list[int] = []
+    # By the rank of the class, which its number and its folder's name share.
+    for rank, label in enumerate(sorted(places)):
+        found = places[label]
+        if len(found) < shots:
+            raise ValueError(
+                f"'shots' must be at most the images of each class, got {shots} and class "
+                f"{label!r} has {len(found)}."
+            )
+        generator = torch.Generator().manual_seed(derive_seed("few-shot", seed, rank))
+        order = torch.randperm(len(found), generator=generator).tolist()
+        chosen += [found[index] for index in order[:shots]]
+    return sorted(chosen)

@@ -1,0 +1,214 @@
+"""Which classes are paired: the sampler of Diff-Mix, and the soft labels of its pairs.
+
+Draws take a ``torch.Generator``; None is torch's global one, as in torchvision's transforms.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffaug.arguments import whole
+from diffaug.labels.label import as_numbers, check_classes, soft_label, target_weight
+from diffaug.seeds import derive_seed
+
+PAIRINGS = ("uniform", "other", "same", "tail")
+
+
+@dataclass(frozen=True)
+class ClassPairs:
+    """Pairs of classes, and what an image between them is labelled.
+
+    Args:
+        source: ``(B,)`` class numbers of the images translated.
+        target: ``(B,)`` class numbers they are translated to.
+        strength: ``(B,)`` in [0, 1].
+        weight: ``(B,)`` how much the target counts in the label.
+        soft_labels: ``(B, C)`` float32, each row summing to 1.
+    """
+
+    source: torch.Tensor
+    target: torch.Tensor
+    strength: torch.Tensor
+    weight: torch.Tensor
+    soft_labels: torch.Tensor
+
+
+class ClassPairSampler:
+    """Draw target classes for source classes, and the soft labels in between.
+
+    Args:
+        num_classes: C.
+        strategy: how targets are drawn: ``"uniform"`` over all classes, the source's own among them
+            (the paper's), ``"other"`` (uniform over the others), ``"same"`` (the source's own),
+            ``"tail"`` (weight ``1 / (n_c + 1)``, for long tails; needs ``class_counts``), or a
+            ``(C, C)`` matrix of weights, a row for each source class.
+        class_counts: ``(C,)`` images of each class, for long tails; see :func:`class_counts`. The
+            sources of a whole set are then drawn by image, and not by class.
+
+    Raises:
+        ValueError: an unknown strategy, one class only with ``"other"``, weights or counts that do
+            not fit.
+
+    Example:
+        >>> import torch
+        >>> from diffaug import ClassPairSampler
+        >>> sampler = ClassPairSampler(3, strategy="other")
+        >>> pairs = sampler(torch.tensor([0, 1, 2]), strength=0.7, gamma=0.5)
+        >>> bool((pairs.source != pairs.target).all()), pairs.soft_labels.sum(1)
+        (True, tensor([1., 1., 1.]))
+
+    Reference:
+        Wang et al., Diff-Mix, CVPR 2024, arXiv 2403.19600, section 3.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        strategy: str | torch.Tensor | np.ndarray | Sequence[Sequence[float]] = "uniform",
+        class_counts: torch.Tensor | Sequence[int] | None = None,
+    ) -> None:
+        self.num_classes = whole("num_classes", num_classes, 1)
+        self.class_counts = None if class_counts is None else self._counts(class_counts)
+        self.weights: torch.Tensor | None = None
+        if isinstance(strategy, str):
+            if strategy not in PAIRINGS:
+                raise ValueError(
+                    f"'strategy' must be one of {', '.join(PAIRINGS)} or a matrix of weights, "
+                    f"got {strategy!r}."
+                )
+            if strategy == "other" and self.num_classes < 2:
+                raise ValueError("'strategy' other needs at least 2 classes, got 1.")
+            if strategy == "tail" and self.class_counts is None:
+                raise ValueError(
+                    "'strategy' tail needs 'class_counts'; count them with class_counts(dataset)."
+                )
+            self.strategy = strategy
+        else:
+            self.strategy, self.weights = "weights", self._matrix(strategy)
+
+    def _counts(self, counts: Any) -> torch.Tensor:
+        found = as_numbers("class_counts", counts)
+        if found.shape != (self.num_classes,):
+            raise ValueError(
+                f"'class_counts' must have one number for each of {self.num_classes} classes, got "
+                f"shape {tuple(found.shape)}."
+            )
+        if found.is_floating_point() or found.dtype == torch.bool:
+            raise TypeError(f"'class_counts' must hold integers, got {found.dtype}.")
+        if bool((found < 0).any()):
+            raise ValueError(f"'class_counts' must be at least 0, got {found.min().item()}.")
+        if not bool(found.any()):
+            raise ValueError("'class_counts' must count at least one image, got none.")
+        return found.long()
+
+    def _matrix(self, weights: Any) -> torch.Tensor:
+        found = as_numbers("strategy", weights).double()
+        shape = (self.num_classes, self.num_classes)
+        if found.shape != shape:
+            raise ValueError(
+                f"'strategy' must be a {shape} matrix of weights, got shape {tuple(found.shape)}."
+            )
+        if not bool(((found >= 0) & found.isfinite()).all()) or not bool((found.sum(1) > 0).all()):
+            raise ValueError(
+                "'strategy' must hold weights of at least 0, some of them positive in each row."
+            )
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify how classes are paired, in a set's ``run.json``."""
+        numbers = [
+            None if one is None else one.tolist() for one in (self.class_counts, self.weights)
+        ]
+        return f"{self.strategy} of {self.num_classes}, {derive_seed(*numbers):x}"
+
+    def targets(
+        self, source: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Draw a target class ``(B,)`` for each source class ``(B,)``."""
+        source = as_numbers("source", source)
+        check_classes("source", source, self.num_classes)
+        shape, classes = source.shape, self.num_classes
+        if self.strategy == "same":
+            return source.clone()
+        if self.strategy == "uniform":
+            return torch.randint(classes, shape, generator=generator)
+        if self.strategy == "other":
+            drawn = torch.randint(classes - 1, shape, generator=generator)
+            return drawn + (drawn >= source)
+        if self.weights is not None:
+            rows = self.weights[source]
+        else:
+            rows = long_tail_weights(self.class_counts).expand(len(source), -1)
+        return _draw(rows, generator)
+
+    def __call__(
+        self,
+        source: torch.Tensor,
+        strength: float | torch.Tensor,
+        *,
+        gamma: float,
+        generator: torch.Generator | None = None,
+    ) -> ClassPairs:
+        """Draw a pair for each source class.
+
+        Args:
+            source: ``(B,)`` class numbers.
+            strength: in [0, 1], a number or ``(B,)``.
+            gamma: as in :func:`soft_label`.
+            generator: None for torch's global one.
+        """
+        source = as_numbers("source", source)
+        if source.ndim != 1:
+            raise ValueError(f"'source' must have shape (B,), got {tuple(source.shape)}.")
+        strengths = as_numbers("strength", strength).float()
+        if strengths.shape not in ((), source.shape):
+            raise ValueError(
+                f"'strength' must be a number or one for each of {len(source)} sources, got shape "
+                f"{tuple(strengths.shape)}."
+            )
+        strengths = strengths.expand(source.shape)
+        weight = target_weight(strengths, gamma)
+        target = self.targets(source, generator)
+        labels = soft_label(source, target, strengths, gamma, self.num_classes)
+        return ClassPairs(source, target, strengths, weight, labels)
+
+    def sources(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw ``(n,)`` source classes for a whole set: by class; by image if counts are known."""
+        if self.class_counts is not None:
+            return _draw(self.class_counts.double().expand(n, -1), generator)
+        return torch.randint(self.num_classes, (n,), generator=generator)
+
+    def plan(
+        self,
+        n: int,
+        strength: float | torch.Tensor,
+        *,
+        gamma: float,
+        generator: torch.Generator | None = None,
+    ) -> ClassPairs:
+        """Draw ``n`` pairs for a whole set, sources too.
+
+        Example:
+            >>> from diffaug import ClassPairSampler
+            >>> ClassPairSampler(10).plan(50, strength=0.7, gamma=0.5).soft_labels.shape
+            torch.Size([50, 10])
+        """
+        source = self.sources(whole("n", n, 0), generator)
+        return self(source, strength, gamma=gamma, generator=generator)
+
+
+def long_tail_weights(counts: Any) -> torch.Tensor:
+    """Return the weights ``1 / (n_c + 1)`` that draw rare classes more often, float64 ``(C,)``."""
+    return 1 / (torch.as_tensor(counts).double() + 1)
+
+
+def _draw(rows: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Draw a column ``(B,)`` of each row of weights (B, C)."""
+    if not len(rows):
+        return torch.zeros(0, dtype=torch.long)
+    return torch.multinomial(rows, 1, generator=generator)[:, 0]

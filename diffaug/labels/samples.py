@@ -1,0 +1,116 @@
+"""Where a sample keeps its image and its label: at a place of a tuple, or under a key of a dict."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+IMAGE_KEYS = ("image", "img", "pixel_values")
+LABEL_KEYS = ("label", "labels", "fine_label")
+
+#: The way into a sample, from the outside in: keys and positions.
+Place = tuple[Any, ...]
+LabelsGetter = str | int | Callable[[Any], Any]
+
+
+def image_place(sample: Any) -> Place:
+    """Return where a sample's image is: under a usual key, or first.
+
+    Raises:
+        TypeError: the sample is neither a tuple, a list nor a dict with such a key.
+    """
+    if isinstance(sample, Mapping):
+        return (_key(sample, IMAGE_KEYS, "image"),)
+    if isinstance(sample, (tuple, list)) and sample:
+        return (0,)
+    raise TypeError(
+        f"a sample must be (image, label) or a dict of them, got {type(sample).__name__}."
+    )
+
+
+def label_place(sample: Any, getter: LabelsGetter = "default") -> Place:
+    """Return where a sample's label is.
+
+    Args:
+        sample: ``(image, label, ...)``, or a dict with ``label``, ``labels`` or ``fine_label``;
+            also ``(image, {"label": ...})``.
+        getter: a key, an index, or a callable that returns the label itself, where it is elsewhere.
+
+    Raises:
+        TypeError: there is no label there.
+
+    Example:
+        >>> label_place(("image", 3)), label_place({"img": "image", "labels": 3})
+        ((1,), ('labels',))
+    """
+    if callable(getter):
+        return _place_of(sample, getter(sample))
+    if getter != "default":
+        place = (getter,)
+        try:
+            get(sample, place)
+        except (KeyError, IndexError, TypeError) as error:
+            raise TypeError(
+                f"'labels_getter' is {getter!r}, and a sample has no such place."
+            ) from error
+        return place
+    if isinstance(sample, Mapping):
+        return (_key(sample, LABEL_KEYS, "label"),)
+    if isinstance(sample, (tuple, list)) and len(sample) >= 2:
+        inner = sample[1]
+        return (1, _key(inner, LABEL_KEYS, "label")) if isinstance(inner, Mapping) else (1,)
+    raise TypeError(
+        f"a sample must be (image, label) or a dict of them, got {type(sample).__name__}."
+    )
+
+
+def get(sample: Any, place: Place) -> Any:
+    """Return what is at a place of a sample."""
+    for step in place:
+        sample = sample[step]
+    return sample
+
+
+def put(sample: Any, place: Place, value: Any) -> Any:
+    """Return a copy of a sample with a value at a place; the rest is shared."""
+    if not place:
+        return value
+    step, rest = place[0], place[1:]
+    changed = put(sample[step], rest, value)
+    if isinstance(sample, Mapping):
+        copy: Any = {**sample, step: changed}
+        return copy
+    parts = list(sample)
+    parts[step] = changed
+    if hasattr(sample, "_fields"):  # a named tuple
+        return type(sample)(*parts)
+    return tuple(parts) if isinstance(sample, tuple) else parts
+
+
+def _key(sample: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> str:
+    for key in keys:
+        if key in sample:
+            return key
+    raise TypeError(
+        f"a sample must have its {what} under one of the keys {', '.join(keys)}, got "
+        f"{', '.join(map(str, sample)) or 'none'}; rename it."
+    )
+
+
+def _place_of(sample: Any, label: Any) -> Place:
+    """Find an object in a sample; equal small integers are one object, and that is an error."""
+    found = list(_places(sample, label))
+    if len(found) != 1:
+        raise TypeError(
+            f"'labels_getter' must return one value of the sample itself, and this one is there "
+            f"{len(found)} times; give a key or an index instead."
+        )
+    return found[0]
+
+
+def _places(sample: Any, label: Any) -> Any:
+    if sample is label:
+        yield ()
+    elif isinstance(sample, (Mapping, tuple, list)):
+        pairs = sample.items() if isinstance(sample, Mapping) else enumerate(sample)
+        for step, inner in pairs:
+            for rest in _places(inner, label):
+                yield (step, *rest)

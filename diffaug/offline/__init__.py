@@ -1,0 +1,1 @@
+"""Sets on disk: a folder or a dataset in, augmented images with their manifest out."""

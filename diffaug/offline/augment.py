@@ -1,0 +1,272 @@
+"""The offline job: a folder or a dataset in, a set of augmented images with its manifest out."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diffaug.backends import finetuned
+from diffaug.backends.spec import ModelSpec
+from diffaug.errors import DestinationError
+from diffaug.offline.destination import Destination
+from diffaug.offline.generate import Maker
+from diffaug.offline.identity import identity, pinned
+from diffaug.offline.options import Options
+from diffaug.offline.run import Run, Summary, pairs_up
+from diffaug.offline.shards import Shard, join, parts_of, unfinished
+from diffaug.offline.sources import DatasetSource, FolderSource, Source
+from diffaug.offline.trees import LocalTree
+from diffaug.seeds import derive_seed
+from diffaug.transforms.base import ImageTransform
+
+
+def augment_folder(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    transform: ImageTransform,
+    *,
+    per_image: int | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    format: str = "jpg",
+    include_originals: bool = False,
+    only: Iterable[str] | None = None,
+    shard: str | Shard | None = None,
+    engine: str = "local",
+    devices: str | Sequence[str | int] | None = None,
+    strict: bool = False,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> Summary:
+    """Augment a class-per-folder tree of images into a set on disk; the label is the folder.
+
+    Run it again after any interruption, and it makes what is missing. The set holds
+    ``<class>/<path and stem>__<n>.<format>`` (the source's extension stays where two stems are the
+    same), ``metadata.jsonl`` with a row for each image, and ``run.json``. It loads with
+    torchvision's ``ImageFolder``, and with Hugging Face's ``load_dataset("imagefolder",
+    data_dir=..., data_files={"train": "**"})``, which else takes names like ``val_1`` for splits.
+
+    Args:
+        source: a folder with one folder per class, or an address that fsspec reads, such as
+            ``s3://bucket/train``.
+        destination: a new folder, or one that this same run was stopped in.
+        transform: which augmentation; its ``p`` is left aside.
+        per_image: copies of each image, >= 1; None for as many as the transform advises. More than
+            before adds the missing ones; with fewer none goes. :class:`DiffMix` draws so many
+            sources in all, and files each image under its target class.
+        seed: with the transform's settings it determines the set.
+        size: resize sources to this shorter side in pixels; None keeps their size.
+        format: ``"jpg"``, ``"png"`` or ``"webp"``.
+        include_originals: write each source too, in the same size and format, as ``__original``.
+        only: paths below the source to keep to, such as those a model was fine-tuned on.
+        shard: ``"3/16"``: make this share alone, in a process or on a machine of its own; the last
+            one to finish puts all together. The set is that of a single run.
+        engine: ``"local"``, or ``"ray"``: a model on each GPU of the Ray cluster at
+            ``RAY_ADDRESS``, or of one started here; its machines must be able to read the source.
+        devices: a model in a process on each of these, such as ``"0,1,2,3"`` or ``["cuda:0"]``;
+            ``"auto"`` for every GPU; None for one in this process.
+        strict: stop at the first unreadable image rather than skip it.
+        dry_run: count, write nothing.
+        progress: show a bar on stderr.
+
+    Raises:
+        ValueError: an argument is outside its range, or there is no image in a class folder.
+        UnreadableImageError: with ``strict``, a file is no whole image.
+        DestinationError: the destination lies in the source, holds something else, is in use, or
+            cannot be written to.
+        MissingDependencyError: Ray, or what reads the address, is not installed.
+        DiffaugError: the model cannot be loaded or run, or the address not read.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torchvision.utils import save_image
+        >>> from diffaug import PromptEdit, RecordingBackend, augment_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "photos", "cat").mkdir(parents=True)
+        ...     save_image(torch.rand(3, 32, 48), f"{folder}/photos/cat/tom.png")
+        ...     edit = PromptEdit(backend=RecordingBackend())
+        ...     done = augment_folder(f"{folder}/photos", f"{folder}/set", edit, per_image=2)
+        ...     sorted(path.name for path in Path(folder, "set", "cat").iterdir()), done.made
+        (['tom__0.jpg', 'tom__1.jpg'], 2)
+    """
+    options = Options(
+        per_image=per_image, seed=seed, size=size, format=format,
+        include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
+        devices=devices, strict=strict, dry_run=dry_run, progress=progress,
+    )  # fmt: skip
+    images = FolderSource(source, only)
+    below = Path(destination).expanduser().resolve()
+    if isinstance(images.files, LocalTree) and below.is_relative_to(images.files.root.resolve()):
+        raise DestinationError(
+            f"'{destination}' lies inside the source '{source}', whose next run would take it for "
+            "a class; choose a folder outside it."
+        )
+    return _augment(images, destination, transform, options)
+
+
+def augment_dataset(
+    dataset: Any,
+    destination: str | os.PathLike[str],
+    transform: ImageTransform,
+    *,
+    per_image: int | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    format: str = "jpg",
+    include_originals: bool = False,
+    class_names: Sequence[str] | None = None,
+    shard: str | Shard | None = None,
+    engine: str = "local",
+    devices: str | Sequence[str | int] | None = None,
+    strict: bool = False,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> Summary:
+    """Augment a map-style dataset into a set on disk, each image in the folder of its label.
+
+    It works as :func:`augment_folder` does, and names images ``<class>/<index>__<n>.<format>``.
+
+    Args:
+        dataset: of ``(image, label)`` pairs (torchvision) or of dicts with ``image`` or ``img`` and
+            ``label``, ``labels`` or ``fine_label`` (Hugging Face); without random transforms.
+        destination: as for :func:`augment_folder`, and so are transform, per_image, seed, size,
+            format, include_originals, shard, engine, devices, strict, dry_run and progress.
+        class_names: names by label; by default the dataset's own ``classes`` or features, or else
+            the number itself.
+
+    Shape:
+        Images: PIL, or ``(C, H, W)`` with 1 or 3 channels, uint8 or float in [0, 1].
+
+    Raises:
+        TypeError: the dataset has no length or no integer indices, or an item holds no image.
+        ValueError, DiffaugError: as for :func:`augment_folder`; a label that has no name.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from diffaug import PromptEdit, RecordingBackend, augment_dataset
+        >>> data = [(torch.rand(3, 32, 32), 1)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     edit = PromptEdit(backend=RecordingBackend())
+        ...     done = augment_dataset(data, folder, edit, class_names=["cat", "dog"])
+        ...     [path.name for path in Path(folder, "dog").iterdir()]
+        ['000000__0.jpg']
+    """
+    options = Options(
+        per_image=per_image, seed=seed, size=size, format=format,
+        include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
+        devices=devices, strict=strict, dry_run=dry_run, progress=progress,
+    )  # fmt: skip
+    source = DatasetSource(dataset, class_names)
+    return _augment(source, destination, transform, options)
+
+
+def _check_subset(spec: ModelSpec | None, source: Source) -> None:
+    """Warn where a model was fine-tuned on a few images, and these are others."""
+    tuned = finetuned.find(spec) if spec else None
+    if tuned is None or tuned.shots is None or set(tuned.files) == set(source.keys):
+        return
+    warnings.warn(
+        f"'{tuned.folder}' was fine-tuned on {len(tuned.files)} images ({tuned.shots} of a class, "
+        f"seed {tuned.seed}), and 'source' has {len(source.keys)} that are not the same; what a "
+        "classifier may not learn from should not reach it through the generator: see 'only'.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _augment(
+    source: Source,
+    destination: str | os.PathLike[str],
+    transform: ImageTransform,
+    options: Options,
+) -> Summary:
+    if not isinstance(transform, ImageTransform):
+        raise TypeError(
+            "'transform' must be one of diffaug's, such as DiffuseMix, "
+            f"got {type(transform).__name__}."
+        )
+    if re.match(r"\w{2,}:/", os.fspath(destination)):
+        raise ValueError(
+            f"'destination' must be a local folder, got '{destination}'; upload the set when it is "
+            "finished."
+        )
+    spec = pinned(transform.backend)
+    asked = options.identity()
+    if pairs_up(transform):  # which images are drawn depends on which there are
+        asked["sources"] = f"{derive_seed(source.keys):x}"
+        _check_subset(spec, source)
+    whole = Destination(destination, identity(transform, spec, asked))
+    job = _Augmentation(source, whole, transform, spec, options)
+    return job.make_whole() if options.shard is None else job.make_part(options.shard)
+
+
+@dataclass(frozen=True)
+class _Augmentation:
+    """A set to be made: of what, where, by which transform and model, and how."""
+
+    source: Source
+    whole: Destination
+    transform: ImageTransform
+    spec: ModelSpec | None
+    options: Options
+
+    def make_whole(self) -> Summary:
+        """Make the set in this process."""
+        recorded = self._recorded()  # a folder is refused before it is touched
+        folder = self.whole.folder
+        if left := parts_of(folder):
+            raise DestinationError(
+                f"'{folder}' holds parts, such as {left[0]}; finish these, or call merge "
+                "('diffaug merge')."
+            )
+        if self.options.dry_run:
+            return self._run(self.whole, recorded).summary()
+        with self.whole:
+            recorded = self._recorded()  # another run may have been faster
+            return self._run(self.whole, recorded).go()
+
+    def make_part(self, share: Shard) -> Summary:
+        """Make one part of the set, and merge all if it was the last."""
+        whole, folder = self.whole, self.whole.folder
+        finished = self._recorded() or {}
+        if any(part.total != share.total for part in parts_of(folder)):
+            raise DestinationError(
+                f"'{folder}' holds parts of another division than {share}; finish or remove them."
+            )
+        part = Destination(share.folder(folder), {**whole.identity, "shard": str(share)})
+
+        def run_of(place: Destination, **more: Any) -> Run:
+            return self._run(place, part.recorded() or whole.recorded(), **more)
+
+        skipped = {one["source"] for one in finished.get("skipped", ())}
+        missing = run_of(whole).missing()
+        merged = "images" in finished and all(one.source in skipped for one in missing)
+        if self.options.dry_run or (merged and not parts_of(folder)):
+            if not self.options.dry_run:
+                whole.tidy()
+            run = run_of(part, takes=share.takes, there=whole.rows())
+            return replace(run.summary(), destination=folder)
+        with part:  # and looked at again, since another run may have been faster
+            run = run_of(part, takes=share.takes, there=whole.rows())
+            run.begin()
+            summary = run.go()
+        if not unfinished(folder):
+            join(folder)
+        return replace(summary, destination=folder)
+
+    def _run(self, place: Destination, recorded: dict[str, Any] | None, **more: Any) -> Run:
+        maker = Maker(self.source, self.transform, self.spec, self.options, recorded)
+        return Run(maker, place, **more)
+
+    def _recorded(self) -> dict[str, Any] | None:
+        """Return what is recorded of this run in its folder, which may hold no other."""
+        recorded = self.whole.recorded()
+        if recorded and not self.source.may_be(recorded["source"]):
+            raise DestinationError(
+                f"'{self.whole.folder}' holds a set made from '{recorded['source']}', and 'source' "
+                f"is '{self.source.name}' now; choose another folder."
+            )
+        return recorded

@@ -1,0 +1,308 @@
+"""The folder of a set, for the one run at a time that adds to it.
+
+While a set is made, its rows are journalled in a hidden file, so that a run killed at any moment
+can be resumed. Everything hidden starts with ``.diffaug.`` and is removed at the end.
+"""
+
+import heapq
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import IO, Any, Self
+
+from diffaug.errors import DestinationError
+from diffaug.offline.manifest import (
+    HIDDEN,
+    MANIFEST,
+    RUN,
+    Row,
+    each_row,
+    parse_row,
+    read_manifest,
+    read_run,
+    row_line,
+    write_file,
+    write_manifest,
+    write_rows,
+    write_run,
+)
+
+#: Rows sorted in memory at once, about 50 MB of them.
+PART = 20_000
+
+
+@contextmanager
+def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
+    """Give the rows of a finished set to be changed in place, and write them back at the end.
+
+    Nothing else can add to the set meanwhile. After an error inside, the manifest is as it was.
+
+    Args:
+        folder: the set's folder; what was changed there is kept when a run goes on with the set.
+
+    Raises:
+        ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row.
+        DestinationError: a run is writing to the set or was stopped, or the folder is read-only.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.offline.destination import rewriting
+        >>> from diffaug.offline.manifest import read_manifest, write_manifest
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_manifest(folder, [{"file_name": "cat/1__0.jpg"}])
+        ...     with rewriting(folder) as rows:
+        ...         rows[0]["kept"] = True
+        ...     read_manifest(folder)[0]["kept"]
+        True
+    """
+    place = Destination(folder, {})
+    if not place.journal.path.exists():
+        read_manifest(place.folder)  # a folder without a set is refused before it is touched
+    with place:
+        # Its rows are not in the manifest yet, and would replace what is written there now.
+        if place.journal.path.exists():
+            raise DestinationError(
+                f"'{place.folder}' is of a run that was stopped; finish it first: "
+                "the same command goes on where it stopped."
+            )
+        rows = read_manifest(place.folder)
+        yield rows
+        with place._told("written to"):
+            write_manifest(place.folder, rows)
+
+
+class Journal:
+    """Rows appended one by one; a last line cut by a crash counts as not written.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.offline.destination import Journal
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     journal = Journal(folder)
+        ...     journal.start()
+        ...     journal.append({"file_name": "cat/1__0.jpg"})
+        ...     list(journal.rows())
+        [{'file_name': 'cat/1__0.jpg'}]
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder, f"{HIDDEN}journal.jsonl")
+
+    def rows(self) -> Iterator[Row]:
+        """Read the whole rows, none if there is no journal."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            for line in file:
+                row = parse_row(line) if line.endswith(b"\n") else None
+                if row is not None:
+                    yield row
+
+    def start(self) -> None:
+        """Make the file, or cut off what follows its last whole line."""
+        with self.path.open("a+b") as file:
+            file.seek(0)
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+            file.truncate(whole)
+
+    def append(self, row: Row) -> None:
+        """Add a row; it is in the file when this returns."""
+        # Not mode "ab", which would make the file anew in a folder that was removed and remade.
+        with self.path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(row_line(row))
+
+
+class Destination:
+    """The folder of a set, for the one run that may add to it at a time.
+
+    Nothing stays of it until ``begin``: an error before leaves no trace.
+
+    Args:
+        folder: need not exist.
+        identity: the plain values that make a run what it is. A folder with another run's images is
+            refused; so is one with anything else in it.
+        wait: for the run that has the folder, rather than being refused.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], identity: Mapping[str, Any], *, wait: bool = False
+    ) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.journal = Journal(self.folder)
+        self.identity = json.loads(json.dumps(identity))
+        self.begun = False
+        self._wait = wait
+        self._made: list[Path] = []
+        self._lock: Any = None
+
+    def recorded(self) -> dict[str, Any] | None:
+        """Return what ``run.json`` says of this run so far, None for a new folder.
+
+        Raises:
+            DestinationError: the folder holds something else; the message says what.
+        """
+        with self._told("read"):
+            if not self.folder.exists():
+                return None
+            names = sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
+        run = read_run(self.folder)
+        if run is None:
+            if not names:
+                return None
+            raise DestinationError(
+                f"'{self.folder}' must be empty or hold a set of this run, and it holds "
+                f"'{names[0]}' and no {RUN}; choose another folder."
+            )
+        there = run["identity"]
+        for name in [*self.identity, *there]:
+            if name not in there or there[name] != self.identity.get(name):
+                raise DestinationError(
+                    f"'{self.folder}' holds a different run: '{name}' is {there.get(name)!r} there "
+                    f"and {self.identity.get(name)!r} here; choose another folder, "
+                    "or the same settings."
+                )
+        return run
+
+    def rows(self) -> Iterator[Row]:
+        """Read what is known of every image that is there; the later of two rows counts."""
+        known = each_row(self.folder) if (self.folder / MANIFEST).exists() else iter(())
+        for row in chain(known, self.journal.rows()):
+            if _has_bytes(self.folder / row["file_name"]):
+                yield row
+
+    def __enter__(self) -> Self:
+        """Lock the folder, making it if need be."""
+        from filelock import FileLock, Timeout
+
+        with self._told("written to"):
+            parents = (self.folder, *self.folder.parents)
+            self._made = [folder for folder in parents if not folder.exists()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / f"{HIDDEN}lock")
+            try:
+                lock.acquire(timeout=-1 if self._wait else 0)
+            except Timeout as error:
+                raise DestinationError(
+                    f"'{self.folder}' is being written to by another run; "
+                    "wait for it, or choose another folder."
+                ) from error
+            self._lock = lock
+            for abandoned in self.folder.glob(f"{HIDDEN}*.tmp"):
+                if abandoned.is_dir():
+                    shutil.rmtree(abandoned)
+                else:
+                    abandoned.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Unlock the folder; remove it if nothing came of the run."""
+        # Under the lock: whoever opened the file before sees that it has no name any more.
+        with suppress(OSError):
+            os.unlink(self._lock.lock_file)
+        self._lock.release()
+        if not self.begun:
+            for folder in self._made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Record the run, before its first image."""
+        with self._told("written to"):
+            if not (self.folder / RUN).exists():
+                write_run(self.folder, {"identity": self.identity, **run})
+            self.journal.start()
+        self.begun = True
+
+    def add(self, row: Row, data: bytes) -> None:
+        """Write an image, and then its row: a row's image is always there, and whole."""
+        with self._told("written to"):
+            write_file(self.folder, row["file_name"], data)
+            self.journal.append(row)
+
+    def take(self, file: Path, row: Row) -> None:
+        """Move an image here from a part of the set on the same file system, and then its row."""
+        with self._told("written to"):
+            target = self.folder / row["file_name"]
+            if file.exists():  # else it was moved before an interruption
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+            self.journal.append(row)
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder in this one; stopped meanwhile, it is not seen again."""
+        with self._told("written to"):
+            abandoned = self.folder / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
+            os.rename(folder, abandoned)
+            shutil.rmtree(abandoned)
+
+    def tidy(self) -> None:
+        """Remove what a killed run left hidden, if no other one is at work here."""
+        with suppress(DestinationError), self:
+            self.begun = True
+
+    def finish(self, run: Mapping[str, Any], order: Callable[[Row], Any]) -> int:
+        """Write the manifest, sorted by ``order``, and remove what was hidden; count the images."""
+        if not self.begun and not self.journal.path.exists():
+            return 0
+        with self._told("written to"):
+            with ExitStack() as stack:
+                parts, names = _sorted_parts(self.rows(), order, self.folder, stack)
+                images = write_rows(self.folder, _last_of_each(parts, order), names)
+            write_run(self.folder, {"identity": self.identity, **run, "images": images})
+            self.journal.path.unlink(missing_ok=True)
+        return images
+
+    @contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
+            raise DestinationError(
+                f"'{self.folder}' could not be {done}: {error.strerror or error}; "
+                + (
+                    "choose another folder."
+                    if in_the_way
+                    else "once it can, the same command goes on where it stopped."
+                )
+            ) from error
+
+
+def _sorted_parts(
+    rows: Iterable[Row], order: Callable[[Row], Any], folder: Path, stack: ExitStack
+) -> tuple[list[Iterator[Row]], set[str]]:
+    """Sort rows in parts that fit into memory, written to files without a name, and name them."""
+    left, names, parts = iter(rows), set[str](), list[Iterator[Row]]()
+    while part := sorted(islice(left, PART), key=order):
+        names.update(name for row in part for name in row)
+        file = stack.enter_context(_unnamed(folder))
+        file.writelines(map(row_line, part))
+        file.seek(0)
+        parts.append(json.loads(line) for line in file)
+    return parts, names
+
+
+def _unnamed(folder: Path) -> IO[bytes]:
+    """Open a file that goes when it is closed; where it needs a name, it has a hidden one."""
+    return tempfile.TemporaryFile(dir=folder, prefix=HIDDEN, suffix=".tmp")
+
+
+def _last_of_each(parts: list[Iterator[Row]], order: Callable[[Row], Any]) -> Iterator[Row]:
+    """Merge sorted rows; of several of one image the last one written counts."""
+    for _, same in groupby(heapq.merge(*parts, key=order), key=order):
+        yield from {row["file_name"]: row for row in same}.values()
+
+
+def _has_bytes(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size > 0  # a power cut can leave an empty file
+    return False

@@ -1,0 +1,162 @@
+"""The manifest of a set: a row for each image, and what made the set."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from diffaug.errors import DestinationError
+
+#: What is known of one image, in plain JSON values.
+Row = dict[str, Any]
+
+MANIFEST = "metadata.jsonl"
+RUN = "run.json"
+#: What every row has, in this order; what else was drawn comes behind.
+COLUMNS = (
+    *("file_name", "source", "source_label", "label", "method", "prompt", "seed", "strength"),
+    *("mask", "fractal", "alpha", "attempts", "fallback", "model", "revision", "versions"),
+)
+
+HIDDEN = ".diffaug."
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
+    """Read the rows of a finished set, in order.
+
+    Args:
+        folder: what ``augment_folder`` or ``augment_dataset`` was given as destination.
+
+    Raises:
+        ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.offline.manifest import read_manifest, write_manifest
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_manifest(folder, [{"file_name": "cat/1__0.jpg", "label": "cat"}])
+        ...     read_manifest(folder)[0]["label"]
+        'cat'
+    """
+    return list(each_row(folder))
+
+
+def each_row(folder: str | os.PathLike[str]) -> Iterator[Row]:
+    """Read the rows of a finished set one by one, as ``read_manifest`` does all at once."""
+    path = Path(folder, MANIFEST)
+    if not path.is_file():
+        raise ValueError(
+            f"'folder' must hold a generated set, and '{folder}' has no {MANIFEST}; "
+            "make one with augment_folder or 'diffaug augment'."
+        )
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            row = parse_row(line)
+            if row is None:
+                raise ValueError(f"'{path}', line {number}, is not a row with a 'file_name'.")
+            yield row
+
+
+def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Write the rows of a set, in the order given, whole or not at all.
+
+    Args:
+        folder: the set's folder, which exists.
+        rows: plain JSON values. Every row gets every column that any of them has, empty where it
+            says nothing: Hugging Face's reader wants it so.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.offline.manifest import write_manifest
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_manifest(folder, [])
+    """
+    rows = list(rows)
+    write_rows(Path(folder), rows, {name for row in rows for name in row})
+
+
+def write_rows(folder: Path, rows: Iterable[Row], names: Iterable[str]) -> int:
+    columns = (*COLUMNS, *sorted(set(names).difference(COLUMNS)))
+    count = 0
+    with replacing(folder, MANIFEST) as path, path.open("wb") as file:
+        for row in rows:
+            file.write(row_line({name: row.get(name) for name in columns}))
+            count += 1
+    return count
+
+
+def read_run(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Read what made a set, from ``run.json``; None where there is none.
+
+    Raises:
+        DestinationError: it is not readable.
+
+    Example:
+        >>> from diffaug.offline.manifest import read_run
+        >>> read_run("no/such/folder") is None
+        True
+    """
+    path = Path(folder, RUN)
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise DestinationError(
+            f"'{path}' could not be read ({error}); choose another folder."
+        ) from error
+    if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
+        raise DestinationError(f"'{path}' is not diffaug's; choose another folder.")
+    return run
+
+
+def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
+    """Write ``run.json``, whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.offline.manifest import read_run, write_run
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_run(folder, {"identity": {"seed": 0}})
+        ...     read_run(folder)
+        {'identity': {'seed': 0}}
+    """
+    text = json.dumps(run, ensure_ascii=False, indent=2) + "\n"
+    write_file(Path(folder), RUN, text.encode())
+
+
+def parse_row(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    named = isinstance(row, dict) and isinstance(row.get("file_name"), str)
+    return row if named else None
+
+
+def row_line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def write_file(folder: Path, name: str, data: bytes) -> None:
+    """Write a file of a set under a hidden name and rename it; subfolders are made."""
+    with replacing(folder, name) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(folder: Path, name: str) -> Iterator[Path]:
+    """Give the hidden path to write to, which has its name once it is whole."""
+    # In the set's own folder: one that vanished must not be made anew.
+    temporary = folder / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
+    try:
+        yield temporary
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, folder / name)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

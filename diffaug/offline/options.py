@@ -1,0 +1,51 @@
+"""What a run was asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffaug import images
+from diffaug.offline.shards import Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run was asked for, checked; ``augment_folder`` explains each.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    per_image: int | None
+    seed: int
+    size: int | None
+    format: str
+    include_originals: bool
+    shard: Shard | None
+    engine: str
+    devices: str | Sequence[str | int] | None
+    strict: bool
+    dry_run: bool
+    progress: bool
+
+    def __post_init__(self) -> None:
+        for name in ("per_image", "size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"'{name}' must be at least 1, got {value}.")
+        if self.format not in images.FORMATS:
+            raise ValueError(
+                f"'format' must be one of {', '.join(images.FORMATS)}, got {self.format!r}."
+            )
+        if self.engine not in ("local", "ray"):
+            raise ValueError(f"'engine' must be local or ray, got {self.engine!r}.")
+        if self.engine == "ray" and self.devices is not None:
+            raise ValueError(
+                "'devices' must not be given with the engine ray, which uses all of its cluster, "
+                f"got {self.devices!r}; start the cluster with the GPUs that it may use."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that make a set what it is; more copies of it may be made later."""
+        names = ("seed", "size", "format", "include_originals")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,148 @@
+"""The images of a set made by a Ray cluster: a model on each GPU, the files written here."""
+
+import json
+import logging
+import os
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from diffaug.errors import GenerationError, remade, require
+from diffaug.offline.generate import Keep, Made, Maker
+from diffaug.offline.identity import versions_line
+from diffaug.offline.plan import Planned
+from diffaug.offline.sources import Skipped
+
+#: Batches in one task: enough that reading and encoding overlap with the model, few to lose.
+BATCHES = 4
+
+
+def require_ray() -> Any:
+    """Return Ray, or say how to install it."""
+    return require("ray", "ray")
+
+
+def make_with_ray(maker: Maker, planned: Iterable[Planned], keep: Keep) -> None:
+    """Make images in Ray actors, one for each GPU, or for each machine where there is none.
+
+    The cluster is that of ``ray.init``, if it was called, or of ``RAY_ADDRESS``; else one is
+    started on this machine for as long as this lasts.
+    """
+    ray, data = require_ray(), require("ray.data", "ray")
+    tasks = [{"planned": json.dumps(some)} for some in _portions(maker, planned)]
+    if maker.spec is not None:
+        maker.spec = replace(maker.spec, device="auto")  # an actor sees its own GPU only
+    try:
+        with ExitStack() as stack:
+            if not ray.is_initialized():
+                _start(ray)
+                stack.callback(ray.shutdown)
+            context = data.DataContext.get_current()
+            stack.callback(setattr, context, "enable_progress_bars", context.enable_progress_bars)
+            context.enable_progress_bars = False
+            count, needs = _actors(ray, maker)
+            # A block for each task, or a result would be seen once many are done.
+            results = data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+                _Actor,
+                fn_constructor_args=(maker, torch.get_num_threads()),
+                batch_size=1,
+                compute=data.ActorPoolStrategy(size=min(count, len(tasks))),
+                **needs,
+            )
+            for part in results.iter_batches(batch_size=None, prefetch_batches=0):
+                outcomes, error = _outcomes(part, maker)
+                keep(outcomes)
+                if error is not None:
+                    raise error
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        reason = " ".join(str(error).split())
+        raise GenerationError(
+            f"the Ray cluster failed: {reason:.500}; the same command goes on where it stopped."
+        ) from error
+
+
+def _actors(ray: Any, maker: Maker) -> tuple[int, dict[str, Any]]:
+    """Return how many actors there are, and what each needs."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus and maker.spec is not None:
+        # No CPU is asked for beside a GPU, so that however few there are, the actors can start.
+        return gpus, {"num_gpus": 1, "num_cpus": 0}
+    return sum(1 for node in ray.nodes() if node["Alive"]), {"num_cpus": 1}
+
+
+def _start(ray: Any) -> None:
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, **quiet)
+    else:  # not one that happens to run here, which may be someone else's
+        ray.init(address="local", include_dashboard=False, **quiet)
+
+
+def _portions(maker: Maker, planned: Iterable[Planned]) -> Iterator[list[Planned]]:
+    left = iter(planned)
+    while some := list(islice(left, BATCHES * maker.batch_size)):
+        yield some
+
+
+class _Actor:
+    """The maker, with its model, in a process of the cluster."""
+
+    def __init__(self, maker: Maker, threads: int) -> None:
+        torch.set_num_threads(threads)  # Ray says one; pixels would differ in their last bits
+        self.maker = maker
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        planned = [Planned(*one) for text in batch["planned"] for one in json.loads(text)]
+        about: list[Any] = []
+        files: list[bytes] = []
+
+        def keep(outcomes: list[Made | Skipped]) -> None:
+            for one in outcomes:
+                if isinstance(one, Made):
+                    about.append({"row": one.row})
+                    files.append(one.data)
+                else:
+                    about.append({"skipped": one})
+                    files.append(b"")
+
+        try:
+            _check_versions(self.maker)
+            self.maker.make(planned, keep)
+        except Exception as error:  # Ray would wrap it, and log pages of it
+            trace = "".join(traceback.format_exception(error)[-3:])
+            about.append({"error": [type(error).__name__, str(error)], "trace": trace})
+            files.append(b"")
+        return {"about": [json.dumps(one) for one in about], "file": files}
+
+
+def _check_versions(maker: Maker) -> None:
+    here = versions_line()
+    if here != maker.versions:
+        raise GenerationError(
+            f"a machine of the cluster has other versions ({here}) than this one "
+            f"({maker.versions}), with which images would differ; install the same."
+        )
+
+
+def _outcomes(part: dict[str, Any], maker: Maker) -> tuple[list[Made | Skipped], Exception | None]:
+    """Return what an actor made, and the error that ended it."""
+    outcomes: list[Made | Skipped] = []
+    error = None
+    for text, data in zip(part["about"], part["file"], strict=True):
+        about = json.loads(text)
+        if "error" in about:
+            error = remade(
+                *about["error"], what=maker.spec.model if maker.spec else "the transform"
+            )
+            error.add_note(f"In the Ray cluster:\n{about['trace']}")
+        elif "row" in about:
+            outcomes.append(Made(about["row"], data))
+        else:
+            outcomes.append(Skipped(*about["skipped"]))
+    return outcomes, error

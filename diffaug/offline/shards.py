@@ -1,0 +1,167 @@
+"""Making one set in several processes or on several machines: its parts, and how they become one.
+
+A part is a set of its own in a hidden folder of the destination, so it is locked, stopped and gone
+on with like any other. Whoever finishes the last one moves them together.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from diffaug.errors import DestinationError
+from diffaug.offline.destination import Destination, Journal
+from diffaug.offline.manifest import MANIFEST, each_row, read_run
+from diffaug.offline.plan import order
+
+#: All parts lie in one folder, which goes at once when they have become one set.
+_PARTS = ".diffaug.parts-of-{}"
+#: What launchers call the number of a process, and of all: torchrun and accelerate, Slurm.
+#: (SLURM_NTASKS is there in a batch script, too, which is a single process.)
+_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+
+
+@dataclass(frozen=True, order=True)
+class Shard:
+    """One of several equal shares of a set, counted from 1."""
+
+    number: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: "str | Self | None") -> Self | None:
+        """Read ``"3/16"``; a shard, or none, stays as it is.
+
+        Raises:
+            ValueError: it is not of this form, or not from 1 to the count.
+
+        Example:
+            >>> Shard.parse("3/16")
+            Shard(number=3, total=16)
+        """
+        if not isinstance(text, str):
+            return text
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"'shard' must be like 3/16, from 1/16 to 16/16, got {text!r}.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
+
+    def takes(self, number: int) -> bool:
+        """Tell whether something of this number is in the share."""
+        return number % self.total == self.number - 1
+
+    def folder(self, destination: str | os.PathLike[str]) -> Path:
+        """Return where the part is made."""
+        return Path(destination).expanduser() / _PARTS.format(self.total) / str(self.number)
+
+
+def shard_of_process(environment: Mapping[str, str] = os.environ) -> Shard | None:
+    """Return the share of this process, as torchrun or Slurm say it; None for a single one.
+
+    Example:
+        >>> shard_of_process({"RANK": "2", "WORLD_SIZE": "16"})
+        Shard(number=3, total=16)
+    """
+    for rank, world in _LAUNCHERS:
+        if rank in environment and int(environment.get(world, "1")) > 1:
+            return Shard(int(environment[rank]) + 1, int(environment[world]))
+    return None
+
+
+def parts_of(destination: str | os.PathLike[str]) -> list[Shard]:
+    """Return the parts that lie in a destination, finished or not."""
+    found = Path(destination).expanduser().glob(f"{_PARTS.format('*')}/*")
+    names = (re.fullmatch(r"(\d+)/(\d+)", f"{path.name}/{_total(path)}") for path in found)
+    return sorted(Shard(int(match[1]), int(match[2])) for match in names if match)
+
+
+def _total(part: Path) -> str:
+    return part.parent.name.rpartition("-")[2]
+
+
+def unfinished(destination: str | os.PathLike[str]) -> list[Shard]:
+    """Return the parts that are still to be finished before all can be merged."""
+    parts = parts_of(destination)
+    everything = {Shard(n + 1, part.total) for part in parts for n in range(part.total)}
+    return sorted(part for part in everything if not _is_finished(part.folder(destination)))
+
+
+def _is_finished(part: Path) -> bool:
+    return (part / MANIFEST).exists() and not Journal(part).path.exists()
+
+
+def merge(destination: str | os.PathLike[str]) -> int:
+    """Move the finished parts of a set together; return how many images it has then.
+
+    Stopped at any moment, it goes on where it was.
+
+    Args:
+        destination: what ``augment_folder`` was given, with ``shard``.
+
+    Raises:
+        ValueError: there are no parts.
+        DestinationError: a part is not finished, parts are of different runs, or the destination is
+            in use or cannot be written to.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from diffaug import PromptEdit, RecordingBackend, augment_dataset, merge
+        >>> edit = PromptEdit(backend=RecordingBackend())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     part = augment_dataset([(torch.rand(3, 32, 32), 0)] * 2, folder, edit, shard="1/2")
+        ...     merge(folder)
+        Traceback (most recent call last):
+        diffaug.errors.DestinationError: '...' lacks 1 finished parts (2/2); run them, then merge.
+    """
+    if not parts_of(destination):
+        raise ValueError(
+            f"'destination' must hold parts of a set, and '{destination}' has none; make them with "
+            "augment_folder(..., shard='1/4') or 'diffaug augment --shard 1/4'."
+        )
+    return join(Path(destination).expanduser())
+
+
+def join(folder: Path) -> int:
+    """Merge as ``merge`` does, or wait for another process that does, and count the images."""
+    with Destination(folder, {}, wait=True) as place:
+        parts = parts_of(folder)
+        if not parts:  # another has merged them meanwhile
+            return sum(1 for _ in each_row(folder))
+        if left := unfinished(folder):
+            named = ", ".join(map(str, left[:8])) + (", ..." if len(left) > 8 else "")
+            raise DestinationError(
+                f"'{folder}' lacks {len(left)} finished parts ({named}); run them, then merge."
+            )
+        runs = [_run_of(part, folder) for part in parts]
+        alike = ("identity", "per_image", "batch_size")
+        if any(run[name] != runs[0][name] for run in runs for name in alike):
+            raise DestinationError(
+                f"'{folder}' holds parts of different runs; choose another folder, or remove "
+                "the hidden folders of one of them."
+            )
+        place.identity = runs[0].pop("identity")
+        place.recorded()
+        skipped = {tuple(one.items()): one for run in runs for one in run["skipped"]}
+        record = {**runs[0], "skipped": [skipped[key] for key in sorted(skipped)]}
+        record.pop("images", None)
+        place.begin(record)
+        for part in parts:
+            for row in each_row(part.folder(folder)):
+                place.take(part.folder(folder) / row["file_name"], row)
+        images = place.finish(record, order)
+        place.remove(parts[0].folder(folder).parent)
+    return images
+
+
+def _run_of(part: Shard, folder: Path) -> dict[str, Any]:
+    run = read_run(part.folder(folder))
+    if run is None:
+        raise DestinationError(
+            f"'{part.folder(folder)}' has no run.json; remove it, and make it anew."
+        )
+    return {**run, "identity": {k: v for k, v in run["identity"].items() if k != "shard"}}

@@ -1,0 +1,1 @@
+"""Previews: pictures to judge a transform by."""

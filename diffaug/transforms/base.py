@@ -1,0 +1,186 @@
+"""The base of the transforms: types in and out, the gate ``p``, and the hooks that jobs call."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.transforms import v2
+
+from diffaug import functional, images
+from diffaug.arguments import unit
+from diffaug.backends import registry
+from diffaug.backends.base import Backend
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
+
+#: What was drawn for one image: plain JSON values.
+Params = dict[str, Any]
+BackendLike = str | Path | ModelSpec | Backend
+
+_augmenting = ContextVar("augmenting", default=True)
+_generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let transforms draw from a generator instead of torch's global one, in this thread."""
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
+
+
+@contextmanager
+def augmenting(switch: bool) -> Iterator[None]:
+    """Let every image pass as if ``p`` were 0 while the switch is off, in this thread."""
+    token = _augmenting.set(switch)
+    try:
+        yield
+    finally:
+        _augmenting.reset(token)
+
+
+class ImageTransform(v2.Transform):
+    """Base of the transforms: types in and out, the gate ``p``, and three hooks.
+
+    A subclass overrides ``draw`` (every random number, once), ``requests`` (which images it needs
+    generated) and ``finish`` (the result, from the image, what was generated, and what was drawn).
+    Online use, offline plans and previews call these three and nothing else.
+    """
+
+    _transformed_types: tuple[Any, ...] = images.TRANSFORMED_TYPES
+    backend: ModelSpec | Backend | None = None
+    #: Whether it works on ``(image, label)`` and not on an image alone.
+    needs_label = False
+    cache = False
+    #: How many augmented copies of one image an offline set has by default.
+    copies = 1
+    #: Settings that do not change an offline set.
+    online_only: frozenset[str] = frozenset({"p"})
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = unit("p", p)
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
+        """Draw what is random about ``n`` images; None is torch's global generator, as in v2."""
+        return [{} for _ in range(n)]
+
+    def draw_copy(self, copy: int, generator: torch.Generator, label: str | None = None) -> Params:
+        """Draw for the copy of this number of one image of an offline set, ``p`` left aside.
+
+        ``label`` is the name of the image's class.
+        """
+        return self.draw(1, generator)[0]
+
+    def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
+        """List what could be drawn for an image (1, 3, H, W), as far as its requests go by it.
+
+        Raises:
+            ValueError: that has no end.
+        """
+        return iter(())
+
+    def pair_up(
+        self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
+    ) -> Iterator[tuple[str, int]] | None:
+        """Choose the source of each image of an offline set; None: all, each so many times."""
+        return None
+
+    def label_of(self, params: Params, label: str) -> str:
+        """Return the class that an image of this class has after it, by name."""
+        return label
+
+    def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
+        """Ask for what the images (N, 3, H, W) need generated."""
+        return []
+
+    def finish(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> torch.Tensor:
+        """Make the result (N, 3, H, W), in the dtype and on the device of the images."""
+        return image
+
+    def stages(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> dict[str, torch.Tensor]:
+        """Return what each stage made, by name and in order, the result last; for previews."""
+        return {"result": self.finish(image, generated, params)}
+
+    def describe(self, params: Params) -> Params:
+        """Say in plain values what was drawn, for a manifest."""
+        return dict(params)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
+        """Draw for ``n`` images; None for those that ``p`` passes over."""
+        generator = generator or _generator.get()
+        gate = torch.rand(n, generator=generator) < self.p
+        drawn = self.draw(n, generator)
+        gate &= _augmenting.get()
+        return [one if passes else None for one, passes in zip(drawn, gate.tolist(), strict=True)]
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        if any(images.is_video(value) for value in flat_inputs):
+            raise TypeError(
+                f"{type(self).__name__} takes images, got a Video; "
+                "pass its frames as a tv_tensors.Image of shape (T, C, H, W)."
+            )
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        if not flat_inputs:
+            raise TypeError(
+                f"{type(self).__name__} found no image in its input: no PIL image and no tensor; "
+                "put v2.ToImage() before it."
+            )
+        return {"drawn": self.sample(max(images.check_image(image) for image in flat_inputs))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        count = images.check_image(inpt)
+        live = [i for i, drawn in enumerate(params["drawn"][:count]) if drawn is not None]
+        if not live:
+            return inpt
+        pixels, restore = images.unpack(inpt)  # (N, 3, H, W)
+        chosen, drawn = take(pixels, live), [params["drawn"][i] for i in live]
+        requests = self.requests(chosen, drawn)
+        generated = self.live_backend().generate(requests) if requests else []
+        result = self.finish(chosen, generated, drawn)
+        if len(live) < count:
+            finished, result = result, pixels.clone()
+            result[live] = finished
+        return restore(result)
+
+    def shrink(self, image: torch.Tensor) -> torch.Tensor:
+        """Return images as the backend is sent them: uint8, on the CPU, not over its size."""
+        height, width = image.shape[-2:]
+        size = (self.backend and self.backend.size) or max(height, width)
+        small = (min(height, size), min(width, size))
+        # On the CPU first: a GPU resizes by other arithmetic, and keys are hashes of the pixels.
+        return functional.resize(images.to_uint8(image).cpu(), small)
+
+    def live_backend(self) -> Backend:
+        """Return the process's backend for this transform; it loads on first use."""
+        if self.backend is None:
+            raise TypeError(f"{type(self).__name__} generates nothing and has no backend.")
+        return registry.backend_for(self.backend, cache=self.cache)
+
+
+def take(image: torch.Tensor, live: list[int]) -> torch.Tensor:
+    """Return the images of these places, in rising order; no copy if that is all of them."""
+    return image if len(live) == len(image) else image[live]
+
+
+def fit(image: torch.Tensor, generated: list[Generated]) -> torch.Tensor:
+    """Return what was generated for the images (N, 3, H, W) in their size, dtype and device."""
+    size = (image.shape[-2], image.shape[-1])
+    return torch.stack(
+        [
+            source
+            if made.fallback  # at full size, rather than what the model was shown of it
+            else images.to_dtype(functional.resize(made.image, size), like=image)
+            for source, made in zip(image, generated, strict=True)
+        ]
+    )

@@ -1,0 +1,154 @@
+"""Joining half of an image with the other half of its transformed self."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from diffaug import functional
+from diffaug.arguments import texts
+from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.functional import Rounding
+from diffaug.seeds import MAX_SEED
+from diffaug.transforms.base import ImageTransform, Params, take
+from diffaug.transforms.prompt_edit import PromptEdit
+
+
+class HalfConcat(ImageTransform):
+    """Join half of the image with the complementary half of its transformed self; the label stays.
+
+    Args:
+        transform: what the other half has been through: :class:`PromptEdit` by default, or any
+            transform that keeps the size. It is called with the images that ``p`` picks only.
+        masks: ``"paper"`` (left, right, top, bottom, hard), ``"release"`` (right, bottom, with a
+            soft seam), ``"genmix"`` (four soft halves and a soft circle), or names among
+            ``functional.MASKS``, drawn uniformly.
+        p: probability in [0, 1] that an image is changed.
+
+    Shape:
+        A PIL image, or ``(..., C, H, W)`` with 1 or 3 channels, uint8 or float in [0, 1]; the same
+        comes out.
+
+    Raises:
+        ValueError: an unknown mask, ``p`` outside [0, 1], or a transform that changes the size.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.transforms import v2
+        >>> from diffaug import HalfConcat
+        >>> HalfConcat(v2.RandomInvert(p=1), masks=["left"])(torch.zeros(3, 1, 4))[0]
+        tensor([[1., 1., 0., 0.]])
+
+    Reference:
+        Islam et al., DiffuseMix, 2024, arXiv 2405.14881, section 3.
+    """
+
+    def __init__(
+        self,
+        transform: Any = None,
+        *,
+        masks: str | Sequence[str] = "paper",
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p)
+        inner = PromptEdit() if transform is None else transform
+        if not callable(inner):
+            raise TypeError(f"'transform' must be callable, got {type(inner).__name__}.")
+        self.inner = inner if isinstance(inner, ImageTransform) else _Foreign(inner)
+        if self.inner.needs_label:
+            raise TypeError(
+                f"'transform' must work on an image alone, and {type(inner).__name__} changes the "
+                "label, too; put it into the Compose itself."
+            )
+        self.masks = _masks(masks)
+        self.rounding: Rounding = "round"
+        self.backend, self.cache = self.inner.backend, self.inner.cache
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
+        masks = torch.randint(len(self.masks), (n,), generator=generator).tolist()
+        inner = self.inner.sample(n, generator)
+        return [
+            {"mask": self.masks[mask], "inner": one} for mask, one in zip(masks, inner, strict=True)
+        ]
+
+    def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
+        for inner in self.inner.choices(image, label):
+            yield {"mask": self.masks[0], "inner": inner}
+
+    def _live(
+        self, image: torch.Tensor, params: list[Params]
+    ) -> tuple[list[int], torch.Tensor, list[Params]]:
+        """Pick the images that the inner transform's own ``p`` does not pass over."""
+        live = [i for i, drawn in enumerate(params) if drawn["inner"] is not None]
+        return live, take(image, live), [params[i]["inner"] for i in live]
+
+    def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
+        _, chosen, drawn = self._live(image, params)
+        return self.inner.requests(chosen, drawn) if drawn else []
+
+    def finish(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> torch.Tensor:
+        live, chosen, drawn = self._live(image, params)
+        changed = self.inner.finish(chosen, generated, drawn) if live else chosen
+        others = dict(zip(live, changed, strict=True))
+        result = image.new_empty(image.shape)
+        for i, one in enumerate(image):
+            mask, other = params[i]["mask"], others.get(i, one)
+            functional.half_concat(one, other, mask, rounding=self.rounding, out=result[i])
+        return result
+
+    def describe(self, params: Params) -> Params:
+        inner = {} if params["inner"] is None else self.inner.describe(params["inner"])
+        return {"mask": params["mask"], **inner}
+
+
+class _Foreign(ImageTransform):
+    """Let any callable be the inner transform: what it draws from torch follows one drawn seed."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__(p=1.0)
+        self.call = call
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
+        seeds = torch.randint(MAX_SEED, (n,), generator=generator).tolist()
+        return [{"inner_seed": seed} for seed in seeds]
+
+    def finish(
+        self, image: torch.Tensor, generated: list[Generated], params: list[Params]
+    ) -> torch.Tensor:
+        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+            return torch.stack(
+                [
+                    self._one(source, drawn["inner_seed"])
+                    for source, drawn in zip(image, params, strict=True)
+                ]
+            )
+
+    def _one(self, source: torch.Tensor, seed: int) -> torch.Tensor:
+        # Not torch.manual_seed, which would reseed every GPU, and only this one is restored.
+        torch.default_generator.manual_seed(seed)
+        if source.is_cuda:
+            with torch.cuda.device(source.device):
+                torch.cuda.manual_seed(seed)
+        made = self.call(source)
+        if _kind(made) != _kind(source):
+            raise ValueError(f"'transform' must keep the image {_kind(source)}, got {_kind(made)}.")
+        return made
+
+
+def _kind(image: Any) -> str:
+    is_tensor = isinstance(image, torch.Tensor)
+    return f"{tuple(image.shape)} of {image.dtype}" if is_tensor else type(image).__name__
+
+
+def _masks(masks: str | Sequence[str]) -> tuple[str, ...]:
+    listed = texts("masks", masks)
+    names = [name for one in listed for name in functional.MASK_SETS.get(one, (one,))]
+    for name in names:
+        if name not in functional.MASKS:
+            raise ValueError(
+                f"'masks' must be one of {', '.join(functional.MASK_SETS)}, or names among "
+                f"{', '.join(functional.MASKS)}, got {name!r}."
+            )
+    return tuple(names)

@@ -1,0 +1,402 @@
+"""One model process for many callers: shared, restarted, ended with its owner, never a hang."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from contracts import check_backend, check_error, same_images
+from model_processes import Photos, servers, wait_for
+from tiny_pipelines import make_request, make_requests, tiny_spec
+from torch.utils.data import DataLoader, Dataset
+
+from diffaug import DiffusersBackend, PromptEdit
+from diffaug.backends.hub import pin
+from diffaug.backends.process import client, protocol
+from diffaug.backends.process.client import RESTARTS, WorkerBackend, _Place, wants_process
+from diffaug.backends.process.watchdog import process_started
+from diffaug.errors import DiffaugError, GenerationError, ModelError
+
+SPEC = tiny_spec("edit")
+pytestmark = pytest.mark.usefixtures("socket_folder")
+
+
+def test_it_keeps_what_every_backend_promises():
+    bad = {"image": make_request(image=None), "strength": make_request(strength=0.5)}
+    check_backend(lambda: WorkerBackend(SPEC), make_requests(count=3), bad)
+    assert 1 == len(servers())
+
+
+def test_it_gives_the_images_of_the_direct_backend():
+    requests = make_requests(count=5)
+    made = WorkerBackend(SPEC).generate(requests)
+    for one, other in zip(DiffusersBackend(SPEC).generate(requests), made, strict=True):
+        assert same_images(one.image, other.image) and one.seed == other.seed
+
+
+def test_callers_of_one_process_share_it_and_each_gets_its_own():
+    def ask(place, requests, answers):
+        with WorkerBackend(SPEC) as backend:
+            answers[place] = [backend.generate([request])[0] for request in requests]
+
+    requests = [make_requests(count=n + 2) for n in range(3)]
+    answers = {}
+    threads = [
+        threading.Thread(target=ask, args=(n, some, answers)) for n, some in enumerate(requests)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    direct = DiffusersBackend(SPEC)
+    for place, some in enumerate(requests):
+        for one, other in zip(direct.generate(some), answers[place], strict=True):
+            assert same_images(one.image, other.image)
+    assert 1 == len(servers())
+
+
+def test_one_caller_s_mistake_is_not_another_s():
+    backend, errors_seen, fine = WorkerBackend(SPEC), [], []
+    backend.generate(make_requests(count=1))
+
+    def wrong():
+        for _ in range(5):
+            with pytest.raises(ValueError, match="must use tokens") as error:
+                WorkerBackend(SPEC).generate([make_request(prompt="<nobody>")])
+            errors_seen.append(error.value)
+
+    def right():
+        fine.extend(WorkerBackend(SPEC).generate(make_requests(count=3)) for _ in range(5))
+
+    threads = [threading.Thread(target=target) for target in (wrong, right, right)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert 5 == len(errors_seen) and 10 == len(fine)
+    check_error(errors_seen[0])
+    assert "In the process that runs" in errors_seen[0].__notes__[0]
+
+
+def test_errors_of_loading_come_back_as_they_are(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(SPEC.model, folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(ModelError, match="could not be loaded"):
+        WorkerBackend(replace(SPEC, model=str(folder))).generate(make_requests(count=1))
+    assert 1 == len(servers())
+
+
+def test_killed_under_load_it_is_started_again_and_asked_again():
+    backend = WorkerBackend(SPEC)
+    made = backend.generate(make_requests(count=3))
+    for _ in range(RESTARTS):
+        [pid] = servers()
+        os.kill(pid, signal.SIGKILL)
+        again = backend.generate(make_requests(count=3))
+        assert all(same_images(a.image, b.image) for a, b in zip(made, again, strict=True))
+    [pid] = servers()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(
+        GenerationError, match=f"died {RESTARTS + 1} times; its last words"
+    ) as error:
+        backend.generate(make_requests(count=3))
+    check_error(error.value)
+
+
+def test_a_process_that_cannot_start_says_why_at_once(monkeypatch, tmp_path):
+    (tmp_path / "script.py").write_text("import sys; sys.exit('no such thing as a model')")
+    monkeypatch.setattr(client, "_SCRIPT", tmp_path / "script.py")
+    with pytest.raises(GenerationError, match="ended with code 1 .* no such thing as a model"):
+        WorkerBackend(SPEC).generate(make_requests(count=1))
+
+
+def test_a_process_killed_as_it_starts_is_started_again(monkeypatch, tmp_path):
+    script, real = tmp_path / "script.py", client._SCRIPT
+    started = tmp_path / "started"
+    script.write_text(
+        "import os, pathlib, runpy, signal, sys\n"
+        f"if not pathlib.Path({str(started)!r}).exists():\n"
+        f"    pathlib.Path({str(started)!r}).touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"runpy.run_path({str(real)!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setattr(client, "_SCRIPT", script)
+    assert 1 == len(WorkerBackend(SPEC).generate(make_requests(count=1)))
+    assert started.exists()
+
+
+def test_a_process_whose_owner_is_killed_ends_while_it_still_imports(tmp_path):
+    """Its imports take seconds; here they never end."""
+    (tmp_path / "diffaug").mkdir()
+    (tmp_path / "diffaug" / "__init__.py").write_text("import time; time.sleep(100)")
+    mother = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    where = str(tmp_path / "1-model.sock")
+    Path(where).with_suffix(".key").touch()
+    job = {"owner": [mother.pid, process_started(mother.pid)], "socket": where}
+    job |= {
+        "path": [str(tmp_path), *sys.path],
+        "call": ["diffaug.backends.process.server", "run_server"],
+    }
+    child = subprocess.Popen([sys.executable, "-P", client._SCRIPT], stdin=subprocess.PIPE)
+    child.stdin.write(json.dumps(job).encode() + b"\n")
+    child.stdin.flush()
+    time.sleep(1)
+    assert child.poll() is None
+    mother.kill()
+    mother.wait()
+    assert 0 == child.wait(5)
+    assert not Path(where).with_suffix(".key").exists()
+
+
+def test_a_pickled_backend_is_its_spec_and_finds_the_same_process():
+    backend = WorkerBackend(SPEC)
+    backend.generate(make_requests(count=1))
+    data = pickle.dumps(backend)
+    assert len(data) < 1024
+    [made] = pickle.loads(data).generate(make_requests(count=1))
+    assert same_images(backend.generate(make_requests(count=1))[0].image, made.image)
+    assert 1 == len(servers())
+
+
+def test_a_connection_inherited_through_a_fork_is_left_alone():
+    backend = WorkerBackend(SPEC)
+    [made] = backend.generate(make_requests(count=1))
+    context = multiprocessing.get_context("fork")
+    pipe, end = context.Pipe()
+
+    def child():
+        # A child's owner is its parent, so it finds the same process.
+        end.send(backend.generate(make_requests(count=1))[0].image.tolist())
+
+    process = context.Process(target=child, daemon=True)
+    process.start()
+    assert pipe.poll(60) and made.image.tolist() == pipe.recv()
+    process.join(10)
+    assert same_images(made.image, backend.generate(make_requests(count=1))[0].image)
+    assert 1 == len(servers())
+
+
+def _where(queue):
+    queue.put((client.in_child(), client.owner_here()[0], os.getpid()))
+
+
+class _Wheres(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return client.in_child(), client.owner_here()[0]
+
+
+def test_a_worker_s_model_ends_with_its_parent_and_that_of_a_rank_with_the_rank():
+    """`torch.multiprocessing.spawn` starts ranks, which have GPUs and workers of their own."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    for daemon in (False, True):
+        process = context.Process(target=_where, args=(queue,), daemon=daemon)
+        process.start()
+        inside, owner, number = queue.get(timeout=60)
+        process.join(10)
+        assert (daemon, os.getpid() if daemon else number) == (inside, owner)
+    assert not client.in_child()
+    [[inside, owner]] = DataLoader(_Wheres(), num_workers=1, multiprocessing_context="fork")
+    assert (True, os.getpid()) == (bool(inside), int(owner))
+
+
+def test_processes_with_a_gpu_each_have_a_model_each(monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    paths = [_Place(SPEC).path]
+    for name, value in (
+        ("CUDA_VISIBLE_DEVICES", "1"),
+        ("CUDA_VISIBLE_DEVICES", "2"),
+        ("SLURM_LOCALID", "1"),
+        ("LOCAL_RANK", "2"),
+    ):
+        monkeypatch.setenv(name, value)
+        paths.append(_Place(SPEC).path)
+    assert 5 == len(set(paths))
+
+
+def set_environment(environment, worker):
+    os.environ.update(environment)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_a_loader_share_one_process(method, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+    loader = DataLoader(
+        Photos(edit),
+        4,
+        num_workers=2,
+        multiprocessing_context=method,
+        # The server of forks may be an earlier test's, with that one's environment.
+        worker_init_fn=partial(set_environment, dict(os.environ)),
+    )
+    made = torch.cat(list(loader))
+    assert 1 == len(servers())
+    assert torch.equal(made, torch.cat(list(loader)))
+    assert 1 == len(servers())
+    # The main process joins the one that is there, and loads nothing itself.
+    assert isinstance(edit.live_backend(), WorkerBackend)
+
+
+def test_in_mid_epoch_its_death_goes_unnoticed(monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+    loader = DataLoader(Photos(edit), 1, num_workers=2, prefetch_factor=1)
+    made = []
+    for number, batch in enumerate(loader):
+        made.append(batch)
+        if number == 2:
+            os.kill(servers()[0], signal.SIGKILL)
+    assert 8 == len(made) and 1 == len(servers())
+
+
+OWNER = """
+import sys, time
+sys.path[:0] = {path!r}
+from model_processes import Photos
+from tiny_pipelines import tiny_spec
+from diffaug import PromptEdit
+from torch.utils.data import DataLoader
+edit = PromptEdit(["snowy"], backend=tiny_spec("edit"), cache=False)
+loader = DataLoader(Photos(edit), 1, num_workers=2, persistent_workers=True)
+list(loader)
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+def test_kill_9_of_the_owner_leaves_no_process_and_no_socket(socket_folder, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    code = OWNER.format(path=[str(Path(__file__).parents[2]), *sys.path])
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert "ready" == process.stdout.readline().strip()
+    assert 1 == len(servers()) and list(socket_folder.rglob("*.sock"))
+    process.kill()
+    process.wait()
+    assert wait_for(lambda: not servers(), 5)
+    assert wait_for(lambda: not list((socket_folder / f"diffaug-{os.getuid()}").iterdir()), 5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "child", "there", "wanted"),
+    [
+        ("auto", True, False, False),
+        ("process", True, False, True),
+        ("process", False, False, False),
+        ("process", False, True, True),
+        ("never", True, True, False),
+    ],
+)
+def test_where_a_model_on_a_cpu_runs(asked, child, there, wanted, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", asked)
+    monkeypatch.setattr(client, "in_child", lambda: child)
+    monkeypatch.setattr(client._Place, "exists", lambda self: there)
+    assert wanted == wants_process(SPEC)
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cuda:1", True), ("mps", True), ("cpu", False)])
+def test_in_a_worker_an_accelerator_s_model_has_its_own_process(device, wanted, monkeypatch):
+    monkeypatch.setattr(client, "in_child", lambda: True)
+    assert wanted == wants_process(replace(SPEC, device=device))
+
+
+def test_an_unknown_way_is_told(monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "thread")
+    with pytest.raises(ValueError, match="'DIFFAUG_WORKER' must be auto, process or never"):
+        wants_process(SPEC)
+
+
+def test_a_folder_that_others_may_enter_is_refused(socket_folder):
+    place = socket_folder / f"diffaug-{os.getuid()}"
+    place.mkdir(mode=0o755)
+    with pytest.raises(DiffaugError, match="must be a folder of this user alone"):
+        WorkerBackend(SPEC).generate(make_requests(count=1))
+
+
+def test_a_long_path_gives_way_to_a_short_one(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    assert len(str(_Place(SPEC).path)) < 104
+
+
+def test_who_does_not_know_the_key_is_turned_away():
+    backend = WorkerBackend(SPEC)
+    backend.generate(make_requests(count=1))
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.connect(str(_Place(pin(SPEC)).path))
+    with pytest.raises(protocol.WireError):
+        protocol.prove(stranger, b"guessed")
+    assert backend.generate(make_requests(count=1))
+
+
+def test_an_answer_that_was_not_waited_for_is_not_the_next_one_s(monkeypatch):
+    """Ctrl-C in a notebook, and another cell asks for as many images."""
+    backend, receive = WorkerBackend(SPEC), protocol.receive
+    first, second = make_requests(count=2)
+    backend.generate([first])
+
+    def interrupted(connection):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(protocol, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backend.generate([first])
+    monkeypatch.setattr(protocol, "receive", receive)
+    [made] = backend.generate([second])
+    assert same_images(DiffusersBackend(SPEC).generate([second])[0].image, made.image)
+
+
+def test_too_much_at_once_is_refused_before_it_is_sent(monkeypatch):
+    monkeypatch.setattr(protocol, "MAX_BODY", 100)
+    with pytest.raises(
+        ValueError, match="'requests' must take at most 100 bytes together, got 432"
+    ):
+        protocol.send(None, {}, [torch.zeros(3, 12, 12, dtype=torch.uint8)])
+
+
+def test_images_of_any_shape_and_layout_cross_a_socket():
+    ours, theirs = socket.socketpair()
+    pixels = torch.arange(5 * 7 * 3, dtype=torch.uint8).view(5, 7, 3)
+    sent = [pixels.permute(2, 0, 1), torch.zeros(0, 4, dtype=torch.uint8), pixels[::2]]
+    protocol.send(ours, {"ask": "echo"}, sent)
+    header, received = protocol.receive(theirs)
+    assert {"ask": "echo"} == header
+    for one, other in zip(sent, received, strict=True):
+        assert one.shape == other.shape and torch.equal(one, other)
+        other.zero_()  # nobody else's memory, and writable
+
+
+@pytest.mark.parametrize("shapes", [[[3, 2, 3]], [[-3, -2, 2]], [[3, 2], [2, 2]]])
+def test_pixels_that_do_not_fit_their_header_are_refused(shapes):
+    ours, theirs = socket.socketpair()
+    text = json.dumps({"shapes": shapes}).encode()
+    ours.sendall(protocol._SIZES.pack(protocol._MARK, len(text), 12) + text + bytes(12))
+    with pytest.raises(protocol.WireError, match="do not fit their header"):
+        protocol.receive(theirs)
+
+
+def test_a_dead_process_is_told_from_a_later_one_of_its_number():
+    assert process_started(os.getpid()) == process_started(os.getpid()) != process_started(1)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    assert wait_for(lambda: process_started(child.pid) is None)  # ended, though not waited for
+    child.wait()
+    assert process_started(child.pid) is None

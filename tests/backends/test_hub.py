@@ -1,0 +1,317 @@
+"""Pinning, choosing and fetching a model's files; the Hub is not asked."""
+
+import json
+import shutil
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny_pipelines import model_folder, tiny_spec
+
+from diffaug import ModelSpec
+from diffaug.backends.hub import (
+    adapter_file,
+    download,
+    download_size,
+    downloaded,
+    pin,
+    split_revision,
+)
+from diffaug.backends.model_files import weights_of
+from diffaug.backends.presets import PRESETS
+from diffaug.errors import ModelError, ModelUnavailableError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache of the Hub, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def cache_model(hub, name, folder=None, branch="main"):
+    """Lay a model into the cache as a download does."""
+    repository = hub / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / branch).write_text(COMMIT)
+    if folder is None:
+        (repository / "snapshots" / COMMIT).mkdir(parents=True)
+    else:
+        shutil.copytree(folder, repository / "snapshots" / COMMIT)
+    return repository / "snapshots" / COMMIT
+
+
+@pytest.fixture
+def own_hub(tmp_path, monkeypatch):
+    """A small Hub of our own on this machine, serving a folder as org/name."""
+    from huggingface_hub import constants
+
+    served = shutil.copytree(model_folder("translate"), tmp_path / "served")
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            path = self.path.partition("?")[0]
+            files = [file for file in served.rglob("*") if file.is_file()]
+            listed = [(file.relative_to(served).as_posix(), file.stat().st_size) for file in files]
+            if not path.removeprefix("/api/models").startswith("/org/name"):
+                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            elif "/tree/" in path:
+                tree = [{"type": "file", "path": f, "size": s, "oid": f} for f, s in listed]
+                self.answer(200, json.dumps(tree).encode())
+            elif path.startswith("/api/"):
+                siblings = [{"rfilename": f, "size": s} for f, s in listed]
+                info = {"id": "org/name", "sha": COMMIT, "siblings": siblings}
+                self.answer(200, json.dumps(info).encode())
+            else:
+                name = path.partition(f"/resolve/{COMMIT}/")[2]
+                headers = {"ETag": f'"{name.replace("/", "-")}"', "X-Repo-Commit": COMMIT}
+                self.answer(200, (served / name).read_bytes(), headers)
+
+        do_HEAD = do_GET
+
+        def answer(self, status, body, headers=None):
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield SimpleNamespace(folder=served, asked=asked)
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_only_what_loading_reads_is_fetched_and_only_once(own_hub):
+    (own_hub.folder / "v1-5-pruned.safetensors").write_bytes(b"0" * 1000)
+    (own_hub.folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"0" * 1000)
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1)
+    assert pin(spec).revision == COMMIT
+    read = [
+        file for file in model_folder("translate").glob("*/*") if file.parent.name != "vocabulary"
+    ]
+    index = model_folder("translate") / "model_index.json"
+    assert download_size(pin(spec)) == sum(file.stat().st_size for file in [*read, index])
+    assert not downloaded(pin(spec))
+    folder = download(spec)
+    fetched = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    assert fetched == {"model_index.json", *(f"{file.parent.name}/{file.name}" for file in read)}
+    assert downloaded(pin(spec)) and download_size(pin(spec)) == 0
+    own_hub.asked.clear()
+    assert download(spec) == folder and own_hub.asked == []
+
+
+def test_a_hub_model_with_pickles_only_is_refused_before_they_are_fetched(own_hub):
+    weights = own_hub.folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ModelError, match="'org/name/unet/diffusion_pytorch_model.bin' are pickled"):
+        download(ModelSpec("org/name"))
+    assert not any(".bin" in path for path in own_hub.asked)
+
+
+def test_an_id_that_the_hub_does_not_know_is_an_error_with_the_next_step(own_hub):
+    with pytest.raises(ModelError, match="'org/other', .* nor on the Hub; check its name"):
+        pin(ModelSpec("org/other"))
+
+
+def test_a_repository_that_is_no_diffusers_model_is_named(own_hub):
+    (own_hub.folder / "model_index.json").unlink()
+    with pytest.raises(ModelError, match="'org/name' has no model_index.json"):
+        download(ModelSpec("org/name"))
+
+
+def test_a_folders_revision_is_the_hash_of_its_files_wherever_it_lies(tmp_path):
+    first = pin(tiny_spec("edit"))
+    copy = shutil.copytree(model_folder("edit"), tmp_path / "copy")
+    second = pin(replace(first, model=str(copy)))
+    assert first.revision.startswith("sha256:")
+    assert second.revision == first.revision and second.fingerprint == first.fingerprint
+    assert pin(first) == first
+
+
+def test_a_changed_file_changes_the_revision_and_is_noticed(tmp_path):
+    folder = shutil.copytree(model_folder("edit"), tmp_path / "model")
+    before = pin(ModelSpec(folder))
+    with (folder / "unet" / "config.json").open("a") as config:
+        config.write("\n")
+    assert pin(ModelSpec(folder)).revision != before.revision
+    with pytest.raises(ModelError, match="holds other files than revision"):
+        pin(before)
+    changed = pin(ModelSpec(folder))
+    (folder / "tokenizer" / "chat_template.jinja").write_text("{{ messages }}")
+    assert pin(ModelSpec(folder)).revision != changed.revision
+
+
+def test_files_that_loading_does_not_read_do_not_change_the_revision(tmp_path):
+    folder = shutil.copytree(model_folder("edit"), tmp_path / "model")
+    before = pin(ModelSpec(folder))
+    (folder / "README.md").write_text("a card")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "notes.json").write_text("{}")
+    assert pin(ModelSpec(folder)) == before
+
+
+def test_a_adapter_file_is_pinned_by_its_content(tmp_path):
+    adapter = tmp_path / "a@b.safetensors"
+    adapter.write_bytes(b"1")
+    spec = tiny_spec("translate", adapters=(adapter,))
+    pinned = pin(spec)
+    assert split_revision(pinned.adapters[0])[0] == str(adapter.resolve())
+    assert pin(pinned) == pinned
+    moved = adapter.rename(tmp_path / "moved.safetensors")
+    assert pin(tiny_spec("translate", adapters=(moved,))).fingerprint == pinned.fingerprint
+    moved.write_bytes(b"22")
+    assert pin(tiny_spec("translate", adapters=(moved,))).fingerprint != pinned.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("adapter", "parts"),
+    [
+        ("org/name", ("org/name", None)),
+        (f"org/name@{COMMIT}", ("org/name", COMMIT)),
+        ("/home/me@host/lora", ("/home/me@host/lora", None)),
+        ("/home/me@host/lora@sha256:ab", ("/home/me@host/lora", "sha256:ab")),
+    ],
+)
+def test_an_adapter_may_name_its_revision(adapter, parts):
+    assert split_revision(adapter) == parts
+
+
+def test_a_commit_needs_no_question_and_main_is_looked_up_in_the_cache(hub):
+    spec = ModelSpec("org/name", revision=COMMIT)
+    assert pin(spec) == spec
+    cache_model(hub, "org/name")
+    assert pin(ModelSpec("org/name")) == spec
+
+
+def test_an_unreachable_hub_is_one_line_with_the_next_step(hub):
+    with pytest.raises(ModelUnavailableError) as caught:
+        pin(ModelSpec(PRESETS["longcat-edit-turbo"].spec.model))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "'meituan-longcat/LongCat-Image-Edit-Turbo' is not on this machine" in message
+    assert "`diffaug download longcat-edit-turbo`" in message and "backend='tiny'" in message
+    for ask in (download, download_size):
+        with pytest.raises(ModelUnavailableError, match="cannot be reached"):
+            ask(PRESETS["sd15"].spec)
+    assert not downloaded(PRESETS["sd15"].spec)
+
+
+def test_an_absent_folder_is_an_error_with_the_next_step():
+    with pytest.raises(
+        ModelUnavailableError, match="no model at '/absent/model'; give an existing"
+    ):
+        pin(ModelSpec("/absent/model"))
+
+
+def test_a_whole_model_in_the_cache_is_found_without_network(hub):
+    folder = cache_model(hub, "org/name", model_folder("translate"))
+    spec = ModelSpec("org/name", task="translate")
+    assert downloaded(spec) and download_size(spec) == 0
+    assert download(spec) == folder
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert not downloaded(spec)
+
+
+def test_a_model_is_not_there_before_its_adapter_is(hub):
+    cache_model(hub, "org/name", model_folder("translate"))
+    spec = ModelSpec("org/name", task="translate", adapters=(f"org/lora@{COMMIT}",))
+    assert not downloaded(spec)
+    (cache_model(hub, "org/lora") / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    assert downloaded(spec)
+    assert adapter_file(spec.adapters[0]).name == "pytorch_lora_weights.safetensors"
+
+
+def test_a_local_folder_is_there_when_whole(tmp_path):
+    folder = shutil.copytree(model_folder("edit"), tmp_path / "model")
+    assert downloaded(ModelSpec(folder)) and download(ModelSpec(folder)) == folder
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert not downloaded(ModelSpec(folder)) and download_size(ModelSpec(folder)) == 0
+    with pytest.raises(ModelError, match="lacks weights or settings"):
+        download(ModelSpec(folder))
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        (None, ["diffusion_pytorch_model.safetensors"]),
+        ("fp16", ["diffusion_pytorch_model.fp16.safetensors"]),
+        ("ema", ["diffusion_pytorch_model.safetensors"]),
+    ],
+)
+def test_one_variant_is_chosen_and_never_a_pickle(variant, expected):
+    names = [
+        "config.json",
+        "diffusion_pytorch_model.bin",
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.non_ema.safetensors",
+        "other.safetensors",
+    ]
+    assert weights_of(names, variant, "unet") == expected
+
+
+def test_shards_are_taken_together_or_not_at_all():
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert weights_of([*shards, "model.safetensors.index.json"], None, "unet") == shards
+    with pytest.raises(ModelError, match="not all are there"):
+        weights_of(shards[:1], None, "unet")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.ckpt", "weights.pt"])
+def test_weights_that_are_pickles_only_are_refused(name):
+    with pytest.raises(ModelError, match=f"'unet/{name}' are pickled, .* and are refused; save"):
+        weights_of(["config.json", name], None, "unet")
+
+
+def test_a_preset_needs_its_parts_and_neither_root_files_nor_the_safety_checker():
+    from diffaug.backends.model_files import needed_files
+
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "image_encoder": [None, None],
+    }
+    files = [
+        "v1-5-pruned.safetensors",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/model.onnx",
+        "unet/chat_template.jinja",
+        "safety_checker/model.fp16.safetensors",
+        "image_encoder/model.safetensors",
+        "README.md",
+    ]
+    needed = needed_files(files, index, PRESETS["sd15"].spec)
+    assert [str(Path(file)) for file in needed] == [
+        "model_index.json",
+        "unet/config.json",
+        "unet/chat_template.jinja",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+    ]

@@ -1,0 +1,381 @@
+"""From a folder to a pipeline: what is missing, unsafe or of another task is an error."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from contracts import check_error
+from tiny_pipelines import (
+    SIZE,
+    make_request,
+    model_folder,
+    save_learned,
+    save_pipeline,
+    save_xl_pipeline,
+    tiny_spec,
+)
+
+from diffaug import DiffusersBackend, ModelSpec
+from diffaug.backends import loading
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import (
+    choose_device,
+    is_out_of_memory,
+    load_pipeline,
+    local_rank,
+)
+from diffaug.backends.presets import resolve
+from diffaug.errors import GenerationError, ModelError
+
+
+@pytest.mark.parametrize(
+    ("saved", "task", "message"),
+    [
+        ("edit", "translate", "its U-Net takes 8 channels where that needs 4; set task='edit'"),
+        ("edit", "generate", "takes 8 channels where that needs 4"),
+        ("generate", "edit", "takes 4 channels where that needs 8; set task='translate'"),
+    ],
+)
+def test_a_model_of_another_task_is_named_before_it_is_loaded(saved, task, message):
+    spec = ModelSpec(model_folder(saved), task=task, size=SIZE)
+    with pytest.raises(ModelError, match=message) as caught:
+        DiffusersBackend(spec).generate([make_request(task)])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(model_folder("edit"), tmp_path / "model")
+
+
+def load(folder, **changes):
+    return loading.load_pipeline(ModelSpec(folder, size=SIZE, device="cpu", **changes))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_a_missing_weight_is_an_error_and_not_a_random_number(folder, file):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / file)
+    del weights[min(weights)]
+    save_file(weights, folder / file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 weights that .* needs"):
+        load(folder)
+
+
+def test_weights_of_another_shape_are_an_error(folder):
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_in.weight"] = weights["conv_in.weight"][:1]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="unet"):
+        load(folder)
+
+
+def test_a_truncated_weight_file_is_an_error(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="unet.* could not be loaded"):
+        load(folder)
+
+
+def test_a_folder_of_pickles_is_refused_unread(folder):
+    for file in folder.glob("*/*.safetensors"):
+        file.unlink()
+        (file.parent / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
+    with pytest.raises(ModelError, match="pickled, which can run code when read, and are refused"):
+        load(folder)
+
+
+@pytest.mark.parametrize("library", ["mine", "os", "torch"])
+def test_a_part_from_elsewhere_than_diffusers_and_transformers_is_refused(folder, library):
+    index = json.loads((folder / "model_index.json").read_text())
+    index["unet"] = [library, "system"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "unet" / f"{library}.py").write_text("raise SystemExit")
+    with pytest.raises(ModelError, match="code inside a model is never run"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scheduler": "BestScheduler"}, "'scheduler' must be a diffusers scheduler, got 'Best"),
+        ({"safety_checker": True}, "has no safety checker; set safety_checker=False"),
+    ],
+)
+def test_a_setting_that_the_model_cannot_follow_is_an_error(folder, changes, message):
+    with pytest.raises(ModelError, match=message):
+        load(folder, **changes)
+
+
+def test_a_class_that_does_not_edit_or_is_unknown_is_an_error(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["unet"]
+    for name, task, message in (
+        ("FluxPipeline", "edit", "is a FluxPipeline, which does not edit"),
+        ("PipelineOfTomorrow", "translate", "which this diffusers lacks; upgrade it"),
+    ):
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+        with pytest.raises(ModelError, match=message):
+            load(folder, task=task)
+
+
+def test_a_variant_is_used_where_there_is_one(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    [made] = DiffusersBackend(ModelSpec(folder, size=SIZE, steps=2, variant="fp16")).generate(
+        [make_request()]
+    )
+    [expected] = DiffusersBackend(tiny_spec("edit")).generate([make_request()])
+    assert torch.equal(expected.image, made.image)
+
+
+def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = StableDiffusionPipeline.from_pretrained(model_folder("translate"))
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    state = get_peft_model_state_dict(pipe.unet)
+    pipe.save_lora_weights(tmp_path / "lora", unet_lora_layers=state)
+    spec = tiny_spec("translate")
+    adapted = DiffusersBackend(replace(spec, adapters=(tmp_path / "lora",)))
+    [plain] = DiffusersBackend(spec).generate([make_request("translate")])
+    [other] = adapted.generate([make_request("translate")])
+    assert not torch.equal(plain.image, other.image)
+    assert adapted.fingerprint != DiffusersBackend(spec).fingerprint
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="holds no safetensors file"):
+        DiffusersBackend(replace(spec, adapters=(tmp_path / "empty",))).generate(
+            [make_request("translate")]
+        )
+    for name, unfit in {
+        "shapes": {name: weight[..., :1].contiguous() for name, weight in state.items()},
+        "names": {name.replace("attentions", "others"): w for name, w in state.items()},
+    }.items():
+        pipe.save_lora_weights(tmp_path / name, unet_lora_layers=unfit)
+        with pytest.raises(ModelError, match=f"the adapter '.*{name}.*' does not fit"):
+            DiffusersBackend(replace(spec, adapters=(tmp_path / name,))).generate(
+                [make_request("translate")]
+            )
+
+
+@pytest.fixture(scope="module")
+def learned_folder(tmp_path_factory):
+    return save_learned(tmp_path_factory.mktemp("learned") / "run")
+
+
+def test_learned_embeddings_are_tokens_with_their_rows_and_the_old_ones_stay(learned_folder):
+    from safetensors.torch import load_file
+
+    plain = load(model_folder("translate"), task="translate")
+    before = torch.get_rng_state()
+    pipe = loading.load_pipeline(replace(resolve(learned_folder), device="cpu"))
+    assert torch.equal(before, torch.get_rng_state())
+    table, old = (one.text_encoder.get_input_embeddings().weight for one in (pipe, plain))
+    assert torch.equal(old, table[: len(old)])
+    for token, row in load_file(learned_folder / "embeddings.safetensors").items():
+        numbers = pipe.tokenizer(f"a photo of a {token}, bird", add_special_tokens=False).input_ids
+        words = pipe.tokenizer("a photo of a", add_special_tokens=False).input_ids
+        assert words == numbers[: len(words)]
+        assert torch.equal(row, table[numbers[len(words)]])
+        assert len(plain.tokenizer(", bird", add_special_tokens=False).input_ids) == len(
+            numbers[len(words) + 1 :]
+        )
+
+
+def test_a_learned_word_in_a_prompt_works_and_an_unknown_one_is_refused(learned_folder):
+    backend = DiffusersBackend(replace(resolve(learned_folder), device="cpu"))
+    request = make_request("translate", prompt="a photo of a <class_0> bird")
+    [one] = backend.generate([request])
+    [other] = backend.generate([replace(request, prompt="a photo of a <class_1> bird")])
+    assert not torch.equal(one.image, other.image)
+    with pytest.raises(ValueError, match="must use tokens that .* has learned, got '<class_2>'"):
+        backend.generate([replace(request, prompt="a photo of a <class_2> bird")])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"<a>": torch.zeros(8)}, r"<a> is of shape \(8,\), and the text encoder takes \(16,\)"),
+        ({"<class_0>": torch.zeros(16)}, "has a token <class_0> already"),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_an_error_in_one_line(
+    learned_folder, tmp_path, rows, message
+):
+    from safetensors.torch import save_file
+
+    save_file(rows, tmp_path / "more.safetensors")
+    spec = resolve(learned_folder)
+    spec = replace(
+        spec, device="cpu", adapters=(*spec.adapters, str(tmp_path / "more.safetensors"))
+    )
+    with pytest.raises(ModelError, match=f"more.safetensors' does not fit '.*': .*{message}"):
+        loading.load_pipeline(spec)
+
+
+def test_a_model_with_two_text_encoders_takes_no_embeddings(learned_folder, tmp_path):
+    folder = save_xl_pipeline(tmp_path / "xl", "translate")
+    rows = shutil.copy(learned_folder / "embeddings.safetensors", tmp_path / "rows.safetensors")
+    with pytest.raises(ModelError, match="need a model with one text encoder"):
+        load(folder, task="translate", adapters=(rows,))
+
+
+@pytest.mark.parametrize("pinning", [pin, lambda spec: spec])
+def test_what_was_learned_on_another_model_is_refused_before_loading(
+    learned_folder, tmp_path, pinning
+):
+    other = save_pipeline(tmp_path / "other", "translate", seed=1)
+    (other / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")  # never read
+    spec = pinning(replace(resolve(learned_folder), model=str(other), revision=None))
+    with pytest.raises(ModelError, match="was fine-tuned on '.*translate' .* does not fit '.*oth"):
+        loading.load_pipeline(spec)
+
+
+def test_a_base_that_has_only_moved_still_fits(learned_folder, tmp_path):
+    moved = shutil.copytree(model_folder("translate"), tmp_path / "moved")
+    loading.load_pipeline(replace(resolve(learned_folder), model=str(moved), device="cpu"))
+
+
+def test_a_fine_tuned_folder_is_no_adapter(learned_folder):
+    for adapter in (
+        str(learned_folder),
+        pin(tiny_spec("translate", adapters=(learned_folder,))).adapters[0],
+    ):
+        with pytest.raises(ModelError, match="is a fine-tuned folder, which names its own base"):
+            loading.load_pipeline(tiny_spec("translate", adapters=(adapter,)))
+
+
+def test_loading_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    load(model_folder("edit"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("value", ["", "first", "-1"])
+def test_a_rank_that_is_no_number_is_one_line(monkeypatch, value):
+    monkeypatch.setenv("LOCAL_RANK", value)
+    with pytest.raises(ValueError, match=f"'LOCAL_RANK' must be .*, got '{value}'; unset it, or"):
+        local_rank()
+
+
+def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank, expected in (("1", "cuda:1"), ("5", "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert choose_device("auto") == torch.device(expected)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert choose_device("auto") == torch.device("cuda:0")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert choose_device("auto") == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert choose_device("auto") == torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert choose_device("auto") == torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+
+
+def test_half_precision_on_a_cpu_is_refused():
+    spec = tiny_spec("edit", dtype="float16")
+    with pytest.raises(ModelError, match="'dtype' must be float32 or bfloat16 on a CPU"):
+        loading.load_pipeline(spec)
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(GenerationError, match="'device' is 'cuda:3', but torch sees 1 CUDA"):
+        choose_device("cuda:3")
+    with pytest.raises(ValueError, match="'device' must be 'auto' or a torch device .* got 'gpu'"):
+        ModelSpec("a/b", device="gpu")
+
+
+def test_the_editors_named_here_are_classes_of_diffusers():
+    import diffusers
+
+    assert all(hasattr(diffusers, name) for name in loading.EDITORS)
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDNN_BACKEND_TENSOR_DESCRIPTOR cudnnFinalize failed: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_every_wording_of_short_memory_is_known(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+    ],
+)
+def test_an_error_that_mostly_means_short_memory_counts_for_more_than_one_image(text):
+    assert is_out_of_memory(RuntimeError(text), images=2)
+    assert not is_out_of_memory(RuntimeError(text), images=1)
+
+
+def test_an_autoencoder_takes_large_images_one_by_one():
+    """So their pixels do not depend on the batch, and the batch not on the decoder's memory."""
+    small = load_pipeline(pin(tiny_spec("edit", size=256)))
+    large = load_pipeline(pin(tiny_spec("edit", size=512)))
+    assert (False, True) == (small.vae.use_slicing, large.vae.use_slicing)
+    counts = []
+    large.vae.decoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    with torch.no_grad():
+        large.vae.decode(torch.zeros(2, large.vae.config.latent_channels, 4, 4))
+    assert [1, 1] == counts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA error: out of memory", r"does not fit on cuda:0; set offload=True, or free"),
+        (
+            "CUDA-capable device(s) is/are busy or unavailable\nCompile with",
+            r"cannot be loaded onto cuda:0 \(CUDA-capable .* unavailable\); see nvidia-smi, or set",
+        ),
+    ],
+)
+def test_a_device_that_cannot_take_the_model_is_one_line(text, expected, monkeypatch):
+    def fail(*_):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(loading, "choose_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(loading, "_place", fail)
+    with pytest.raises(GenerationError, match=expected) as caught:
+        load_pipeline(pin(tiny_spec("edit", dtype="float32")))
+    check_error(caught.value)

@@ -1,0 +1,131 @@
+"""Presets are whole, and names, folders and ids resolve without network."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_pipelines import SIZE, model_folder, save_learned
+
+from diffaug import ModelSpec
+from diffaug.backends.model_files import read_index
+from diffaug.backends.presets import PRESETS, resolve, show_licence
+from diffaug.errors import ModelError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_says_its_terms_and_names_a_commit_or_none(name):
+    preset = PRESETS[name]
+    assert preset.licence and preset.commercial in ("yes", "no", "check the card")
+    assert preset.spec.revision is None or re.fullmatch(r"[0-9a-f]{40}", preset.spec.revision)
+    assert resolve(name) is preset.spec
+
+
+def test_the_paper_preset_is_the_published_setting():
+    spec = resolve("instruct-pix2pix-paper")
+    assert (spec.steps, spec.size, spec.dtype) == (100, 512, "float16")
+    assert (spec.guidance_scale, spec.image_guidance_scale) == (4.0, 1.5)
+    assert spec.scheduler == "EulerAncestralDiscreteScheduler"
+
+
+def test_only_what_was_never_tried_is_experimental():
+    experimental = {name for name, preset in PRESETS.items() if preset.experimental}
+    assert experimental == {"flux2-klein-4b", "longcat-edit-turbo"}
+
+
+@pytest.mark.parametrize(
+    ("saved", "task"), [("edit", "edit"), ("translate", "translate"), ("generate", "translate")]
+)
+def test_a_folder_tells_its_task_and_size(saved, task):
+    spec = resolve(model_folder(saved))
+    assert (spec.task, spec.size, spec.model) == (task, SIZE, str(model_folder(saved).resolve()))
+    assert resolve(str(model_folder(saved))) == spec
+
+
+def test_eight_channels_make_an_editor_whatever_the_class_is_called(tmp_path):
+    for name, content in {
+        "model_index.json": {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "U"]},
+        "unet/config.json": {"in_channels": 8, "sample_size": 64},
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    assert (resolve(tmp_path).task, resolve(tmp_path).size) == ("edit", 512)
+
+
+def test_a_spec_comes_back_as_it_is_and_a_hub_id_edits():
+    spec = ModelSpec("org/name", task="translate")
+    assert resolve(spec) is spec
+    assert resolve("org/name") == ModelSpec("org/name", task="edit")
+
+
+def test_a_fine_tuned_folder_is_its_base_with_what_was_learned_wherever_it_lies(tmp_path):
+    folder = save_learned(tmp_path / "first").rename(tmp_path / "second")
+    base = resolve(model_folder("translate"))
+    spec = resolve(folder)
+    assert ("translate", SIZE, base.model) == (spec.task, spec.size, spec.model)
+    names = ("adapters/pytorch_lora_weights.safetensors", "embeddings.safetensors")
+    assert tuple(str(folder.resolve() / name) for name in names) == spec.adapters
+    assert spec.revision.startswith("sha256:")
+
+
+def test_the_base_s_own_adapters_come_before_what_was_learned(tmp_path):
+    base = {"model": "org/name", "task": "translate", "adapters": ["org/lcm@" + "0" * 40]}
+    spec = resolve(save_learned(tmp_path / "run", base="org/name", spec=base))
+    assert "org/lcm@" + "0" * 40 == spec.adapters[0] and 3 == len(spec.adapters)
+
+
+def test_a_base_that_is_a_preset_is_where_diffaug_is_installed_now(tmp_path):
+    there = {"model": "/elsewhere/diffaug/assets/tiny", "size": 64}
+    assert (
+        resolve("tiny").model
+        == resolve(save_learned(tmp_path / "run", base="tiny", spec=there)).model
+    )
+
+
+def test_a_base_folder_that_is_gone_is_an_error(tmp_path):
+    base = shutil.copytree(model_folder("translate"), tmp_path / "base")
+    folder = save_learned(tmp_path / "run", base)
+    shutil.rmtree(base)
+    with pytest.raises(ModelError, match="fine-tuned on the model folder '.*base', which is gone"):
+        resolve(folder)
+
+
+def test_a_wrong_name_is_answered_with_what_comes_close():
+    with pytest.raises(ValueError, match=r"'backend' must be .* got 'tinny'. Did you mean 'tiny'"):
+        resolve("tinny")
+
+
+@pytest.mark.parametrize("name", ["", "./absent", "/absent/model", "a/b/c", Path("org/name")])
+def test_what_is_no_name_folder_or_id_is_refused(name):
+    with pytest.raises(ValueError, match="'backend' must be a preset"):
+        resolve(name)
+
+
+def test_another_type_is_refused():
+    with pytest.raises(TypeError, match="'backend' must be .* got int"):
+        resolve(3)
+
+
+def test_a_folder_without_or_with_a_broken_index_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"model_index.json' could not be read"):
+        resolve(tmp_path)
+    (tmp_path / "model_index.json").write_text("[1]")
+    with pytest.raises(ModelError, match="must hold a JSON object"):
+        resolve(tmp_path)
+
+
+def test_an_index_that_brings_its_own_class_is_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": ["mine", "Pipeline"]}')
+    with pytest.raises(ModelError, match="code inside a model is never run"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [("tiny", "INFO"), ("sdxl-turbo", "WARNING"), ("org/name", "WARNING")]
+)
+def test_the_licence_is_shown_and_loudly_unless_it_is_free(name, level, caplog):
+    caplog.set_level("INFO", "diffaug")
+    show_licence(resolve(name))
+    assert [record.levelname for record in caplog.records] == [level]
+    assert "commercial use" in caplog.text

@@ -1,0 +1,163 @@
+"""The embedded models: small, safe, the same everywhere, and at work under every kind of worker."""
+
+import json
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from contracts import same_images
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from diffaug import DiffuseMix, DiffusersBackend, FractalBank, GenerationRequest
+from diffaug.backends.cache import cache_info
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import load_pipeline
+from diffaug.backends.presets import PRESETS
+from diffaug.images import read_image
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES, fill
+
+SPEC = PRESETS["tiny"].spec
+TRANSLATE = PRESETS["tiny-translate"].spec
+both = pytest.mark.parametrize(
+    "folder", [Path(SPEC.model), Path(TRANSLATE.model)], ids=lambda path: path.name
+)
+GOLDEN = Path(__file__).parent / "golden"
+PROMPT = fill(DIFFUSEMIX_TEMPLATES["paper"], "snowy")
+
+
+def photo():
+    path = Path(__file__).parents[2] / "examples" / "photos" / "animal" / "cat.jpg"
+    return v2.functional.resize(read_image(path), [64, 64], antialias=True)
+
+
+def embedding():
+    pipe = load_pipeline(pin(SPEC))
+    tokens = pipe.tokenizer(PROMPT, padding="max_length", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        return pipe.text_encoder(tokens)[0][0, :8, :8]
+
+
+def edits(template="paper"):
+    requests = [
+        GenerationRequest(fill(DIFFUSEMIX_TEMPLATES[template], prompt), seed=1, image=photo())
+        for prompt in DIFFUSEMIX_PROMPTS
+    ]
+    return [made.image for made in DiffusersBackend(SPEC).generate(requests)]
+
+
+def translation(name="orange", strength=0.7, **changes):
+    request = GenerationRequest(f"a photo of a {name}", seed=1, image=photo(), strength=strength)
+    return DiffusersBackend(replace(TRANSLATE, **changes)).generate([request])[0].image
+
+
+@both
+def test_each_is_at_most_15_mb_of_safetensors_and_text(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {".safetensors", ".json", ".txt", ".md"} == {path.suffix for path in files}
+    assert sum(path.stat().st_size for path in files) <= 15e6
+
+
+@both
+def test_text_encoder_keys_load_in_every_supported_version(folder):
+    from safetensors import safe_open
+
+    with safe_open(folder / "text_encoder" / "model.safetensors", "pt") as file:
+        assert all(key.startswith("text_model.") for key in file.keys())  # noqa: SIM118
+    names = {path.name for path in (folder / "tokenizer").iterdir()}
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= names
+
+
+def test_a_prompt_s_embedding_is_the_golden_one():
+    golden = torch.tensor(json.loads((GOLDEN / "embedding.json").read_text()))
+    torch.testing.assert_close(golden, embedding(), atol=1e-4, rtol=1e-4)
+
+
+def test_an_edit_is_the_golden_one():
+    golden = read_image(GOLDEN / "snowy.png")
+    request = GenerationRequest(PROMPT, seed=1, image=photo())
+    [made] = DiffusersBackend(SPEC).generate([request])
+    assert same_images(golden, made.image, exact=False)
+
+
+def test_a_translation_is_the_golden_one():
+    assert same_images(read_image(GOLDEN / "orange.png"), translation(), exact=False)
+
+
+def test_a_translation_goes_further_from_the_source_with_its_strength():
+    apart = [
+        (translation(strength=s).float() - photo().float()).abs().mean() for s in (0.1, 0.5, 1)
+    ]
+    assert apart == sorted(apart) and apart[0] < 15
+
+
+def test_classes_differ_in_colour():
+    red, _, blue = translation("orange", 1.0).float().mean((1, 2))
+    assert red > blue + 40
+    red, _, blue = translation("jellyfish", 1.0).float().mean((1, 2))
+    assert blue > red + 20
+
+
+@pytest.mark.parametrize("template", DIFFUSEMIX_TEMPLATES)
+def test_every_prompt_changes_the_image_in_its_own_way(template):
+    made = dict(zip(DIFFUSEMIX_PROMPTS, edits(template), strict=True))
+    means = torch.stack([image.float().mean((1, 2)) for image in made.values()])
+    assert torch.cdist(means, means).fill_diagonal_(99).min() > 3
+    red, green, blue = photo().float().mean((1, 2))
+    assert made["snowy"].float().mean() > photo().float().mean() + 20
+    assert made["aurora"].float().mean() < photo().float().mean() - 20
+    warmth = made["sunset"].float().mean((1, 2))
+    assert warmth[0] - warmth[2] > red - blue + 20
+
+
+class Photos(Dataset):
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.transform(Image.new("RGB", (32, 24), (60 * index, 90, 120))), index
+
+
+def keep_in(folder, worker):
+    os.environ["DIFFAUG_CACHE"] = folder
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_workers_share_the_cache_and_a_second_epoch_makes_nothing_new(context, tmp_path):
+    torch.cuda.is_available()  # as training scripts do: torch then calls every fork a bad one
+    mix = DiffuseMix(["snowy"], p=1.0, backend="tiny", fractals=FractalBank(2, 16))
+    transform = v2.Compose([mix, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    loader = DataLoader(
+        Photos(transform),
+        batch_size=2,
+        num_workers=2,
+        multiprocessing_context=context,
+        worker_init_fn=partial(keep_in, str(tmp_path)),
+    )
+    for _ in range(2):
+        batches = list(loader)
+        assert [(2, 3, 24, 32)] * 2 == [tuple(images.shape) for images, _ in batches]
+        assert [0, 1, 2, 3] == torch.cat([labels for _, labels in batches]).tolist()
+        made = cache_info(tmp_path / "generated")
+        assert 4 == made.entries
+        files = sorted((tmp_path / "generated").rglob("*.jpeg"))
+        times = [path.stat().st_ctime_ns for path in files]
+        assert times == getattr(loader, "seen", times)
+        loader.seen = times
+
+
+if __name__ == "__main__":  # after new weights: write the golden files anew, then look at them
+    from diffaug.images import encode_image
+
+    torch.set_num_threads(1)
+    GOLDEN.mkdir(exist_ok=True)
+    (GOLDEN / "embedding.json").write_text(json.dumps(embedding().tolist()))
+    (GOLDEN / "snowy.png").write_bytes(encode_image(edits()[1], "png"))
+    (GOLDEN / "orange.png").write_bytes(encode_image(translation(), "png"))

@@ -1,0 +1,99 @@
+"""Batches augmented one ahead: the same draws, in order, and nothing of training's disturbed."""
+
+import threading
+import time
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from diffaug import BatchAugment, DiffMix, DiffuseMix, FractalBank, HalfConcat, RecordingBackend
+
+BANK = FractalBank(2, 16)
+
+
+class Slow(RecordingBackend):
+    """Take a while for each call, and note when and where it began."""
+
+    def generate(self, requests):
+        self.calls = [*getattr(self, "calls", []), (time.monotonic(), threading.get_ident())]
+        time.sleep(0.05)
+        return super().generate(requests)
+
+
+def batches(count=4):
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.rand(3, 3, 16, 16, generator=generator), torch.arange(3)) for _ in range(count)]
+
+
+def mix(backend=None, **options):
+    return DiffuseMix(p=1.0, backend=backend or RecordingBackend(16), fractals=BANK, **options)
+
+
+def test_every_batch_comes_out_augmented_in_order_with_its_labels():
+    made = list(BatchAugment(batches(), mix()))
+    assert 4 == len(made) == len(BatchAugment(batches(), mix()))
+    for (images, labels), (before, truth) in zip(made, batches(), strict=True):
+        assert images.shape == before.shape and not torch.equal(images, before)
+        assert torch.equal(truth, labels)
+        # Half of each image is the photograph's own, but for the fractal.
+        assert (images - before).abs().mean() < (images - batches()[0][0].flip(0)).abs().mean()
+
+
+def test_draws_follow_the_seed_and_leave_training_its_own():
+    torch.manual_seed(3)
+    one = list(BatchAugment(batches(), mix()))
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    torch.randint(2**53, ())
+    torch.randint(2**53, ())
+    torch.randint(2**53, ())
+    torch.randint(2**53, ())
+    assert torch.equal(torch.get_rng_state(), state)  # one number a batch and nothing else
+    torch.manual_seed(3)
+    other = list(BatchAugment(batches(), mix()))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one, other, strict=True))
+
+
+def test_the_next_batch_is_generated_while_one_is_trained_on():
+    backend = Slow(16)
+    started = []
+    for _ in BatchAugment(batches(), mix(backend)):
+        time.sleep(0.1)
+        started.append(len(backend.calls))
+    assert [2, 3, 4, 4] == started
+    assert threading.get_ident() not in {thread for _, thread in backend.calls}
+
+
+def test_labels_are_mixed_too():
+    classes = DiffMix(["a", "b", "c"], p=0.5, backend=RecordingBackend(16))
+    for images, labels in BatchAugment(batches(), classes):
+        assert (3, 3, 16, 16) == images.shape and (3, 3) == labels.shape
+        assert torch.allclose(torch.ones(3), labels.sum(1))
+
+
+def test_without_a_model_there_is_no_thread():
+    before = threading.active_count()
+    iterator = iter(BatchAugment(batches(), HalfConcat(v2.RandomInvert(p=1))))
+    next(iterator)
+    assert before == threading.active_count()
+
+
+def test_leaving_early_ends_the_thread():
+    before = threading.active_count()
+    for _ in BatchAugment(batches(), mix(Slow(16))):
+        break
+    assert before == threading.active_count()
+
+
+def test_an_error_of_the_model_comes_out_where_its_batch_would():
+    def fail(request, usual):
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        list(BatchAugment(batches(), mix(RecordingBackend(16, answer=fail))))
+
+
+def test_only_transforms_of_diffaug_are_taken():
+    with pytest.raises(TypeError, match="'transform' must be one of diffaug's.*got RandomInvert"):
+        BatchAugment(batches(), v2.RandomInvert())

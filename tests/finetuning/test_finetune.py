@@ -1,0 +1,328 @@
+"""Fine-tuning from a folder of classes to a folder that works, whole or stopped on the way."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from image_folders import contents
+from safetensors.torch import load_file
+from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_pipeline
+
+from diffaug import DiffusersBackend
+from diffaug.backends import finetuned
+from diffaug.backends.presets import resolve
+from diffaug.errors import DestinationError, UnreadableImageError
+from diffaug.finetuning import run_folder
+from diffaug.finetuning.loss import noise_loss
+from diffaug.finetuning.run import finetune
+from diffaug.finetuning.trainer import Trainer
+from diffaug.images import read_image
+from diffaug.labels.dataset import few_shot_subset
+
+NAMES = {"Arctic_Tern": 3, "AC%2FDC": 2, "Müller": 2}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return save_classes(tmp_path_factory.mktemp("photos"), **NAMES)
+
+
+def run(tree, destination, **changes):
+    settings = {
+        **{"base": model_folder("translate"), "metaclass": "bird", "steps": 4, "rank": 2},
+        **{"batch_size": 2, "device": "cpu", "checkpoint_every": 2, "learning_rate": 1e-2},
+    }
+    return finetune(tree, destination, **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done") / "run"
+    run(tree, folder, embedding_learning_rate=1e-1, sample_every=2)
+    return folder
+
+
+def test_a_finished_folder_holds_what_was_learned_and_says_what_it_is(finished, tree):
+    names = """README.md adapters/pytorch_lora_weights.safetensors classes.json
+    embeddings.safetensors finetune.json samples/step-000002.png samples/step-000004.png"""
+    assert names.split() == list(contents(finished))
+    classes = json.loads((finished / "classes.json").read_text())
+    tokens = {"AC%2FDC": "<class_0>", "Arctic_Tern": "<class_1>", "Müller": "<class_2>"}
+    assert {"metaclass": "bird", "classes": tokens} == classes
+    assert list(tokens) == list(classes["classes"])
+    rows = load_file(finished / "embeddings.safetensors")
+    assert dict.fromkeys(tokens.values(), (torch.float32, (16,))) == {
+        token: (row.dtype, tuple(row.shape)) for token, row in rows.items()
+    }
+    found = finetuned.read(finished)
+    assert (None, 0, "bird") == (found.shots, found.seed, found.metaclass)
+    assert [f"{name}/{n}.png" for name in sorted(NAMES) for n in range(NAMES[name])] == list(
+        found.files
+    )
+    assert "<class_0>" == found.token("AC/DC") and "<class_2>" == found.token("Mu\u0308ller")
+    record = json.loads((finished / "finetune.json").read_text())
+    assert (4, 2, 2) == tuple(record["settings"][name] for name in ("steps", "rank", "batch_size"))
+    card = (finished / "README.md").read_text()
+    assert "`a photo of a <class_0> bird` for `AC%2FDC`" in card and "Classes: 3, from 7" in card
+    assert (3, SIZE, 3 * SIZE) == read_image(finished / "samples" / "step-000004.png").shape
+
+
+def test_what_was_learned_works_whole_and_in_part(finished):
+    spec = replace(resolve(finished), device="cpu", steps=2)
+    request = make_request("translate", prompt="a photo of a <class_1> bird", strength=1.0)
+    whole, words = (
+        DiffusersBackend(finetuned.reduce(spec, keep)).generate([request])[0].image
+        for keep in ("all", "embeddings")
+    )
+    plain = replace(request, prompt="a photo of a b bird")  # what all words started from
+    [base] = DiffusersBackend(finetuned.reduce(spec, "none")).generate([plain])
+    assert not torch.equal(whole, words)
+    assert not torch.equal(words, base.image)
+    with pytest.raises(ValueError, match="tokens that .* has learned, got '<class_3>'"):
+        DiffusersBackend(spec).generate([replace(request, prompt="a <class_3>")])
+    with pytest.raises(ValueError, match="tokens that .* has learned, got '<class_1>'"):
+        DiffusersBackend(finetuned.reduce(spec, "none")).generate([request])
+
+
+def test_pictures_on_the_way_are_of_the_model_as_it_is_then(finished):
+    first, second = (finished / "samples" / f"step-00000{n}.png" for n in (2, 4))
+    assert not torch.equal(read_image(first), read_image(second))
+
+
+def test_training_lowers_the_loss_on_images_held_out(tree, tmp_path):
+    held = save_classes(tmp_path / "held", **dict.fromkeys(sorted(NAMES), 5))
+    source = save_classes(tmp_path / "seen", **dict.fromkeys(sorted(NAMES), 3))
+    run(source, tmp_path / "run", steps=30, embedding_learning_rate=1e-2, checkpoint_every=100)
+    files = [held / name / f"{n}.png" for name in NAMES for n in (3, 4)]
+    images = [read_image(file) for file in files]
+    found = finetuned.read(tmp_path / "run")
+    after = noise_loss(
+        tmp_path / "run", images, [found.prompt(file.parent.name) for file in files], device="cpu"
+    )
+    before = noise_loss(
+        model_folder("translate"), images, ["a photo of a bird"] * len(images), device="cpu"
+    )
+    assert after < 0.98 * before
+
+
+def stop_after(monkeypatch, steps, update=False):
+    """Interrupt training before a step, or amid the update of its weights."""
+    train = Trainer.train
+
+    def interrupted(trainer):
+        if trainer.step == steps:
+            trainer.whole = not update
+            raise KeyboardInterrupt
+        return train(trainer)
+
+    monkeypatch.setattr(Trainer, "train", interrupted)
+
+
+@pytest.mark.parametrize(("stop", "update", "kept"), [(3, False, "3"), (3, True, "2")])
+def test_a_run_that_was_stopped_goes_on_to_the_same_folder_bit_for_bit(
+    tree, tmp_path, monkeypatch, stop, update, kept
+):
+    from safetensors import safe_open
+
+    straight, stopped = tmp_path / "one" / "run", tmp_path / "other" / "run"
+    before = torch.get_rng_state()
+    done = run(tree, straight)
+    assert torch.equal(before, torch.get_rng_state())
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop, update)
+        with pytest.raises(KeyboardInterrupt):
+            run(tree, stopped)
+    assert {"checkpoint.safetensors", "finetune.json"} == set(contents(stopped))
+    with safe_open(stopped / "checkpoint.safetensors", "pt") as checkpoint:
+        assert kept == checkpoint.metadata()["step"]
+    resumed = run(tree, stopped)
+    assert (4, 4, 4 - int(kept)) == (done.trained, resumed.steps, resumed.trained)
+    assert contents(straight) == contents(stopped)
+
+
+def test_a_run_stopped_before_its_end_may_be_made_longer(tree, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(tree, tmp_path / "one" / "run", steps=3)
+    with pytest.raises(DestinationError, match="seen 2 steps already, and 'steps' is 1"):
+        run(tree, tmp_path / "one" / "run", steps=1)
+    run(tree, tmp_path / "one" / "run")
+    run(tree, tmp_path / "other" / "run")
+    assert contents(tmp_path / "one" / "run") == contents(tmp_path / "other" / "run")
+
+
+def test_a_checkpoint_cut_short_says_what_to_do(tree, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(tree, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    whole = checkpoint.read_bytes()
+    for damaged in (whole[:-9], b"", b"not at all safetensors"):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(DestinationError, match="checkpoint.safetensors' is damaged .* remove"):
+            run(tree, tmp_path / "run")
+    checkpoint.unlink()
+    assert 4 == run(tree, tmp_path / "run").trained
+
+
+def test_a_finished_run_is_left_alone_and_cannot_be_made_longer(tree, tmp_path, finished):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    again = run(tree, folder, embedding_learning_rate=1e-1)
+    assert (0, 4, 3, 7, None) == (
+        *(again.trained, again.steps, again.classes, again.images),
+        again.loss,
+    )
+    assert contents(finished) == contents(folder)
+    with pytest.raises(
+        DestinationError, match="finished after 4 steps, and cannot be trained to 9"
+    ):
+        run(tree, folder, embedding_learning_rate=1e-1, steps=9)
+
+
+def test_the_few_images_chosen_are_recorded_and_others_never_read(tmp_path, monkeypatch):
+    tree = save_classes(tmp_path / "photos", a=4, b=3)
+    keys = [f"a/{n}.png" for n in range(4)] + [f"b/{n}.png" for n in range(3)]
+    chosen = [keys[place] for place in few_shot_subset([0] * 4 + [1] * 3, 2, 5)]
+    for key in set(keys) - set(chosen):
+        (tree / key).write_bytes(b"never read")
+    done = run(tree, tmp_path / "run", shots=2, seed=5, strict=True, steps=1)
+    found = finetuned.read(tmp_path / "run")
+    assert (chosen, 2, 5) == (list(found.files), found.shots, found.seed)
+    assert 4 == done.images
+
+
+def test_an_unreadable_image_is_skipped_with_its_reason_or_refused(tmp_path):
+    tree = save_classes(tmp_path / "photos", a=2, b=1)
+    (tree / "a" / "1.png").write_bytes(b"")
+    (tree / "beside.png").write_bytes(b"")
+    done = run(tree, tmp_path / "run", steps=1)
+    assert ["beside.png", "a/1.png"] == [one.source for one in done.skipped] and 2 == done.images
+    assert done.skipped == run(tree, tmp_path / "run", steps=1).skipped
+    with pytest.raises(UnreadableImageError, match=r"1\.png' is not a readable image"):
+        run(tree, tmp_path / "other", steps=1, strict=True)
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    """Fail if a model is loaded."""
+    monkeypatch.setattr(run_folder, "load_pipeline", lambda spec: pytest.fail("a model was loaded"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shots": 3}, "'shots' must be at most the images of each class, got 3 and class 'AC%2F"),
+        ({"steps": 0}, "'steps' must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "'checkpoint_every' must be at least 1, got 0"),
+        ({"sample_every": -1}, "'sample_every' must be at least 0, got -1"),
+        ({"metaclass": 1}, "'metaclass' must be a string, got 1"),
+        ({"initial_token": "bird"}, "'initial_token' must be one token of the base model"),
+        ({"metaclass": "bird " * 40}, "'metaclass' must fit into a prompt of 77 tokens"),
+        ({"mixed_precision": "fp16"}, "'mixed_precision' must be 'no' or 'bf16' on a CPU"),
+        ({"device": "gpu"}, "'device' must be 'auto' or a torch device"),
+        ({"base": "tiny"}, "'base' must translate or generate images, and 'tiny' edits them"),
+        ({"base": "sd16"}, "'base' must be a preset .* Did you mean 'sd15'"),
+        ({"base": 3}, "'base' must be a name, a folder"),
+    ],
+)
+def test_bad_input_is_refused_before_a_model_is_loaded(tree, tmp_path, unloaded, changes, message):
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        run(tree, tmp_path / "run", **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fine_tuned_base_is_refused(tree, tmp_path, unloaded, finished):
+    with pytest.raises(
+        ValueError, match="'base' must be a model, and '.*run' is fine-tuned alread"
+    ):
+        run(tree, tmp_path / "run", base=finished)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"rank": 3}, "'rank' is 2 there and 3 here"),
+        ({"metaclass": "fish"}, "'metaclass' is 'bird' there and 'fish' here"),
+        ({"shots": 1}, "'shots' is None there and 1 here"),
+        ({"seed": 1}, "'seed' is 0 there and 1 here"),
+        ({"size": 24}, "'base.size' is 16 there and 24 here"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_by_what_differs(
+    tree, tmp_path, unloaded, finished, changes, name
+):
+    with pytest.raises(DestinationError, match=f"holds a different run: {name}; choose another"):
+        run(tree, finished, **{"embedding_learning_rate": 1e-1, **changes})
+
+
+def test_other_images_or_another_base_make_another_run(tree, tmp_path, unloaded, finished):
+    more = save_classes(tmp_path / "more", **{**NAMES, "Müller": 3})
+    with pytest.raises(DestinationError, match=r"'images' is '7 \(.*' there and '8 \(.*' here"):
+        run(more, finished, embedding_learning_rate=1e-1)
+    other = save_pipeline(tmp_path / "other", "translate", seed=1)
+    with pytest.raises(DestinationError, match="'base.revision' is 'sha256:.*' there"):
+        run(tree, finished, embedding_learning_rate=1e-1, base=other)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("notes.txt", "mine"), ("finetune.json", "{}"), ("finetune.json", "[")]
+)
+def test_a_folder_that_holds_something_else_is_refused(tree, tmp_path, unloaded, file, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / file).write_text(text)
+    with pytest.raises(DestinationError, match=f"must be empty or hold .* it holds '{file}'"):
+        run(tree, tmp_path / "run")
+    assert text == (tmp_path / "run" / file).read_text()
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tree, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / f"finetune.json.{'0a' * 8}.tmp").write_text("{")
+    (folder / ".hidden").write_text("mine")
+    run(tree, folder, steps=1)
+    assert not list(folder.glob("*.tmp")) and (folder / ".hidden").exists()
+
+
+def test_a_destination_that_is_a_file_or_in_the_source_is_refused(tree, tmp_path, unloaded):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(DestinationError, match="'.*run' could not be read: Not a directory"):
+        run(tree, tmp_path / "run")
+    with pytest.raises(DestinationError, match="lies inside the source"):
+        run(tree, tree / "run")
+
+
+def test_two_processes_make_the_weights_of_one(tmp_path):
+    tree = save_classes(tmp_path / "photos", a=2, b=2)
+    settings = {"batch_size": 3, "steps": 2, "learning_rate": 1e-3}
+    run(tree, tmp_path / "one", **settings)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom diffaug.finetuning.run import finetune\n"
+        "source, destination, base = sys.argv[1:]\n"
+        "finetune(source, destination, base=base, metaclass='bird', steps=2, rank=2, batch_size=3,"
+        " device='cpu', learning_rate=1e-3)\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    paths = [tree, tmp_path / "two", model_folder("translate")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [*launch, "--master_port", "29611", script, *paths],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment,
+    )
+    assert 0 == done.returncode, done.stderr
+    for name in ("embeddings.safetensors", "adapters/pytorch_lora_weights.safetensors"):
+        found = load_file(tmp_path / "two" / name)
+        for key, tensor in load_file(tmp_path / "one" / name).items():
+            torch.testing.assert_close(tensor, found[key], rtol=0, atol=1e-4)

@@ -1,0 +1,151 @@
+"""The loss that is trained with: the paper's targets and weights, and images drawn by one seed."""
+
+from collections import Counter
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from tiny_pipelines import SIZE, model_folder, save_classes, save_learned, tiny_spec
+
+from diffaug.backends import finetuned
+from diffaug.backends.loading import load_pipeline
+from diffaug.errors import ModelError
+from diffaug.finetuning.loss import Denoiser, NoisedImage, min_snr_weights, noise_loss
+from diffaug.finetuning.pictures import Pictures, square
+from diffaug.images import read_image
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return load_pipeline(tiny_spec("translate"))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weights_are_the_paper_s(gamma):
+    shares = [0.01, 0.3, 0.5, 0.9, 0.999]
+    snr = [share / (1 - share) for share in shares]
+    epsilon = torch.tensor([min(one, gamma) / one for one in snr])
+    velocity = torch.tensor([min(one, gamma) / (one + 1) for one in snr])
+    found = torch.tensor(shares)
+    torch.testing.assert_close(epsilon, min_snr_weights(found, gamma, "epsilon"))
+    torch.testing.assert_close(velocity, min_snr_weights(found, gamma, "v_prediction"))
+
+
+def test_min_snr_weights_are_finite_where_no_signal_is_left():
+    nothing = torch.zeros(1)
+    assert [1.0] == min_snr_weights(nothing, 5.0, "epsilon").tolist()
+    assert [0.0] == min_snr_weights(nothing, 5.0, "v_prediction").tolist()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@torch.no_grad()
+def test_the_error_is_that_of_the_prediction_against_noise_or_velocity(pipe, prediction):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=prediction)
+    denoiser = Denoiser(pipe)
+    pixels = torch.randint(0, 256, (3, SIZE, SIZE), generator=seeded(), dtype=torch.uint8)
+    items = [NoisedImage(pixels, 0, *denoiser.noise(SIZE, seeded(n))) for n in range(2)]
+    words = denoiser.words(["a cat", "a dog"])
+    expected = []
+    for item, prompt in zip(items, ["a cat", "a dog"], strict=True):
+        encoded = pipe.vae.encode(pixels[None] / 255 * 2 - 1).latent_dist
+        latents = (encoded.mean + encoded.std * item.encoding) * pipe.vae.config.scaling_factor
+        share = pipe.scheduler.alphas_cumprod[item.timestep]
+        noisy = share.sqrt() * latents + (1 - share).sqrt() * item.noise
+        velocity = share.sqrt() * item.noise - (1 - share).sqrt() * latents
+        target = item.noise[None] if prediction == "epsilon" else velocity
+        meaning, _ = pipe.encode_prompt(prompt, "cpu", 1, False)
+        predicted = pipe.unet(noisy, item.timestep, meaning).sample
+        expected.append((predicted - target).square().mean())
+    torch.testing.assert_close(torch.stack(expected), denoiser.errors(items, words))
+
+
+def test_a_model_that_predicts_the_image_itself_is_refused(pipe):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="sample")
+    with pytest.raises(ModelError, match="must predict epsilon or v_prediction, got 'sample'"):
+        Denoiser(pipe)
+
+
+def test_every_timestep_may_be_drawn(pipe):
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, prediction_type="epsilon", num_train_timesteps=3
+    )
+    denoiser = Denoiser(pipe)
+    assert {0, 1, 2} == {int(denoiser.noise(SIZE, seeded(n))[1]) for n in range(30)}
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 41), (33, 16), (7, 5), (1, 9)])
+def test_a_square_has_its_size_wherever_it_is_cut(height, width):
+    pixels = torch.randint(0, 256, (3, height, width), generator=seeded(), dtype=torch.uint8)
+    for share in (0.0, 0.5, 1.0):
+        assert (3, 16, 16) == square(pixels, 16, share, share).shape
+
+
+def test_a_square_is_cut_from_the_middle_or_from_where_it_is_asked():
+    pixels = torch.arange(20, dtype=torch.uint8).expand(3, 16, 20)
+    starts = [int(square(pixels, 16, share)[0, 0, 0]) for share in (0.0, 0.5, 1.0)]
+    assert [0, 2, 4] == starts
+    assert torch.equal(square(pixels, 16), square(pixels, 16, 0.5))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return save_classes(tmp_path_factory.mktemp("photos"), many=4, one=1)
+
+
+def pictures(tree, balanced):
+    files = sorted(tree.glob("*/*.png"))
+    return Pictures(files, [file.parent.name == "one" for file in files], 16, balanced)
+
+
+@pytest.mark.parametrize(("balanced", "share"), [(False, 0.2), (True, 0.5)])
+def test_images_are_drawn_uniformly_or_each_class_as_often(tree, balanced, share):
+    drawn = pictures(tree, balanced)
+    count = Counter(drawn.draw(seeded(n))[1] for n in range(400))
+    assert share == pytest.approx(count[1] / 400, abs=0.08)
+
+
+def test_half_of_the_images_are_flipped_and_one_seed_says_which(tree):
+    files = [tree / "many" / "0.png"]  # 18 by 24: at 18 px only the columns are cut
+    flips = 0
+    for n in range(100):
+        found, label = Pictures(files, [0], 18, False).draw(seeded(n))
+        again, _ = Pictures(files, [0], 18, False).draw(seeded(n))
+        assert torch.equal(found, again) and 0 == label
+        cuts = [read_image(files[0])[:, :, start : start + 18] for start in range(7)]
+        straight = any(torch.equal(found, cut) for cut in cuts)
+        flipped = any(torch.equal(found, cut.flip(-1)) for cut in cuts)
+        assert straight != flipped
+        flips += flipped
+    assert 30 < flips < 70
+
+
+def test_the_noise_loss_is_one_number_by_seed_and_knows_its_prompts(tmp_path):
+    folder = save_learned(tmp_path / "run")
+    found = finetuned.read(folder)
+    image = [torch.full((3, 20, 30), 90, dtype=torch.uint8)]
+    one, same, other = (
+        noise_loss(folder, image, [prompt], seed=4, draws=2, device="cpu")
+        for prompt in (found.prompt("A two"), found.prompt("a_two"), found.prompt("b_one"))
+    )
+    assert one == same != other
+    assert one != noise_loss(folder, image, [found.prompt("A two")], seed=5, draws=2, device="cpu")
+    with pytest.raises(ValueError, match="must use learned tokens, and '<class_9>' is none"):
+        noise_loss(folder, image, ["a photo of a <class_9>"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "changes", "message"),
+    [
+        ([], [], {}, "'prompts' must be one for each image, got 0 for 0"),
+        ([torch.zeros(3, 2, 2, dtype=torch.uint8)], [], {}, "one for each image, got 0 for 1"),
+        ([torch.zeros(3, 2, 2)], ["a"], {}, "'pictures' must be a uint8 tensor, got torch.float32"),
+        ([], [], {"draws": 0}, "'draws' must be at least 1, got 0"),
+    ],
+)
+def test_a_noise_loss_of_what_is_no_image_is_refused(images, prompts, changes, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        noise_loss(model_folder("translate"), images, prompts, **changes)

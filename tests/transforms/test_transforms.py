@@ -1,0 +1,344 @@
+"""The three building blocks: types, draws, requests, results."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from answers import refused
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms as v1
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from diffaug import (
+    FractalBank,
+    FractalBlend,
+    HalfConcat,
+    ModelSpec,
+    PromptEdit,
+    RecordingBackend,
+    functional,
+)
+
+BANK = FractalBank(count=3, size=32)
+
+
+def every_transform(**options):
+    backend = RecordingBackend(size=16)
+    return [
+        PromptEdit(backend=backend, **options),
+        HalfConcat(PromptEdit(backend=backend), **options),
+        HalfConcat(v2.RandomHorizontalFlip(p=1), **options),
+        FractalBlend(fractals=BANK, **options),
+    ]
+
+
+def test_an_image_leaves_its_device_before_it_is_resized(monkeypatch):
+    """A GPU resizes by other arithmetic; keys and seeds are hashes of these pixels."""
+    steps = []
+    cpu, resize = torch.Tensor.cpu, functional.resize
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: (steps.append(t.dtype), cpu(t))[1])
+    monkeypatch.setattr(functional, "resize", lambda *a: (steps.append("resize"), resize(*a))[1])
+    shrunk = PromptEdit(backend=RecordingBackend(size=16)).shrink(torch.rand(1, 3, 24, 20))
+    assert (1, 3, 16, 16) == shrunk.shape
+    assert [torch.uint8, "resize"] == steps
+
+
+def photograph(height=24, width=30):
+    generator = np.random.default_rng(0)
+    return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+INPUTS = {
+    "RGB": lambda: photograph(),
+    "L": lambda: photograph().convert("L"),
+    "P": lambda: photograph().convert("P"),
+    "RGBA": lambda: photograph().convert("RGBA"),
+    "uint8": lambda: torch.randint(0, 256, (3, 24, 30), dtype=torch.uint8),
+    "float": lambda: torch.rand(3, 24, 30),
+    "half": lambda: torch.rand(3, 24, 30).half(),
+    "grey": lambda: torch.rand(1, 24, 30),
+    "batch": lambda: torch.rand(5, 3, 24, 30),
+    "video-like": lambda: torch.rand(2, 3, 3, 24, 30),
+    "tv_tensor": lambda: tv_tensors.Image(torch.rand(3, 24, 30)),
+    "one pixel": lambda: torch.rand(3, 1, 1),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("compose", [v2.Compose, v1.Compose])
+@pytest.mark.parametrize("which", range(4))
+def test_out_comes_the_type_size_and_dtype_that_went_in(kind, compose, which):
+    image = INPUTS[kind]()
+    made = compose([every_transform()[which]])(image)
+    assert type(made) is type(image)
+    if isinstance(image, Image.Image):
+        assert (made.mode, made.size) == (image.mode, image.size)
+    else:
+        assert (made.shape, made.dtype, made.device) == (image.shape, image.dtype, image.device)
+        assert 0 <= made.min() and made.max() <= (255 if made.dtype == torch.uint8 else 1)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_they_run_among_kornia_s_augmentations(which):
+    import kornia.augmentation as kornia
+
+    image, mask = torch.rand(3, 3, 24, 30), torch.rand(3, 1, 24, 30)
+    sequence = kornia.AugmentationSequential(
+        every_transform()[which], kornia.RandomHorizontalFlip(p=0.0), data_keys=["input", "mask"]
+    )
+    made, same = sequence(image, mask)
+    assert made.shape == image.shape and not torch.equal(image, made)
+    assert torch.equal(mask, same)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_nothing_but_the_image_of_a_sample_changes(which):
+    boxes = tv_tensors.BoundingBoxes([[1, 2, 3, 4]], format="XYXY", canvas_size=(24, 30))
+    mask = tv_tensors.Mask(torch.ones(24, 30))
+    label = torch.tensor(3)
+    sample = {"image": photograph(), "target": (label, [boxes, mask]), "label": 7}
+    made = every_transform()[which](sample)
+    assert made["target"][0] is label and made["target"][1][0] is boxes
+    assert made["target"][1][1] is mask and made["label"] == 7
+    assert np.any(np.asarray(made["image"]) != np.asarray(sample["image"]))
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_what_p_passes_over_is_the_very_same_object(which):
+    image = photograph().convert("P")
+    assert every_transform(p=0.0)[which](image) is image
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_the_input_is_never_changed_in_place(which):
+    image = torch.rand(4, 3, 24, 30)
+    before = image.clone()
+    every_transform()[which](image)
+    assert torch.equal(before, image)
+
+
+def test_p_is_the_share_of_images_of_a_batch_that_change():
+    batch = torch.zeros(400, 3, 2, 2)
+    made = FractalBlend(alpha=0.5, fractals=BANK, p=0.3)(batch)
+    assert 80 <= (made.flatten(1).amax(1) > 0).sum() <= 160
+
+
+def test_a_batch_is_one_call_to_the_backend_and_each_image_is_drawn_for_itself():
+    calls = []
+
+    class Counting(RecordingBackend):
+        def generate(self, requests):
+            calls.append(len(requests))
+            return super().generate(requests)
+
+    backend = Counting(size=16)
+    torch.manual_seed(0)
+    HalfConcat(PromptEdit(backend=backend, p=0.5), p=0.5)(torch.rand(64, 3, 8, 8))
+    assert len(calls) == 1 and 4 <= calls[0] <= 30
+    assert len({request.prompt for request in backend.requests}) > 1
+
+
+def test_all_images_of_one_sample_share_a_draw():
+    backend = RecordingBackend(size=16)
+    for _ in range(5):
+        PromptEdit(backend=backend)((photograph(), photograph()))
+    prompts = [request.prompt for request in backend.requests]
+    assert prompts[::2] == prompts[1::2]
+
+
+def test_draws_follow_torch_s_global_seed():
+    image = torch.rand(6, 3, 16, 16)
+    for transform in every_transform(p=0.5):
+        results = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            results.append(transform(image))
+        assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_a_generator_keeps_the_global_one_out_of_it():
+    before = torch.get_rng_state()
+    for transform in every_transform(p=0.5):
+        draws = [transform.sample(9, torch.Generator().manual_seed(3)) for _ in range(2)]
+        assert draws[0] == draws[1]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_second_epoch_asks_for_what_the_first_one_made():
+    backend, image = RecordingBackend(size=16), photograph()
+    edit = PromptEdit(["one", "two"], variants=2, backend=backend)
+    for _ in range(60):
+        edit(image)
+    assert 4 == len(set(backend.requests))
+    assert {"one", "two"} == {request.prompt for request in backend.requests}
+    assert 2 == len({request.seed for request in backend.requests})
+
+
+def test_without_variants_every_edit_is_fresh_and_uncached():
+    backend, image = RecordingBackend(size=16), photograph()
+    edit = PromptEdit(["one"], variants=None, backend=backend)
+    for _ in range(20):
+        edit(image)
+    assert 20 == len(set(backend.requests)) and not edit.cache
+
+
+def test_seeds_depend_on_content_salt_and_variant_and_not_on_the_type_of_the_image():
+    image = v2.functional.pil_to_tensor(photograph())
+
+    def seed(image, **options):
+        backend = RecordingBackend(size=16)
+        PromptEdit(["one"], backend=backend, **options)(image)
+        return backend.requests[0].seed
+
+    assert seed(image) == seed(photograph()) == seed(image.float() / 255)
+    assert len({seed(image), seed(image.flip(-1)), seed(image, seed=1)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked"), [((3, 40, 50), (16, 16)), ((3, 9, 50), (9, 16)), ((3, 4, 4), (4, 4))]
+)
+def test_a_source_is_shrunk_to_the_model_s_size_and_never_enlarged(shape, asked):
+    backend = RecordingBackend(size=16)
+    made = PromptEdit(backend=backend)(torch.rand(shape))
+    assert backend.requests[0].image.shape == (3, *asked) and made.shape == shape
+
+
+def test_a_refused_image_stays_what_it_was_at_full_size():
+    image = torch.rand(2, 3, 40, 50)
+    backend = RecordingBackend(16, answer=refused)
+    assert torch.equal(image, PromptEdit(backend=backend)(image))
+
+
+@pytest.mark.parametrize("mask", functional.MASKS)
+def test_half_concat_joins_the_image_with_its_transformed_self(mask):
+    image = torch.rand(3, 40, 50)
+    made = HalfConcat(v2.RandomInvert(p=1), masks=[mask])(image)
+    torch.testing.assert_close(functional.half_concat(image, 1 - image, mask), made)
+
+
+def test_half_concat_leaves_out_what_the_inner_transform_passes_over():
+    image = torch.rand(3, 3, 8, 8)
+    half = HalfConcat(PromptEdit(backend=RecordingBackend(size=8)), masks=["left"])
+    drawn = half.draw(3)
+    drawn[1]["inner"] = None
+    made = half.finish(image, half.backend.generate(half.requests(image, drawn)), drawn)
+    assert torch.equal(image[1], made[1]) and torch.equal(image[..., 4:], made[..., 4:])
+    assert all((made[i, ..., :4] != image[i, ..., :4]).any() for i in (0, 2))
+
+
+def test_half_concat_calls_any_callable_once_for_each_picked_image():
+    seen = []
+
+    def invert(image):
+        seen.append(image.shape)
+        return 1 - image
+
+    HalfConcat(invert, p=0.5)(torch.rand(40, 3, 8, 9))
+    assert 8 <= len(seen) <= 32 and set(seen) == {(3, 8, 9)}
+
+
+def test_the_inner_transform_draws_for_each_image_and_leaves_the_global_stream_alone():
+    image = torch.rand(30, 3, 8, 8)
+    half = HalfConcat(v2.RandomInvert(p=0.5), masks=["left"])
+    torch.manual_seed(0)
+    changed = (half(image) != image).flatten(1).any(1)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    HalfConcat(v2.Identity(), masks=["left"])(image)
+    assert 5 <= changed.sum() <= 25 and torch.equal(after, torch.rand(1))
+
+
+def test_the_inner_transform_s_own_p_is_kept():
+    image = torch.rand(200, 3, 4, 4)
+    half = HalfConcat(PromptEdit(backend=RecordingBackend(size=4), p=0.3), masks=["left"])
+    assert 30 <= (half(image) != image).flatten(1).any(1).sum() <= 90
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1))
+def test_fractal_blend_is_the_formula(height, width, alpha):
+    image = torch.full((3, height, width), 0.5)
+    bank = FractalBank(count=1, size=32)
+    fractal = functional.resize(bank[0], (height, width)) / 255
+    made = FractalBlend(alpha, fractals=bank)(image)
+    torch.testing.assert_close((1 - alpha) * image + alpha * fractal, made, atol=1e-5, rtol=0)
+
+
+def test_alpha_is_drawn_from_its_range():
+    draws = FractalBlend((0.1, 0.4), fractals=BANK).draw(500)
+    alphas = torch.tensor([draw["alpha"] for draw in draws])
+    assert 0.1 <= alphas.min() < 0.12 and 0.38 < alphas.max() <= 0.4
+    assert {0, 1, 2} == {draw["fractal"] for draw in draws}
+    assert all(isinstance(BANK.name(index), str) for index in range(3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PromptEdit(p=1.2), r"'p' must be in \[0, 1\], got 1.2"),
+        (lambda: FractalBlend(-0.1), r"'alpha' must be in \[0, 1\], got -0.1"),
+        (lambda: FractalBlend((0.4, 0.1)), r"'alpha' must be a number or a range \(low, high\)"),
+        (lambda: PromptEdit([]), "'prompts' must hold at least one string, got none"),
+        (lambda: PromptEdit(["a", " "]), "'prompts' must hold non-empty strings, got ' '"),
+        (lambda: PromptEdit(template="no slot"), "'template' must contain '{prompt}'"),
+        (lambda: PromptEdit(variants=0), "'variants' must be at least 1, got 0"),
+        (lambda: PromptEdit(backend="tinny"), "tiny"),
+        (lambda: PromptEdit(backend=ModelSpec("a/b", task="translate")), "for the task edit"),
+        (lambda: HalfConcat(masks="middle"), "'masks' must be one of paper.* got 'middle'"),
+        (lambda: HalfConcat(masks=[]), "'masks' must hold at least one string"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_loaded(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (torch.rand(3, 4, 4) * 3, ValueError, "before Normalize"),
+        (torch.rand(4, 4), ValueError, r"got \(4, 4\)"),
+        (torch.ones(3, 4, 4, dtype=torch.int32), TypeError, "torch.int32"),
+        (np.zeros((4, 4, 3)), TypeError, "found no image .* v2.ToImage"),
+        (tv_tensors.Video(torch.rand(2, 3, 4, 4)), TypeError, "takes images, got a Video"),
+    ],
+)
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_wrong_image_is_one_clear_line_whether_or_not_p_picks_it(image, error, message, p):
+    for transform in every_transform(p=p):
+        with pytest.raises(error, match=message):
+            transform(image)
+
+
+@pytest.mark.parametrize(
+    ("transform", "got"),
+    [
+        (v2.Resize((4, 4)), r"\(3, 4, 4\) of torch.float32"),
+        (v2.ToDtype(torch.float64), r"\(3, 8, 8\) of torch.float64"),
+        (v2.ToPILImage(), "Image"),
+    ],
+)
+def test_an_inner_transform_that_changes_shape_or_type_is_named(transform, got):
+    message = rf"must keep the image \(3, 8, 8\) of torch.float32, got {got}"
+    with pytest.raises(ValueError, match=message):
+        HalfConcat(transform)(torch.rand(3, 8, 8))
+
+
+def test_an_empty_batch_comes_back():
+    for transform in every_transform():
+        assert transform(torch.rand(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+
+
+def test_transforms_travel_light_and_hold_nothing_that_was_drawn():
+    for transform in [PromptEdit(backend="tiny"), HalfConcat(), FractalBlend(fractals=BANK)]:
+        fresh = pickle.dumps(transform)
+        assert len(fresh) < 4096
+        transform.sample(3)
+        if isinstance(transform, FractalBlend):
+            transform(photograph())
+        assert pickle.dumps(transform) == fresh
+        assert repr(copy.deepcopy(transform)) == repr(transform)
