@@ -72,11 +72,17 @@ def reconstruction_loss(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Te
 
 
 @torch.no_grad()
+def latents_of(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Encode uint8 images on the autoencoder's device: the mean, float32 (N, 4, h, w)."""
+    with torch.autocast(vae.device.type, torch.bfloat16, enabled=vae.device.type == "cuda"):
+        latents = vae.encode(to_model(images, vae.device)).latent_dist.mean
+    return latents.float().contiguous()
+
+
+@torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
     """Give the latents zero mean and unit variance by changing the two 1 x 1 convolutions."""
-    latents = torch.cat(
-        [vae.encode(to_model(part, vae.device)).latent_dist.mean for part in images.split(64)]
-    )
+    latents = torch.cat([latents_of(vae, part) for part in images.split(64)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     inner, outer = vae.quant_conv, vae.post_quant_conv
     # outer(z) = W z + b must not change when z becomes (z - mean) / std.

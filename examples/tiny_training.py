@@ -41,7 +41,7 @@ class Options:
         learning_rate: the peak; None means the stage's own. It is reached after 200 steps or 2 %
             of `steps`, and falls linearly to zero with the used part of the budget.
         ema: decay of the averaged weights, which are the result.
-        compile: use `torch.compile`: about a minute to start, then half as fast again.
+        compile: use `torch.compile`: one minute to start, or two, then half as fast again.
         capture: on a GPU, replay the step as a CUDA graph.
         device: where to train.
         seed: salts the weights and the draws.

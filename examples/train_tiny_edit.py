@@ -8,8 +8,8 @@ renderings in nine styles (`tiny_styles.py`), then the U-Net with its text encod
 cut at any time, or sliced with `--slice-minutes`, and resumes where it was; `--init` starts from
 the weights of an earlier pipeline. The same code trains on a GPU, where these options fill it:
 
-    --batch-size 256 --ema 0.9995 --photos 100000 --styles-each 9 --compile
-    --autoencoder-minutes 1.5 --minutes 5
+    --batch-size 256 --ema 0.9995 --photos 100000 --styles-each 9
+    --autoencoder-minutes 3 --minutes 5
 
 `evaluate_tiny_edit.py` measures the result.
 """
@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline
 from safetensors.torch import load_file, save_file
-from tiny_autoencoder import read_autoencoder, train_autoencoder
-from tiny_data import load_images, to_model
+from tiny_autoencoder import latents_of, read_autoencoder, train_autoencoder
+from tiny_data import load_images
 from tiny_parts import (
     export,
     make_scheduler,
@@ -75,7 +75,7 @@ def encode_pairs(
     style = order.argsort(1)[:, :styles_each].contiguous()
 
     def encode(images: Tensor) -> Tensor:
-        return vae.encode(to_model(images, vae.device)).latent_dist.mean.half().contiguous()
+        return latents_of(vae, images).half()
 
     photo, styled = [], []
     for part, wanted in zip(photos.split(256), style.split(256), strict=True):

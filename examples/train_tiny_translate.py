@@ -8,7 +8,7 @@ the photographs and their mirror images, then a U-Net with a text encoder traine
 prompt "a photo of a {class}" and a few like it. A CPU has time for a few classes that differ in
 colour and shape (`--classes banana goldfish ...`); a GPU takes all of them with
 
-    --batch-size 256 --ema 0.9995 --minutes 5 --compile
+    --batch-size 256 --ema 0.9995 --minutes 5
 
 A run may be cut at any time, or sliced with `--slice-minutes`, and resumes where it was; `--init`
 starts from the weights of an earlier pipeline. `evaluate_tiny_translate.py` measures the result.
@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
-from tiny_autoencoder import read_autoencoder, train_autoencoder
-from tiny_data import load_labelled, to_model
+from tiny_autoencoder import latents_of, read_autoencoder, train_autoencoder
+from tiny_data import load_labelled
 from tiny_parts import export, make_scheduler, make_tokenizer, tokens_of, train_unet
 from tiny_training import Options
 from torch import Generator, Tensor, nn
@@ -52,8 +52,7 @@ def encode(vae: AutoencoderKL, photos: Tensor, labels: Tensor) -> dict[str, Tens
     parts = []
     for part in photos.split(256):
         both = torch.cat([part, part.flip(-1)])
-        latents = vae.encode(to_model(both, vae.device)).latent_dist.mean
-        parts.append(torch.stack(latents.half().contiguous().chunk(2), 1))
+        parts.append(torch.stack(latents_of(vae, both).half().chunk(2), 1))
     return {"latents": torch.cat(parts), "labels": labels}
 
 
