@@ -1,10 +1,10 @@
 """Train `tiny-translate`, the text-to-image pipeline that comes with diffaug, from photographs.
 
     python examples/train_tiny_translate.py --data 'photos/*.parquet' --out runs/tiny-translate \
-        --autoencoder diffaug/assets/tiny/vae --export diffaug/assets/tiny-translate
+        --export diffaug/assets/tiny-translate
 
-Stages: the autoencoder of `tiny` (`tiny_autoencoder.py` trains one where none is given), latents of
-the photographs and their mirror images, then a U-Net with a text encoder trained along, on the
+Stages: the autoencoder (`tiny_autoencoder.py`), unless `--autoencoder` gives a trained one; latents
+of the photographs and their mirror images; then a U-Net with a text encoder trained along, on the
 prompt "a photo of a {class}" and a few like it. A CPU has time for a few classes that differ in
 colour and shape (`--classes banana goldfish ...`); a GPU takes all of them with
 
@@ -120,6 +120,10 @@ def main(argv: list[str] | None = None) -> Path | None:
         vae = train_autoencoder(images, args.out, options, minutes=args.autoencoder_minutes)
     else:
         vae = read_autoencoder(args.autoencoder, options.device)
+        record = args.autoencoder.parent / "autoencoder.json"
+        if record.exists():
+            args.out.mkdir(parents=True, exist_ok=True)
+            (args.out / record.name).write_text(record.read_text())
     if vae is None:
         return None
     texts = [text.format(name=name) for name in names for text in TEMPLATES]
