@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -25,6 +25,9 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S)):
         exec(compile(block, f"{page.name}, example {number + 1}", "exec"), names)
     assert page.name not in ("README.md", "transforms.md") or "torch" in names
+    if page.name == "own_transform.md":  # offline, in a preview and in the cache
+        assert (7, 14) == (names["summary"].made, names["warmed"].requests)
+        assert (names["work"] / "preview.png").stat().st_size
 
 
 def test_numbers_of_the_embedded_models_come_from_its_measurements():
