@@ -1,4 +1,4 @@
-"""Write an augmented copy of a class-per-folder tree, look at it, and load it for training.
+"""Write an augmented copy of a folder of classes, and load it for training.
 
 python examples/augment_a_folder.py --source photos/ --destination augmented/ --per-image 2
 """
@@ -21,18 +21,18 @@ def main(
     per_image: int = 1,
     seed: int = 0,
 ) -> ConcatDataset:
-    """Augment every image, print what was made, and return originals and augmented together."""
+    """Augment every image, print a summary, and return originals and augmented images together."""
     transform = DiffuseMix(
-        ["snowy", "sunset"],  # the authors advise to start with two styles
+        ["snowy", "sunset"],  # the authors advise starting with two styles
         backend=backend,
-        variants=None,  # a fresh edit for every copy
-        cache=False,  # the destination itself keeps the images
+        variants=None,  # a new edit for every copy
+        cache=False,  # the destination keeps the images anyway
     )
     summary = augment_folder(source, destination, transform, per_image=per_image, seed=seed)
-    print(f"made {summary.made}, taken over {summary.taken_over}, in {summary.destination}")
+    print(f"{summary.made} made, {summary.taken_over} already there, in {summary.destination}")
     for name, reason in summary.skipped:
         print(f"skipped {name}: {reason}")
-    # the papers train on the originals and the augmented images together
+    # The paper trains on the originals and the augmented images together.
     together = ConcatDataset([ImageFolder(source), ImageFolder(destination)])
     print(f"{len(together)} images to train on")
     return together

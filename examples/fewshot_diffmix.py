@@ -1,12 +1,12 @@
-"""Diff-Mix from end to end on a CPU: fine-tune, generate, filter, train with and without, compare.
+"""Run all of Diff-Mix on a CPU: fine-tune, generate, filter, train two classifiers, compare them.
 
     python examples/fewshot_diffmix.py
     python examples/fewshot_diffmix.py --train photos/train --test photos/test --shots 5 \
         --tune-steps 1000 --steps 600
 
-Without folders of its own it draws four classes of simple pictures, to show every step. They differ
-by outline, which the embedded base hardly learns, so expect no gain from them. On a GPU, give
-`--base sd15`, thousands of steps, and photographs.
+Without `--train` and `--test`, it draws simple pictures of four classes, to show every step. These
+classes differ in their outlines, which the embedded base model hardly learns. So expect no gain
+from them. On a GPU, use `--base sd15`, thousands of steps, and photographs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SHAPES = ("bar", "cross", "disc", "ring")
 
 
 class Result(NamedTuple):
-    """How a classifier did on the test images, without and with generated images."""
+    """The accuracy on the test images, without and with generated images for training."""
 
     without: float
     with_generated: float
@@ -54,7 +54,7 @@ class Result(NamedTuple):
 
 
 def draw_shapes(folder: Path, each: int, seed: int, size: int = 64) -> None:
-    """Write pictures of four shapes in random colours, places and sizes on soft backgrounds."""
+    """Write pictures of four shapes, with random colours, positions and sizes."""
     generator = torch.Generator().manual_seed(seed)
     axis = torch.linspace(-1, 1, size)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -86,7 +86,7 @@ def draw_shapes(folder: Path, each: int, seed: int, size: int = 64) -> None:
 def classify(
     data: Dataset, test: tuple[Tensor, Tensor], classes: int, size: int, steps: int, seed: int
 ) -> float:
-    """Train a classifier for so many steps and return its accuracy on the test images."""
+    """Train a classifier for a number of steps; return its accuracy on the test images."""
     crops = v2.Compose(
         [
             v2.RandomResizedCrop((size, size), scale=(0.6, 1.0)),
@@ -104,13 +104,13 @@ def classify(
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         nonlocal batches, epoch
-        found = next(batches, None)
-        if found is None:
+        images_and_labels = next(batches, None)
+        if images_and_labels is None:
             joint.set_epoch(epoch)
             epoch += 1
             batches = iter(loader)
-            found = next(batches)
-        return found
+            images_and_labels = next(batches)
+        return images_and_labels
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -136,7 +136,7 @@ def main(
     size: int = 64,
     seed: int = 0,
 ) -> Result:
-    """Run every step and print the comparison; what is in `work` already is not made again."""
+    """Run every step and print the comparison. Steps whose results are in `work` are skipped."""
     started = time.monotonic()
     work = Path(work or tempfile.mkdtemp(prefix="diffaug-"))
     if train_folder is None or test_folder is None:
@@ -145,13 +145,13 @@ def main(
         draw_shapes(test_folder, 50, seed=2, size=size)
     tuned, generated = work / "tuned", work / "generated"
 
-    # 1. A word for each class, and how it looks, from a few images of it.
+    # 1. Teach the model a word for each class, and how the class looks, from a few images.
     finetune(
         train_folder, tuned, base=base, shots=shots, seed=seed, steps=tune_steps, progress=True,
         learning_rate=1e-3, embedding_learning_rate=1e-2,  # a small model takes large steps
     )  # fmt: skip
 
-    # 2. The same few images, each translated to other classes.
+    # 2. Translate the same few images to other classes.
     photos = ImageFolder(train_folder)
     mix = DiffMix(photos.classes, backend=tuned, strength=strength, cache=False)
     few = finetuned.read(tuned).files
@@ -159,10 +159,10 @@ def main(
         train_folder, generated, mix, per_image=multiplier, seed=seed, only=few, progress=True
     )
 
-    # 3. What came out unchanged, or has nothing of its source left, goes.
+    # 3. Filter out images that did not change, or that have nothing left of their source.
     judged = filter_set(generated, SimilarityFilter(train_folder, low=0.0, high=0.98))
 
-    # 4. Two classifiers, alike but for the generated images.
+    # 4. Train two classifiers. Only one of them sees the generated images.
     resize = v2.Compose([v2.Resize((size, size)), v2.PILToTensor()])
     held = ImageFolder(test_folder, transform=resize)
     test = torch.stack([image for image, _ in held]), torch.tensor(held.targets)
@@ -176,17 +176,17 @@ def main(
     print(
         f"{len(few)} images of {count} classes, {result.kept} of {result.generated} generated kept"
     )
-    print(f"accuracy on {len(held)} test images without: {100 * without:.1f} %")
+    print(f"accuracy on {len(held)} test images without generated images: {100 * without:.1f} %")
     print(f"accuracy with generated images: {100 * with_generated:.1f} %")
-    print(f"{result.seconds / 60:.1f} minutes; everything is in {work}")
+    print(f"{result.seconds / 60:.1f} minutes; all results are in {work}")
     return result
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", help="folder with a folder of images for each class")
-    parser.add_argument("--test", help="the same, other images")
-    parser.add_argument("--work", help="where everything goes [a new temporary folder]")
+    parser.add_argument("--train", help="folder with a subfolder of images for each class")
+    parser.add_argument("--test", help="such a folder with other images")
+    parser.add_argument("--work", help="folder for all results [a new temporary one]")
     parser.add_argument("--base", default="tiny-translate")
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--tune-steps", type=int, default=300)

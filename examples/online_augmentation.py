@@ -2,9 +2,9 @@
 
     python examples/online_augmentation.py --data photos/ --epochs 30 --workers 2
 
-A quarter of each class, but at least one image, is held out for testing. The first epoch with
-DiffuseMix generates the edits; later ones find them in the cache, so the speed of the last epoch is
-what training costs.
+A quarter of each class, and at least one image, is held out for testing. The first epoch with
+DiffuseMix generates the edits. Later epochs find them in the cache, so the last epoch shows the
+speed of training.
 """
 
 import time
@@ -24,7 +24,7 @@ PHOTOS = Path(__file__).parent / "photos"
 
 
 class Result(NamedTuple):
-    """What one training came to."""
+    """The accuracy and the speed of one training."""
 
     accuracy: float
     first_images_per_second: float
@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 def classifier(classes: int) -> nn.Module:
-    """Build a small convolutional network for images of any size from 32 px up."""
+    """Build a small convolutional network for images of 32 px or more."""
     layers: list[nn.Module] = []
     for before, after in [(3, 16), (16, 32), (32, 64), (64, 128)]:
         layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
@@ -40,10 +40,10 @@ def classifier(classes: int) -> nn.Module:
 
 
 def split(folder: ImageFolder) -> tuple[list[int], list[int]]:
-    """Hold out a quarter of each class; return the indices to train and to test on."""
+    """Hold out a quarter of each class; return the indices for training and for testing."""
     train, test = [], []
     for label in range(len(folder.classes)):
-        indices = [index for index, found in enumerate(folder.targets) if found == label]
+        indices = [index for index, target in enumerate(folder.targets) if target == label]
         held_out = max(1, len(indices) // 4)
         train += indices[:-held_out]
         test += indices[-held_out:]
@@ -68,7 +68,7 @@ def train(loader: DataLoader, model: nn.Module, epochs: int) -> tuple[float, flo
 
 @torch.inference_mode()
 def accuracy(loader: DataLoader, model: nn.Module) -> float:
-    """Return the share of test images that the model names."""
+    """Return the share of test images that the model classifies correctly."""
     model.eval()
     hits = [(model(image).argmax(1) == label).float() for image, label in loader]
     return torch.cat(hits).mean().item()
@@ -77,7 +77,7 @@ def accuracy(loader: DataLoader, model: nn.Module) -> float:
 def run(
     data: Path, augment: list[nn.Module], *, epochs: int, batch_size: int, workers: int, size: int
 ) -> Result:
-    """Train from scratch with these transforms before the usual flip and crop, and test."""
+    """Train a new model with these transforms before the usual flip and crop, and test it."""
     head: list[nn.Module] = [v2.Resize((size, size)), *augment]
     tail: list[nn.Module] = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     usual = [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=size // 8)]
@@ -101,7 +101,7 @@ def main(
     workers: int = 0,
     size: int = 64,
 ) -> dict[str, Result]:
-    """Train on a class-per-folder tree with and without DiffuseMix and print both."""
+    """Train on a folder of classes, with and without DiffuseMix, and print both results."""
     mix = DiffuseMix(backend=backend, p=0.5)
     results = {}
     for name, augment in {"flips and crops": [], "+ DiffuseMix": [mix]}.items():

@@ -1,9 +1,9 @@
-"""A half-width ResNet-18, the classifier that the examples train on a CPU.
+"""A ResNet-18 of half the width, which the examples train on a CPU.
 
     from small_resnet import SmallResNet, train
 
-It keeps the standard stem (a convolution of stride 2 and a pooling), with which 64 px images train
-at hundreds a second on two cores.
+It has the standard stem: a convolution of stride 2, and a pooling. With this stem, two cores train
+on hundreds of 64 px images per second.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SmallResNet(nn.Module):
         self.head = nn.Linear(before, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the head sees, (B, 8 * width)."""
+        """Return the input of the head, (B, 8 * width)."""
         return self.body((images - 0.45) / 0.25)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -56,9 +56,10 @@ def train(
     learning_rate: float = 2e-3,
     weight_decay: float = 0.05,
 ) -> nn.Module:
-    """Train on batches of float images and hard or soft labels, given by step; return it in eval.
+    """Train on float images with hard or soft labels; return the model in evaluation mode.
 
-    AdamW, a tenth of the steps to warm up, then a cosine down to zero.
+    ``batches`` returns the batch of a step. The optimiser is AdamW. The learning rate rises during
+    a tenth of the steps, and then falls to zero as a cosine.
     """
     optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
     model.train()
@@ -75,6 +76,6 @@ def train(
 
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor, device: str = "cpu") -> Tensor:
-    """Return the class (N,) of uint8 images (N, 3, H, W)."""
+    """Return the classes (N,) of uint8 images (N, 3, H, W)."""
     parts = [model(part.to(device).float() / 255).argmax(1).cpu() for part in images.split(256)]
     return torch.cat(parts)

@@ -1,16 +1,21 @@
 """The code in README and documentation runs as it stands, and links lead somewhere."""
 
+import doctest
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import diffaug
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda page: page.name)
 def test_links_within_the_repository_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     assert [] == [target for target in targets if not (page.parent / target).exists()]
@@ -25,6 +30,22 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S)):
         exec(compile(block, f"{page.name}, example {number + 1}", "exec"), names)
     assert page.name not in ("README.md", "transforms.md") or "torch" in names
+    if page.name == "own_transform.md":  # offline, in a preview and in the cache
+        assert (7, 14) == (names["summary"].made, names["warmed"].requests)
+        assert (names["work"] / "preview.png").stat().st_size
+
+
+def test_the_example_of_contributing_passes_its_tests(monkeypatch):
+    files = re.findall(r"Write `(.*?)\.py`:\n\n```python\n(.*?)```", CONTRIBUTING.read_text(), re.S)
+    module, tests = (ModuleType(name.replace("/", ".")) for name, _ in files)
+    exec(files[0][1], vars(module))
+    monkeypatch.setattr(diffaug, "KeepCentre", module.KeepCentre, raising=False)
+    assert (0, 5) == doctest.testmod(module)
+    exec(files[1][1], vars(tests))
+    checks = [check for name, check in vars(tests).items() if name.startswith("test_")]
+    assert 3 == len(checks)
+    for check in checks:
+        check()
 
 
 def test_numbers_of_the_embedded_models_come_from_its_measurements():

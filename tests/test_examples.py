@@ -34,7 +34,7 @@ def test_augment_a_folder_gives_originals_and_augmented_together(tmp_path, capsy
     assert len(originals) == len(augmented) and originals.classes == augmented.classes
     image, label = augmented[0]
     assert image.size == originals[0][0].size and label == originals[0][1]
-    assert f"made {len(augmented)}, taken over 0" in capsys.readouterr().out
+    assert f"{len(augmented)} made, 0 already there" in capsys.readouterr().out
 
 
 def test_the_embedded_model_s_recipe_runs_in_slices_and_makes_a_pipeline(tmp_path, monkeypatch):
