@@ -203,8 +203,7 @@ publish: its pictures are small and soft.
 {count} classes, and their mirror images:
 {names}.
 
-{autoencoder} A U-Net and a text encoder were trained on {samples} samples in {minutes:.1f} minutes
-on {device}, by `examples/train_tiny_translate.py`. One prompt in ten was left out.
+{how}
 
 ## How good it is
 
@@ -240,27 +239,30 @@ Guidance {guidance}, DDIM with trailing steps, v-prediction, a schedule that sta
 def write_card(figures: dict, target: Path) -> None:
     """Fill the model card in from the figures."""
     translator, classes = figures["training"]["translator"], figures["classes"]
-    autoencoder = "The autoencoder was given; it halves the side."
+    how = "The autoencoder was given; it halves the side."
     if trained := figures["training"].get("autoencoder"):
-        autoencoder = (
-            f"The autoencoder, which halves the side, was trained on {samples_of(trained)}\n"
+        how = (
+            f"The autoencoder, which halves the side, was trained on {samples_of(trained)} "
             f"samples in {trained['minutes']:.1f} minutes on {trained['device']}."
         )
+    how += (
+        f" A U-Net and a text encoder were trained on {samples_of(translator)} samples in "
+        f"{translator['minutes']:.1f} minutes on {translator['device']}, by "
+        "`examples/train_tiny_translate.py`. One prompt in ten was left out."
+    )
     bands: dict[str, list[str]] = {}
-    for name, share in sorted(figures["per_class"].items(), key=lambda item: -item[1]):
-        bands.setdefault(f"{10 * int(10 * share)} %", []).append(name)
+    for name, share in figures["per_class"].items():
+        band = "all" if share == 1 else "half or more" if share >= 0.5 else "some"
+        bands.setdefault(band if share else "none", []).append(name)
     text = CARD.format(
         millions=sum(figures["parameters"].values()) / 1e6,
         megabytes=figures["weight_megabytes"],
         steps=figures["steps"],
         photographs=translator["photographs"],
         psnr=figures["autoencoder_psnr"],
-        autoencoder=autoencoder,
+        how=textwrap.fill(how, 100),
         count=len(classes),
         names=textwrap.fill(", ".join(classes), 100),
-        samples=samples_of(translator),
-        minutes=translator["minutes"],
-        device=translator["device"],
         images=figures["images"]["samples"],
         moves=figures["images"]["translations"],
         real=100 * figures["judge_on_photographs"],
@@ -272,7 +274,11 @@ def write_card(figures: dict, target: Path) -> None:
             f"| {strength} | {100 * share:.0f} % | {figures['layout_kept'][strength]:.2f} |"
             for strength, share in figures["judge_on_translations"].items()
         ),
-        rows="\n".join(f"| {band} or more | {', '.join(names)} |" for band, names in bands.items()),
+        rows="\n".join(
+            f"| {band} | {', '.join(bands[band])} |"
+            for band in ("all", "half or more", "some", "none")
+            if band in bands
+        ),
         guidance=figures["guidance_scale"],
     )
     target.write_text(text, encoding="utf-8")
