@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from diffaug.backends.model_files import TEXT, components, needed_files, read_index
+from diffaug.backends.model_files import TEXT, components, flat_files, needed_files, read_index
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError
@@ -125,9 +125,7 @@ def downloaded(spec: ModelSpec) -> bool:
 
 def _local(spec: ModelSpec) -> Path | None:
     """Return the folder of a model whose needed files are all on this machine."""
-    folder = Path(spec.model).expanduser()
-    if not folder.is_dir():
-        folder = _snapshot(spec.model, spec.revision)
+    folder = folder_of(spec)
     if not (folder / "model_index.json").is_file():
         return None
     index = read_index(folder)
@@ -139,6 +137,12 @@ def _local(spec: ModelSpec) -> Path | None:
         if not part or (is_model and not any(file.endswith(".safetensors") for file in part)):
             return None
     return folder
+
+
+def folder_of(spec: ModelSpec) -> Path:
+    """Return the folder that holds a model's files, or that a download would put them into."""
+    folder = Path(spec.model).expanduser()
+    return folder if folder.is_dir() else _snapshot(spec.model, spec.revision)
 
 
 def _snapshot(repository: str, revision: str | None) -> Path:
@@ -210,6 +214,20 @@ def download(spec: ModelSpec) -> Path:
         return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
 
 
+def download_flat(spec: ModelSpec) -> Path:
+    """Fetch what loading reads of a pinned Hub model in one folder, as transformers saves it.
+
+    Raises:
+        ModelError: unknown, gated, or with pickled weights only.
+        ModelUnavailableError: the Hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _asking_the_hub(spec.model):
+        files = flat_files(_sizes(spec), spec.model)
+        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
+
+
 def download_place(spec: ModelSpec) -> Path:
     """Return the folder that ``download`` fetches a Hub model into; ``HF_HOME`` moves it."""
     return _cached_repository(spec.model)
@@ -228,13 +246,22 @@ def download_size(spec: ModelSpec) -> int:
         return sum(_hub_files(spec).values())
 
 
+def _sizes(spec: ModelSpec) -> dict[str, int]:
+    """Return the files of a Hub model and their sizes.
+
+    It fails at once without network, while a download tries again for half a minute: ask it first.
+    """
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(spec.model, revision=spec.revision, files_metadata=True, timeout=10)
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
 def _hub_files(spec: ModelSpec) -> dict[str, int]:
     """Return the files of a Hub model that loading reads, and their sizes."""
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    # First what fails at once without network: a download tries again for half a minute.
-    info = HfApi().model_info(spec.model, revision=spec.revision, files_metadata=True, timeout=10)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    sizes = _sizes(spec)
     if "model_index.json" not in sizes:
         raise ModelError(f"'{spec.model}' has no model_index.json: it is not a diffusers model.")
     index = Path(hf_hub_download(spec.model, "model_index.json", revision=spec.revision))
@@ -260,7 +287,7 @@ def _asking_the_hub(repository: str) -> Iterator[None]:
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelError(
             f"'{repository}', or the revision asked for, is neither a folder here nor on the Hub; "
-            f"check its name, or set HF_TOKEN if it is private. Presets: {', '.join(PRESETS)}."
+            "check its name, or set HF_TOKEN if it is private."
         ) from error
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]

@@ -77,6 +77,12 @@ def weights_of(names: Iterable[str], variant: str | None, part: str) -> list[str
     return [match.string for match in chosen]
 
 
+def flat_files(files: Iterable[str], model: str) -> list[str]:
+    """Choose the files that loading reads of a model in one folder, as transformers saves it."""
+    names = [file for file in files if "/" not in file]
+    return [name for name in names if Path(name).suffix in TEXT] + weights_of(names, None, model)
+
+
 def needed_files(files: Iterable[str], index: Mapping[str, Any], spec: ModelSpec) -> list[str]:
     """Choose from a repository's files those that loading reads."""
     inside: dict[str, list[str]] = {name: [] for name in components(index, spec)}

@@ -9,8 +9,8 @@ import torch
 
 from diffaug.arguments import whole
 from diffaug.backends import loading
-from diffaug.backends.hub import pin
-from diffaug.backends.model_files import weights_of
+from diffaug.backends.hub import download_flat, folder_of, pin
+from diffaug.backends.model_files import flat_files
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, ModelUnavailableError
 from diffaug.offline.manifest import Row
@@ -148,30 +148,19 @@ class _Clip(NamedTuple):
 
 def _load_clip(spec: ModelSpec) -> _Clip:
     """Load a CLIP model onto its device; whatever is missing or unsafe is an error."""
-    from transformers.utils import has_file
-
     device = loading.choose_device(spec.device)
     try:
         spec = pin(spec)
+        clip, missing = _read_or_fetch(spec)
     except ModelUnavailableError as error:
-        raise _unavailable(spec, error.__cause__ or "there is no such folder") from error
-    folder = Path(spec.model)
-    local = folder.is_dir()
-    if local:
-        weights_of([file.name for file in folder.iterdir()], None, spec.model)
-        if not (folder / "config.json").is_file():  # transformers would take its default
-            raise ModelError(f"'{spec.model}' is no whole CLIP model: it has no config.json.")
-    try:
-        try:
-            clip, missing = _read_clip(spec, here=True)
-        except OSError:
-            # A Hub that cannot be reached is tried again for minutes, so ask first.
-            if local or not has_file(spec.model, "config.json", revision=spec.revision):
-                raise
-            clip, missing = _read_clip(spec, here=False)
+        raise ModelUnavailableError(
+            f"'{spec.model}' is not on this machine and could not be fetched "
+            f"({_reason(error.__cause__ or 'there is no such folder')}); "
+            "give ClipFilter the folder of a CLIP model, or use another scorer."
+        ) from error
+    except ModelError:
+        raise
     except Exception as error:  # damaged files trip any of the parsers inside
-        if isinstance(error, OSError) and not local:
-            raise _unavailable(spec, error) from error
         raise ModelError(
             f"'{spec.model}' is no whole CLIP model: {_reason(error)}; get it anew."
         ) from error
@@ -184,24 +173,35 @@ def _load_clip(spec: ModelSpec) -> _Clip:
     return clip._replace(model=clip.model.to(device).eval())
 
 
-def _read_clip(spec: ModelSpec, *, here: bool) -> tuple[_Clip, list[str]]:
+def _read_or_fetch(spec: ModelSpec) -> tuple[_Clip, list[str]]:
+    """Read a pinned CLIP model; the Hub is asked only if it is not whole on this machine."""
+    folder = folder_of(spec)
+    if Path(spec.model).is_dir():
+        flat_files([file.name for file in folder.iterdir()], spec.model)  # refuses pickles
+        return _read_clip(folder)
+    try:
+        return _read_clip(folder)
+    except OSError:
+        return _read_clip(download_flat(spec))
+
+
+def _read_clip(folder: Path) -> tuple[_Clip, list[str]]:
     """Read the parts of a CLIP model; also name the weights that are random, not being there."""
     # By their own names: the Auto classes may ask whether to run code of the model's.
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    where: dict[str, Any] = {"local_files_only": here}
-    if not Path(spec.model).is_dir():
-        where["revision"] = spec.revision
+    if not (folder / "config.json").is_file():  # transformers would take its default
+        raise FileNotFoundError("it has no config.json")
     with torch.random.fork_rng(devices=[]), loading.quiet():
         model, report = CLIPModel.from_pretrained(
-            spec.model,
+            folder,
             dtype=torch.float32,
             use_safetensors=True,
+            local_files_only=True,
             output_loading_info=True,
-            **where,
         )
-        tokenizer = CLIPTokenizer.from_pretrained(spec.model, **where)
-        processor = CLIPImageProcessor.from_pretrained(spec.model, **where)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     # Without its vocabulary a tokenizer is read all the same, and knows no letter from another.
     if tokenizer("a").input_ids == tokenizer("b").input_ids:
         raise OSError("its tokenizer has no vocabulary")
@@ -212,10 +212,3 @@ def _read_clip(spec: ModelSpec, *, here: bool) -> tuple[_Clip, list[str]]:
 def _reason(cause: BaseException | str) -> str:
     """Return the first sentence of what went wrong."""
     return (str(cause).splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".")
-
-
-def _unavailable(spec: ModelSpec, cause: BaseException | str) -> ModelUnavailableError:
-    return ModelUnavailableError(
-        f"'{spec.model}' is not on this machine and could not be fetched ({_reason(cause)}); "
-        "give ClipFilter the folder of a CLIP model, or use another scorer."
-    )
