@@ -63,10 +63,8 @@ def download(backend: Annotated[str, typer.Argument(help="Preset or Hub id.")]) 
     if hub.downloaded(spec):
         out.print(f"'{backend}' is here already.")
         return
-    size = hub.download_size(spec)
-    out.print(
-        f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {hub.download_place(spec)}",
-    )
+    size, folder = hub.download_size(spec), hub.cached_repository(spec.model)
+    out.print(f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {folder}")
     out.print(f"done: {hub.download(hub.pin(spec))}")
 
 
