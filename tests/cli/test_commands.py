@@ -1,4 +1,4 @@
-"""The command line: what it prints and writes, and one clear line for whatever is wrong."""
+"""The command line: what it prints and writes, and one clear line for what is wrong."""
 
 import json
 import subprocess
@@ -37,9 +37,9 @@ def model():
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
-    for n, name in enumerate(("cat/1.png", "cat/2.png", "a dog/1.png")):
+    for index, name in enumerate(("cat/1.png", "cat/2.png", "a dog/1.png")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20 + n, 30), "orange").save(folder / name)
+        Image.new("RGB", (20 + index, 30), "orange").save(folder / name)
     return folder
 
 
