@@ -1,4 +1,4 @@
-"""What constructors ask of plain arguments: the value in its proper type, or one clear line."""
+"""Check plain arguments: return the value in its proper type, or raise one clear line."""
 
 import operator
 from collections.abc import Iterable
@@ -16,17 +16,17 @@ def unit(name: str, value: Any) -> float:
 
 
 def unit_range(name: str, value: Any) -> tuple[float, float]:
-    """Return a range within [0, 1]; a single number is a range of its own."""
+    """Return a range within [0, 1]; a single number is both its ends."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return (unit(name, value), unit(name, value))
-    bounds = tuple(unit(name, one) for one in value)
+    bounds = tuple(unit(name, bound) for bound in value)
     if len(bounds) != 2 or bounds[0] > bounds[1]:
         raise ValueError(f"'{name}' must be a number or a range (low, high), got {bounds}.")
     return bounds
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """Return an integer of at least so much; numpy's will do, and True will not."""
+    """Return an integer that is at least ``least``; numpy's are accepted, True is not."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -39,7 +39,7 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def texts(name: str, value: Any) -> tuple[str, ...]:
-    """Return one or more strings that say something, stripped; a single one may stand alone."""
+    """Return one or more non-empty strings, stripped; a single string needs no list."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, Iterable):

@@ -1,15 +1,15 @@
-"""What can go wrong outside the caller's arguments.
+"""The errors for what goes wrong outside the caller's arguments.
 
-Wrong arguments raise ``ValueError`` or ``TypeError``; everything else comes from this tree::
+Wrong arguments raise ``ValueError`` or ``TypeError``; every other error is of this tree::
 
     DiffaugError
     ├── MissingDependencyError (also ImportError)   a package is not installed
-    ├── UnreadableImageError (also ValueError)      a file is no whole image
+    ├── UnreadableImageError (also ValueError)      a file is not a whole image
     ├── ModelError                                  a model is unknown, incomplete or unsafe
-    │   └── ModelUnavailableError                   it is not here and the hub cannot be reached
+    │   └── ModelUnavailableError                   it is not here and the Hub cannot be reached
     ├── GenerationError                             the model ran and failed
     │   └── RefusedError                            only blank or refused images, no original
-    ├── SourceError                                 images cannot be fetched from where they lie
+    ├── SourceError                                 images cannot be fetched from their address
     └── DestinationError                            an output folder cannot be used
 
 Each is built from one message, so that it survives pickling between processes.
@@ -24,11 +24,11 @@ class DiffaugError(Exception):
 
 
 class MissingDependencyError(DiffaugError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed but not installed."""
 
 
 class UnreadableImageError(DiffaugError, ValueError):
-    """A file is not an image, or not a whole one."""
+    """A file is not an image, or is damaged."""
 
 
 class ModelError(DiffaugError):
@@ -44,11 +44,11 @@ class GenerationError(DiffaugError):
 
 
 class RefusedError(GenerationError):
-    """Every attempt came out blank or refused and there is no original to stand in."""
+    """Every attempt was blank or refused, and there is no original to use instead."""
 
 
 class SourceError(DiffaugError):
-    """An address that images are read from fails, now or for good."""
+    """Images cannot be read from an address, for the moment or for good."""
 
 
 class DestinationError(DiffaugError):
@@ -56,11 +56,11 @@ class DestinationError(DiffaugError):
 
 
 def remade(kind: str, message: str, *, what: str) -> Exception:
-    """Make anew, of its class's name and its message, an error of another process."""
+    """Make an error of another process again, from its class's name and its message."""
     builtin = {"ValueError": ValueError, "TypeError": TypeError}
-    found = builtin.get(kind) or globals().get(kind)
-    if isinstance(found, type) and issubclass(found, Exception):
-        error: Exception = found(message)
+    error_class = builtin.get(kind) or globals().get(kind)
+    if isinstance(error_class, type) and issubclass(error_class, Exception):
+        error: Exception = error_class(message)
         return error
     return GenerationError(f"'{what}' failed with {kind}: {message}")
 

@@ -1,4 +1,4 @@
-"""Where things are kept between runs, and how they get there whole."""
+"""The cache folder, and how a file is written whole."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ def cache_root() -> Path:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
-    """Write a file whole or not at all, making its folder; no reader ever sees a part of it."""
+    """Write a file whole or not at all, and its folder; no reader ever sees a part of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = f"{path}.{secrets.token_hex(8)}.tmp"

@@ -1,4 +1,4 @@
-"""Fractals for blending: iterated function systems, drawn, rendered and kept."""
+"""Fractals to blend in: draw iterated function systems, render them, keep the pictures."""
 
 import math
 import os
@@ -24,21 +24,23 @@ Array = np.ndarray[Any, Any]
 RENDERING_VERSION = 2
 
 MAX_MAPS = 8
-#: At most so many walkers play the chaos game side by side. The first SETTLE steps leave no marks:
-#: a few settlers take all of them but PARTING, then the many set out from where those stand.
+#: Up to WALKERS walkers play the chaos game side by side. The first SETTLE steps leave no marks:
+#: SETTLERS walkers take all of these but the last PARTING; then all walkers start from where those
+#: are.
 WALKERS, SETTLERS = 8192, 1024
 SETTLE, PARTING = 24, 2
-#: The maps to take are drawn once, in a row, for drawing them anew would be a fifth of the work. At
-#: each step the walkers line up along it from one of these places, so neighbours do not stay so.
+#: The maps to take are drawn once, in a row: to draw them for each step would be a fifth of the
+#: work. At each step the walkers read the row from another of these places, a STRIDE apart, so two
+#: walkers do not take the same maps step after step.
 PLACES, STRIDE = 128, 16
 SLACK = PLACES * STRIDE
 
-#: Levels of light and of hue that a picture is coloured by. A mark's hue is the sum of seven tints
-#: of maps, in [0, TINTS).
+#: Levels of light and of hue in a picture. A mark's hue is the sum of seven tints of maps, each in
+#: [0, TINTS).
 TINTS, LIGHTS = 13, 192
 HUES = 7 * (TINTS - 1) + 1
 
-#: Share of the pixels that a fractal must touch, and how much its levels must vary (of 255).
+#: The share of the pixels that a fractal must cover, and the deviation of its levels (of 255).
 COVERAGE = (0.08, 0.97)
 CONTRAST = 22.0
 
@@ -49,16 +51,16 @@ def sample_systems(
     """Draw iterated function systems by the singular-value rule.
 
     A system of k maps, 2 <= k <= 8, has singular values that satisfy
-    ``(5 + k) / 2 <= sum(s1 + 2 s2) <= (6 + k) / 2``: such systems contract, and fill their frame
-    neither hardly nor wholly. A map is chosen in proportion to its area.
+    ``(5 + k) / 2 <= sum(s1 + 2 s2) <= (6 + k) / 2``: such systems contract, and their pictures are
+    neither almost empty nor almost full. A map is chosen in proportion to its area.
 
     Args:
         count: how many systems.
-        generator: where the draws come from; None is torch's global generator.
+        generator: the generator of the draws; None is torch's global one.
 
     Shape:
         Affine maps ``(count, 8, 2, 3)``, the translation last, and their probabilities
-        ``(count, 8)``; both float32, zeros beyond the k maps.
+        ``(count, 8)``; both float32, zero beyond the k maps.
 
     Example:
         >>> import torch
@@ -78,9 +80,9 @@ def sample_systems(
     areas = torch.zeros(count, MAX_MAPS)
     for system in range(count):
         k = int(torch.randint(2, MAX_MAPS + 1, (), generator=generator))
-        left = (5 + k + uniform(0, 1)) / 2  # what the maps from here on must come to
+        left = (5 + k + uniform(0, 1)) / 2  # the sum that this and later maps must have
         for i in range(k):
-            after = 3 * (k - 1 - i)  # the most that the maps after this one can take
+            after = 3 * (k - 1 - i)  # the most that the maps after this one can add
             if after:
                 first = uniform(max(0.0, (left - after) / 3), min(1.0, left))
                 second = uniform(
@@ -95,7 +97,7 @@ def sample_systems(
             linear = _rotation(turn) @ torch.diag(torch.tensor([first, second])) @ _rotation(tilt)
             maps[system, i, :, :2] = linear * signs
             maps[system, i, :, 2] = torch.tensor([uniform(-1, 1), uniform(-1, 1)])
-            areas[system, i] = first * second + 0.02  # so that a line is walked along too
+            areas[system, i] = first * second + 0.02  # so that a map onto a line is chosen, too
     return maps, areas / areas.sum(1, keepdim=True)
 
 
@@ -110,11 +112,11 @@ def render(
     """Render systems by the chaos game, coloured by the last maps taken, on the maps' device.
 
     Args:
-        maps: as :func:`sample_systems` gives them.
-        probabilities: likewise.
-        seeds: one for each system: of its orbits and its colours.
+        maps: affine maps from :func:`sample_systems`.
+        probabilities: their probabilities, from :func:`sample_systems`, too.
+        seeds: one for each system; it determines the orbits and the colours.
         size: side of the pictures in pixels.
-        points: marks to leave in each, rounded up to whole steps of up to 8192 walkers.
+        points: how many marks each picture has; rounded up to whole steps of up to 8192 walkers.
 
     Shape:
         uint8 ``(N, 3, size, size)``. A picture does not depend on those rendered with it.
@@ -157,7 +159,7 @@ def _render_one(
     steps = math.ceil(points / WALKERS)
     walkers = math.ceil(points / steps)
     row = _draw_maps(shares, max(walkers, SETTLERS) + SLACK, generator)
-    # Never twice running at one place, where each walker would repeat its step.
+    # Never the same place twice in succession, since each walker would repeat its step.
     jumps = torch.randint(1, PLACES, (SETTLE + steps,), generator=generator).numpy()
     starts = (jumps.cumsum() % PLACES * STRIDE).tolist()
     tints = torch.randint(TINTS, (MAX_MAPS,), generator=generator).float().to(maps.device)
@@ -165,12 +167,12 @@ def _render_one(
     setting_out = SETTLE - PARTING
     system, settled = _settle(maps.cpu().numpy(), row, starts[:setting_out], size)
     crowd = np.tile(settled, math.ceil(walkers / SETTLERS))[:, :walkers]
-    scaled, places, taken = (torch.from_numpy(a).to(maps.device) for a in (system, crowd, row))
-    track = _walk(scaled, taken, starts[setting_out:], places)[PARTING:]
-    x, y = track.clamp_(0, size + 1).int().unbind(1)  # (T, W); what is outside falls on a rim
+    scaled, positions, taken = (torch.from_numpy(a).to(maps.device) for a in (system, crowd, row))
+    track = _walk(scaled, taken, starts[setting_out:], positions)[PARTING:]
+    x, y = track.clamp_(0, size + 1).int().unbind(1)  # (T, W); points outside move to a rim
     cells = torch.add(x, y, alpha=size + 2).long().flatten()
 
-    # The map taken last sets the hue, the ones before it shade it: colour follows the branches.
+    # The map taken last counts most for the hue, those before it less: colour follows the branches.
     # Sums of whole numbers are the same in whatever order a GPU adds them.
     tint = tints.index_select(0, taken)
     hue = torch.stack([tint.narrow(0, start, walkers) for start in starts[SETTLE - 2 :]])
@@ -193,54 +195,55 @@ def _draw_maps(shares: torch.Tensor, count: int, generator: torch.Generator) -> 
 
 
 def _settle(maps: Array, row: Array, starts: list[int], size: int) -> tuple[Array, Array]:
-    """Send a few walkers to the attractor; return the system in pixels of it, and their places.
+    """Move a few walkers to the attractor; return the system and their points in its pixels.
 
-    Pixels 1 to ``size`` are the picture. In numpy, where steps this small take half as long.
+    Pixels 1 to ``size`` are the picture. This is numpy, where steps so small take half as long.
     """
     tape = maps.transpose(2, 1, 0).take(row[: SETTLERS + SLACK], axis=2)  # (3, 2, L)
-    place = before = np.zeros((2, SETTLERS), np.float32)
+    point = before = np.zeros((2, SETTLERS), np.float32)
     for start in starts:
         of_x, of_y, shift = tape[:, :, start : start + SETTLERS]
-        before, place = place, of_x * place[0] + of_y * place[1] + shift
-    ordered = np.sort(np.concatenate([before, place], 1))
+        before, point = point, of_x * point[0] + of_y * point[1] + shift
+    ordered = np.sort(np.concatenate([before, point], 1))
     margin = ordered.shape[1] // 100  # a few stray walkers must not shrink the picture
     low, high = ordered[:, margin, None], ordered[:, -1 - margin, None]
     scale = size / (1.06 * np.maximum(high - low, 1e-6))
-    origin = 1 + 0.03 * size / 1.06 - low * scale  # a pixel is scale * place + origin
+    origin = 1 + 0.03 * size / 1.06 - low * scale  # a pixel is scale * point + origin
     linear = maps[:, :, :2] * (scale / scale.T)
     shift = maps[:, :, 2:] * scale + origin - linear @ origin
-    return np.concatenate([linear, shift], 2), place * scale + origin
+    return np.concatenate([linear, shift], 2), point * scale + origin
 
 
 def _walk(
-    maps: torch.Tensor, row: torch.Tensor, starts: list[int], place: torch.Tensor
+    maps: torch.Tensor, row: torch.Tensor, starts: list[int], point: torch.Tensor
 ) -> torch.Tensor:
-    """Send walkers (2, W) on, walker w at step t by map row[starts[t] + w]; return (T, 2, W)."""
+    """Move walkers (2, W), walker w at step t by map row[starts[t] + w]; return (T, 2, W)."""
     tape = maps.permute(2, 1, 0).reshape(6, -1).index_select(1, row).view(3, 2, -1)
-    track = place.new_empty(len(starts), *place.shape)
+    track = point.new_empty(len(starts), *point.shape)
     for start, after in zip(starts, track, strict=True):
-        of_x, of_y, shift = tape.narrow(2, start, place.shape[1]).unbind()
-        x, y = place.unbind()
-        place = torch.addcmul(torch.addcmul(shift, of_x, x), of_y, y, out=after)
+        of_x, of_y, shift = tape.narrow(2, start, point.shape[1]).unbind()
+        x, y = point.unbind()
+        point = torch.addcmul(torch.addcmul(shift, of_x, x), of_y, y, out=after)
     return track
 
 
 def _shade(layers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Colour density and summed hues (2, S, S): hue by branch, light by log density, a glow."""
+    """Colour density and summed hues (2, S, S): hue by branch, light by log density, and a glow."""
     size = layers.shape[-1]
-    # No matrix products here: their last bits depend on the number of threads.
+    # No matrix products here, since their last bits depend on the number of threads.
     near = _smooth(F.avg_pool2d(layers[None], max(1, size // 32), ceil_mode=True))  # (1, 2, n, n)
     far = _smooth(F.avg_pool2d(near, 2, ceil_mode=True))
     halo = near + F.interpolate(far, near.shape[2:], mode="bilinear")
     density, hue = layers.add_(F.interpolate(halo, (size, size), mode="bilinear")[0], alpha=0.3)
     hue = hue / density.clamp(min=1e-6)  # [0, HUES)
     light = density.log1p_()
-    # Some thousand pixels will do, from every column: a bright line must count for no more.
+    # The peak is that of some thousand pixels from every column, so that a bright line does not
+    # count for more than its share.
     step = max(1, size * size // 6000)
     while math.gcd(step, size) > 1:
         step += 1
-    some = light.flatten()[::step]
-    peak = max(1e-6, float(some.kthvalue(int(0.99 * len(some)) + 1).values))
+    sample = light.flatten()[::step]
+    peak = max(1e-6, float(sample.kthvalue(int(0.99 * len(sample)) + 1).values))
     light = light.mul_((LIGHTS - 1) / peak).clamp_(max=LIGHTS - 1).round_()
     colours = torch.add(hue, light, alpha=HUES).long().view(1, -1).expand(3, -1)
     return _palette(generator).to(layers.device).gather(1, colours).view(3, size, size)
@@ -253,7 +256,7 @@ def _smooth(layers: torch.Tensor) -> torch.Tensor:
 
 
 def _palette(generator: torch.Generator) -> torch.Tensor:
-    """Draw a smooth run of bright colours on a dark ground, uint8 (3, LIGHTS x HUES)."""
+    """Draw a smooth series of bright colours on a dark ground, uint8 (3, LIGHTS x HUES)."""
     phase, pace, ground = torch.rand(3, 3, 1, generator=generator).numpy()
     tone = np.arange(HUES, dtype=np.float32) / (HUES - 1)
     colours = 0.5 + 0.5 * np.cos(2 * np.pi * ((0.9 * pace + 0.4) * tone + phase))
@@ -267,29 +270,29 @@ def _palette(generator: torch.Generator) -> torch.Tensor:
 
 
 def _is_degenerate(picture: torch.Tensor) -> bool:
-    """Tell whether a picture is nearly empty, nearly solid or nearly of one colour."""
+    """Return whether a picture is nearly empty, nearly solid or nearly of one colour."""
     grey = picture.float().mean(0)
     edge = float((grey - grey.median()).abs().gt(12).float().mean())
     return not (COVERAGE[0] <= edge <= COVERAGE[1]) or float(picture.float().std()) < CONTRAST
 
 
 class FractalBank:
-    """Keep rendered fractals: each is made when first asked for, once per machine.
+    """Keep rendered fractals: each is rendered on first use, once per machine.
 
-    Picture i depends on ``seed``, ``size`` and i alone. All processes share one memory-mapped file
+    Picture i depends on ``seed``, ``size`` and i only. All processes share one memory-mapped file
     in the cache folder; a bank pickles as its three settings.
 
     Args:
-        count: how many there are, >= 1.
-        size: side in pixels, >= 16.
-        seed: of the whole bank.
+        count: how many pictures there are, >= 1.
+        size: side of a picture in pixels, >= 16.
+        seed: another seed gives another bank.
 
     Shape:
         uint8 ``(3, size, size)`` from ``bank[i]``, ``(N, 3, size, size)`` from ``bank.batch``.
 
     Raises:
         ValueError: an argument is outside its range.
-        IndexError: no such picture.
+        IndexError: there is no picture of this number.
 
     Example:
         >>> from diffaug import FractalBank
@@ -305,7 +308,7 @@ class FractalBank:
         self.count, self.size = whole("count", count, 1), whole("size", size, 16)
         self.seed = whole("seed", seed, 0)
         self._records: Array | None = None
-        self._whole: set[int] = set()  # what this process has looked at
+        self._whole: set[int] = set()  # what this process has checked
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FractalBank, (self.count, self.size, self.seed)
@@ -323,7 +326,7 @@ class FractalBank:
         return self.count
 
     def name(self, index: int) -> str:
-        """Name a picture, the same in every bank of this seed."""
+        """Return a picture's name, which is the same in every bank of this seed."""
         return f"fractal-{self.seed}-{index}"
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
@@ -341,9 +344,10 @@ class FractalBank:
         return self.batch([index])[0]
 
     def _check(self, record: Any, index: int) -> None:
-        """Render a picture if it is not there, or not whole."""
+        """Render a picture if it is not there or damaged."""
         if record["checksum"] == 0 or record["checksum"] != _checksum(record["pixels"]):
-            # Whoever else renders it now writes the same bytes; a torn record fails its checksum.
+            # Another process that renders it now writes the same bytes, and a record that is only
+            # partly written fails its checksum.
             record["pixels"] = self._render(index).numpy()
             record["checksum"] = _checksum(record["pixels"])
 
@@ -369,15 +373,15 @@ class FractalBank:
                 with open(path, "ab") as file:
                     size = file.tell()
                 if size < self.count * kind.itemsize:
-                    # Not truncate(), which could cut off what a larger bank just added. Should this
-                    # byte fall into a record just written, its checksum tells.
+                    # Not truncate(), which could cut off what a larger bank just added. If this
+                    # byte damages a record just written, its checksum no longer matches.
                     with open(path, "r+b") as file:
                         file.seek(self.count * kind.itemsize - 1)
                         file.write(b"\0")
                 self._records = np.memmap(path, kind, "r+", shape=(self.count,))
             except OSError as error:
                 warnings.warn(
-                    f"Fractals are rendered anew in each process: cannot write '{path}' ({error}).",
+                    f"Each process renders its fractals again: cannot write '{path}' ({error}).",
                     RuntimeWarning,
                     stacklevel=4,
                 )
@@ -389,15 +393,15 @@ class FractalFolder:
     """Read fractals, or any other pictures to blend in, from a folder of images.
 
     Args:
-        folder: searched with its subfolders, in a fixed order.
-        size: side in pixels that pictures are cropped to the centre square of and resized to.
+        folder: it is searched with its subfolders, in a fixed order.
+        size: side in pixels. A picture is cropped to its central square and resized to it.
 
     Shape:
         As for :class:`FractalBank`.
 
     Raises:
-        ValueError: no such folder, or no image in it.
-        UnreadableImageError: when a picture is asked for that is no whole image.
+        ValueError: the folder does not exist or holds no image.
+        UnreadableImageError: on use of a picture whose file is not an image, or is damaged.
 
     Example:
         >>> FractalFolder("no/such/folder")
@@ -425,7 +429,7 @@ class FractalFolder:
         return self._paths[index].relative_to(self.folder).as_posix()
 
     def contents(self) -> list[tuple[str, int]]:
-        """Return every picture's name and size in bytes, by which two folders differ."""
+        """Return every picture's name and size in bytes, to compare two folders by."""
         return [(self.name(i), path.stat().st_size) for i, path in enumerate(self._paths)]
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:

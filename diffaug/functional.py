@@ -1,6 +1,6 @@
 """The arithmetic of the transforms, on tensors: uint8 in [0, 255] or floats in [0, 1].
 
-Nothing here draws a random number, and uint8 comes back as uint8.
+Nothing here draws a random number, and uint8 in gives uint8 out.
 """
 
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ _ROUNDINGS = get_args(Rounding)
 #: Width in pixels of the linear ramp at a soft seam, as in the released DiffuseMix code.
 RAMP = 20
 
-#: The sets of masks by the name of their source. A mask is named by where the other image lies.
+#: The sets of masks by the name of their source. A mask's name says where the other image is.
 MASK_SETS: dict[str, tuple[str, ...]] = {
     "paper": ("left", "right", "top", "bottom"),
     "release": ("soft-right", "soft-bottom"),
@@ -25,8 +25,8 @@ MASKS: tuple[str, ...] = tuple(dict.fromkeys(sum(MASK_SETS.values(), ())))
 #: Mean level out of 255 under which an image is taken for dark.
 DARK = 8
 
-#: How many levels a CPU turns into floats at a time. Floats of a whole picture are fresh pages of
-#: memory in every call, and those cost several times what is calculated on them.
+#: How many levels a CPU turns into floats at a time. Floats of a whole picture need new pages of
+#: memory in every call, and these take several times as long as the arithmetic.
 STRIP = 2**17
 
 
@@ -40,8 +40,9 @@ def half_mask(
             with ``"soft-"`` before it (a linear ramp of 20 pixels, or of the whole side if that is
             shorter, centred on the seam), or ``"soft-circle"`` (a disc of half the area with such a
             ramp at its rim).
-        size: ``(H, W)`` in pixels, from 1 up. On odd sides the right and bottom halves are larger.
-        device: where the result lies.
+        size: ``(H, W)`` in pixels, at least 1. If a side is odd, its right or bottom half is
+            larger.
+        device: the device of the result.
 
     Shape:
         float32 in [0, 1], broadcastable to ``(H, W)``: ``(1, W)``, ``(H, 1)`` or ``(H, W)``.
@@ -80,7 +81,7 @@ def half_mask(
 
 
 def _seam(length: int, soft: bool) -> tuple[int, torch.Tensor]:
-    """Return where the seam across a side begins, and the second half's weights along it."""
+    """Return where the seam across a side starts, and the weights of the second half along it."""
     if not soft:
         return length // 2, torch.empty(0)
     ramp = min(RAMP, length)
@@ -99,17 +100,17 @@ def half_concat(
     """Join one half of an image with the complementary half of another; the label stays.
 
     Args:
-        image: keeps the half that the mask leaves.
-        other: fills the half that the mask names; same shape and dtype.
-        mask: a name that :func:`half_mask` knows.
-        rounding: of uint8 at a soft seam; ``"truncate"`` is what the released code does.
-        out: a tensor like the image that the result is written to; None for a new one.
+        image: it keeps the half that the mask does not name.
+        other: it fills the half that the mask names; same shape and dtype.
+        mask: a name that :func:`half_mask` takes.
+        rounding: how uint8 is rounded at a soft seam; the released code uses ``"truncate"``.
+        out: a tensor like the image to write the result to; None for a new one.
 
     Shape:
         ``(..., C, H, W)`` in and out, uint8 or floating.
 
     Raises:
-        ValueError: shapes, dtypes, mask or rounding do not fit.
+        ValueError: shapes or dtypes differ, or mask or rounding is unknown.
 
     Example:
         >>> import torch
@@ -125,7 +126,7 @@ def half_concat(
     if side not in ("left", "right", "top", "bottom"):
         size = (image.shape[-2], image.shape[-1])
         return result.copy_(_mix(image, other, half_mask(mask, size, image.device), rounding))
-    # Each half is copied once; only the pixels of a soft seam are calculated.
+    # Each half is copied once; only a soft seam is calculated.
     first, second = (other, image) if side in ("left", "top") else (image, other)
     dim = -1 if side in ("left", "right") else -2
     length = image.shape[dim]
@@ -134,9 +135,11 @@ def half_concat(
     result.narrow(dim, 0, start).copy_(first.narrow(dim, 0, start))
     result.narrow(dim, stop, length - stop).copy_(second.narrow(dim, stop, length - stop))
     if len(ramp):
-        one, two, seam = (part.narrow(dim, start, len(ramp)) for part in (first, second, result))
+        before, after, seam = (
+            pixels.narrow(dim, start, len(ramp)) for pixels in (first, second, result)
+        )
         weights = ramp.to(image.device) if dim == -1 else ramp.to(image.device)[:, None]
-        seam.copy_(_mix(one, two, weights, rounding))
+        seam.copy_(_mix(before, after, weights, rounding))
     return result
 
 
@@ -152,18 +155,18 @@ def blend(
 
     Args:
         image: the image; its label stays.
-        other: what is blended in; same shape and dtype.
-        alpha: weight of the other image in [0, 1]: a number, or a tensor of one weight for each
-            image, ``(...)``.
-        rounding: of uint8 results; ``"truncate"`` is what the released code does.
-        out: a tensor like the image that the result is written to, also the image itself; None for
-            a new one.
+        other: the image to blend in; same shape and dtype.
+        alpha: weight of the other image in [0, 1]: a number, or a tensor ``(...)`` of a weight for
+            each image.
+        rounding: how uint8 is rounded; the released code uses ``"truncate"``.
+        out: a tensor like the image to write the result to, or the image itself; None for a new
+            tensor.
 
     Shape:
         ``(..., C, H, W)`` in and out, uint8 or floating.
 
     Raises:
-        ValueError: shapes, dtypes or rounding do not fit, or alpha is outside [0, 1].
+        ValueError: shapes or dtypes differ, rounding is unknown, or alpha is outside [0, 1].
 
     Example:
         >>> import torch
@@ -198,15 +201,15 @@ def _blend_levels(
     rounding: Rounding,
     out: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Blend uint8 on a CPU strip by strip, into ``out`` if its memory is in one piece."""
-    made = out if out is not None and out.is_contiguous() else image.new_empty(image.shape)
+    """Blend uint8 on a CPU strip by strip, into ``out`` if that is contiguous."""
+    result = out if out is not None and out.is_contiguous() else image.new_empty(image.shape)
     alphas = alphas[:1] if len(set(alphas)) == 1 else alphas
-    parts = [pixels.reshape(max(1, len(alphas)), -1) for pixels in (made, image, other)]
+    flat = [pixels.reshape(max(1, len(alphas)), -1) for pixels in (result, image, other)]
     for row, alpha in enumerate(alphas):
-        for start in range(0, parts[0].shape[1], STRIP):
-            to, one, two = (part[row, start : start + STRIP] for part in parts)
-            to.copy_(_mix(one, two, alpha, rounding))
-    return made
+        for start in range(0, flat[0].shape[1], STRIP):
+            target, first, second = (pixels[row, start : start + STRIP] for pixels in flat)
+            target.copy_(_mix(first, second, alpha, rounding))
+    return result
 
 
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -214,16 +217,17 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     if tuple(size) == (1, 1) and image.dtype == torch.uint8:
-        # torch's uint8 kernel stops with an internal error on a single pixel
+        # torch's uint8 kernel fails with an internal error on a single pixel
         return (resize(image.float() / 255, size) * 255).round().to(torch.uint8)
     resized = F.resize(image, list(size), F.InterpolationMode.BICUBIC, antialias=True)
     return resized if image.dtype == torch.uint8 else resized.clamp(0, 1)  # bicubic overshoots
 
 
 def is_blank(image: torch.Tensor, source: torch.Tensor | None = None) -> bool:
-    """Tell whether a uint8 image is a model's black failure rather than a picture.
+    """Return whether a uint8 image is the black output of a model that failed.
 
-    Blank means dark (mean level under 8 of 255) where the source is not; without a source, dark.
+    Blank means that the image is dark (mean level under 8 of 255) and its source is not; without a
+    source, that it is dark.
     """
     return _is_dark(image) and (source is None or not _is_dark(source))
 
@@ -253,6 +257,6 @@ def _mix(
     if image.dtype != torch.uint8:
         return torch.lerp(image, other, torch.as_tensor(weights, dtype=image.dtype))
     mixed = image.float().lerp_(other.float(), weights)
-    # 0.8 * 100 + 0.2 * 200 is 119.99999 in float32: a rounding error must not cost a level.
+    # 0.8 * 100 + 0.2 * 200 is 119.99999 in float32; a rounding error must not lose a level.
     mixed = mixed.round_() if rounding == "round" else mixed.add_(1e-3)
-    return mixed.int()  # cuts what is behind the point, ten times as fast as straight to uint8
+    return mixed.int()  # truncates; ten times as fast as a conversion to uint8

@@ -1,4 +1,4 @@
-"""Between the caller's images (PIL, tensors, tv_tensors, files) and plain (N, 3, H, W) tensors."""
+"""Convert the caller's images (PIL, tensors, tv_tensors, files) to (N, 3, H, W) and back."""
 
 import io
 import os
@@ -18,27 +18,27 @@ FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
 def is_pure_tensor(value: Any) -> bool:
-    """Tell whether a value is a tensor that torchvision has not marked as something else."""
+    """Return whether a value is a tensor that torchvision has not marked as something else."""
     return isinstance(value, torch.Tensor) and not isinstance(value, tv_tensors.TVTensor)
 
 
-#: What torchvision's v2 transforms may hand to ours; boxes and masks stay out.
+#: What torchvision passes to our transforms; boxes and masks are not among it.
 TRANSFORMED_TYPES = (is_pure_tensor, tv_tensors.Image, Image.Image)
 
 
 def is_video(value: Any) -> bool:
-    """Tell whether a value is a torchvision video."""
+    """Return whether a value is a torchvision video."""
     return isinstance(value, tv_tensors.Video)
 
 
 def is_annotation(value: Any) -> bool:
-    """Tell whether a value says where something is in an image: boxes, masks or keypoints."""
+    """Return whether a value says where something is in an image: boxes, masks or keypoints."""
     names = ("BoundingBoxes", "Mask", "KeyPoints")  # the last is new in torchvision 0.23
     return isinstance(value, tuple(getattr(tv_tensors, n) for n in names if hasattr(tv_tensors, n)))
 
 
 def mark_image(image: Any) -> Any:
-    """Mark a pure tensor as an image, so that no label vector beside it is taken for one."""
+    """Mark a pure tensor as an image, so that a label vector beside it is not mistaken for one."""
     return tv_tensors.Image(image) if is_pure_tensor(image) else image
 
 
@@ -46,8 +46,8 @@ def check_image(image: Any) -> int:
     """Return how many images a value holds (leading dimensions multiplied), or raise.
 
     Raises:
-        TypeError: not an image, or a dtype that is neither uint8 nor floating.
-        ValueError: wrong rank, channels or an empty side, or floats outside [0, 1].
+        TypeError: the value is not an image, or its dtype is neither uint8 nor floating.
+        ValueError: its shape is not that of images, or it holds floats outside [0, 1].
     """
     if isinstance(image, Image.Image):
         _check_mode(image)
@@ -69,7 +69,7 @@ def check_image(image: Any) -> int:
         )
     if image.is_floating_point() and image.numel():
         low, high = (float(value) for value in image.detach().aminmax())
-        if not (low >= 0 and high <= 1):  # this way round a NaN is refused too
+        if not (low >= 0 and high <= 1):  # written so that a NaN is refused, too
             raise ValueError(
                 f"'image' must hold floats in [0, 1], got {low:.3g} to {high:.3g}; "
                 "put this transform before Normalize, and clamp what a bicubic resize overshoots."
@@ -78,7 +78,7 @@ def check_image(image: Any) -> int:
 
 
 def unpack(image: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-    """Return the pixels as (N, 3, H, W), and the function that gives the caller's own type back."""
+    """Return the pixels as (N, 3, H, W), and a function that restores the caller's own type."""
     if isinstance(image, Image.Image):
         return _rgb(image)[None], lambda pixels: _like(pixels[0], image)
     pixels = image.as_subclass(torch.Tensor).reshape(-1, *image.shape[-3:])  # (N, C, H, W)
@@ -95,7 +95,7 @@ def unpack(image: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
 
 
 def _grey(pixels: torch.Tensor) -> torch.Tensor:
-    """Return the luma (N, 1, H, W); equal channels come back as they were."""
+    """Return the luma (N, 1, H, W); equal channels keep their values."""
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=pixels.device)
     luma = torch.einsum("nchw,c->nhw", pixels.double(), weights)[:, None]
     if pixels.dtype == torch.uint8:
@@ -118,7 +118,7 @@ def to_dtype(pixels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def _tensor(image: Image.Image) -> torch.Tensor:
     """Copy an RGB PIL image into a uint8 (3, H, W) tensor."""
-    # Pillow takes channels apart, and below together, several times as fast as torch turns axes.
+    # Pillow splits and merges channels several times as fast as torch permutes axes.
     levels = bytearray()
     for band in "RGB":
         levels += image.tobytes("raw", band)
@@ -134,7 +134,7 @@ def to_pil(pixels: torch.Tensor) -> Image.Image:
 
 def _convert_lab(image: Image.Image, target: str) -> Any:
     """Convert between RGB and LAB, which Pillow's convert() does in neither direction."""
-    from PIL import ImageCms  # loads a library of colour profiles that hardly anyone needs
+    from PIL import ImageCms  # it loads a library of colour profiles that few images need
 
     profiles: dict[str, Any] = {"RGB": "sRGB", "LAB": "LAB"}
     source, result = (ImageCms.createProfile(profiles[mode]) for mode in (image.mode, target))
@@ -143,14 +143,14 @@ def _convert_lab(image: Image.Image, target: str) -> Any:
 
 
 def _is_deep(mode: str) -> bool:
-    """16-bit grey; Pillow clips it to 255 on conversion instead of scaling it."""
+    """Return whether a mode is 16-bit grey, which Pillow clips to 255 instead of scaling it."""
     return mode == "I" or mode.startswith("I;16")
 
 
 def _check_mode(image: Image.Image) -> None:
     if image.mode == "F":
         raise ValueError(
-            "'image' must not be a PIL image of mode F, whose range nobody knows; "
+            "'image' must not be a PIL image of mode F, whose range is unknown; "
             "scale it to [0, 255] and convert it to 'L', or use a tensor."
         )
 
@@ -164,8 +164,8 @@ def _rgb(image: Image.Image) -> torch.Tensor:
     elif image.mode == "LAB":
         image = _convert_lab(image, "RGB")
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns about the straight way
-    elif image.mode in ("RGBa", "La"):  # no direct way to RGB in Pillow
+        image = image.convert("RGBA")  # Pillow warns if it converts to RGB directly
+    elif image.mode in ("RGBa", "La"):  # Pillow cannot convert these to RGB directly
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     return _tensor(image if image.mode == "RGB" else image.convert("RGB"))
 
@@ -195,13 +195,13 @@ def _like(pixels: torch.Tensor, original: Image.Image) -> Image.Image:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the image files below a folder by extension, in a fixed order, hidden ones left out."""
+    """List the image files in a folder and below, by extension and in order, no hidden ones."""
     return [Path(folder, key) for key in list_keys(folder)]
 
 
 def list_keys(folder: str | os.PathLike[str]) -> list[str]:
-    """List the same as paths below the folder, with slashes: a million of them take 100 MB."""
-    found, seen = list[str](), set[str]()
+    """List the same files as relative paths with slashes; a million of them take 100 MB."""
+    keys, seen = list[str](), set[str]()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
@@ -210,12 +210,12 @@ def list_keys(folder: str | os.PathLike[str]) -> list[str]:
         seen.add(real)
         below = Path(root).relative_to(folder).as_posix()
         start = "" if below == "." else f"{below}/"
-        found += [start + name for name in files if is_image_key(name)]
-    return sorted(found)
+        keys += [start + name for name in files if is_image_key(name)]
+    return sorted(keys)
 
 
 def is_image_key(path: str) -> bool:
-    """Tell whether a path below a root, with slashes, is an image's by its name, and not hidden."""
+    """Return whether a relative path with slashes names an image, and nothing hidden."""
     hidden = any(part.startswith(".") for part in path.split("/"))
     return not hidden and os.path.splitext(path)[1].lower() in EXTENSIONS
 
@@ -223,15 +223,15 @@ def is_image_key(path: str) -> bool:
 def read_image(path: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> torch.Tensor:
     """Read an image file as uint8 (3, H, W): upright, first frame, alpha dropped.
 
-    ``name`` is what an error calls it, if not its path.
+    ``name`` replaces the path in errors.
 
     Raises:
-        UnreadableImageError: no image, or not a whole one; the message names the file.
+        UnreadableImageError: the file is not an image, or is damaged; the message names it.
     """
     try:
         with Image.open(path) as image:
             return _rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # a damaged file can trip any of the parsers inside Pillow
+    except Exception as error:  # a damaged file may fail in any parser of Pillow
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(
             f"'{name or path}' is not a readable image: {reason}."
@@ -249,7 +249,7 @@ def encode_image(pixels: torch.Tensor, format: str, quality: int = 95) -> bytes:
 
 
 def render_text(text: str, size: int, width: int) -> torch.Tensor:
-    """Draw one line of text as coverage in [0, 1], (H, width), cut with an ellipsis to fit."""
+    """Draw a line of text as coverage in [0, 1], (H, width); an ellipsis ends one that is cut."""
     font = ImageFont.load_default(size)
     if font.getlength(text) > width:
         while text and font.getlength(f"{text}…") > width:

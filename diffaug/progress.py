@@ -5,7 +5,7 @@ from typing import Any
 
 
 def progress_bar(shown: bool, total: int, done: int = 0) -> AbstractContextManager[Any]:
-    """Return a bar that counts images, ``done`` of them already; it enters as None if not shown."""
+    """Return a bar of ``total`` images, starting at ``done``; ``with`` gives None if not shown."""
     if not shown:
         return nullcontext()
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Seeds: whole numbers that follow from values and pixels, the same on every machine."""
+"""Seeds: whole numbers made from values and pixels, the same on every machine."""
 
 import hashlib
 import json

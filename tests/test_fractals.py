@@ -93,19 +93,19 @@ def test_marks_lie_as_a_plain_chaos_game_leaves_them(drawn, seed):
     rng = np.random.default_rng(seed)
     probabilities = shares[0].double().numpy()
     chosen = rng.choice(8, (160, 2000), p=probabilities / probabilities.sum())
-    place, expected = np.zeros((2000, 2)), np.zeros((16, 16))
+    points, expected = np.zeros((2000, 2)), np.zeros((16, 16))
     for step, taken in enumerate(system.double().numpy()[chosen]):
-        place = (taken[:, :, :2] @ place[:, :, None])[:, :, 0] + taken[:, :, 2]
+        points = (taken[:, :, :2] @ points[:, :, None])[:, :, 0] + taken[:, :, 2]
         if step >= 60:
             edges = np.linspace(1, 257, 17)
-            expected += np.histogram2d(place[:, 1], place[:, 0], (edges, edges))[0]
-    found = marks.view(16, 16, 16, 16).sum((1, 3)).double().numpy()
-    assert found.sum() > 0.93 * 100_000
-    assert 0.05 > np.abs(expected / 200_000 - found / 100_000).sum() / 2
+            expected += np.histogram2d(points[:, 1], points[:, 0], (edges, edges))[0]
+    actual = marks.view(16, 16, 16, 16).sum((1, 3)).double().numpy()
+    assert actual.sum() > 0.93 * 100_000
+    assert 0.05 > np.abs(expected / 200_000 - actual / 100_000).sum() / 2
 
 
 @pytest.mark.parametrize("points", [1, 8192, 8193, 100_000])
-def test_as_many_marks_are_left_as_asked_for_or_hardly_more(drawn, triangle, points):
+def test_as_many_marks_are_left_as_points_or_hardly_more(drawn, triangle, points):
     _, marks, _ = drawn(*triangle, size=64, points=points)
     assert points / 2 - 1 < marks.sum() < points + points / 8192 + 1
     assert torch.equal(marks, marks.round())
@@ -116,11 +116,11 @@ def test_a_mark_is_coloured_by_the_last_three_maps(drawn, triangle):
     maps = system.double().numpy()
 
     def hue(*address):
-        place = maps[0, :, 2]
+        point = maps[0, :, 2]
         inside = [0, 1, 2] * 3  # away from where triangles touch
         for i in reversed([*address, *inside]):
-            place = maps[i, :, :2] @ place + maps[i, :, 2]
-        column, row = (place - 1).astype(int)
+            point = maps[i, :, :2] @ point + maps[i, :, 2]
+        column, row = (point - 1).astype(int)
         assert marks[row, column] > 0
         return float(hues[row, column] / marks[row, column])
 
@@ -143,8 +143,8 @@ def test_walkers_who_set_out_together_part(drawn):
 def test_draws_are_as_frequent_as_their_probabilities():
     shares = torch.tensor([0.6, 0.3, 0.1, 0, 0, 0, 0, 0])
     row = fractals._draw_maps(shares, 400_001, generator())
-    found = torch.from_numpy(np.bincount(row, minlength=8) / 400_001).float()
-    torch.testing.assert_close(shares, found, atol=0.005, rtol=0)
+    actual = torch.from_numpy(np.bincount(row, minlength=8) / 400_001).float()
+    torch.testing.assert_close(shares, actual, atol=0.005, rtol=0)
 
 
 def test_a_picture_does_not_depend_on_its_company():
@@ -183,10 +183,10 @@ def test_pictures_are_lit_alike_in_every_size(size):
     assert (pictures.amax((1, 2, 3)) > 180).all()
 
 
-@pytest.mark.parametrize("place", [0.0, 0.7])
-def test_a_system_that_is_one_point_can_be_rendered(place):
+@pytest.mark.parametrize("point", [0.0, 0.7])
+def test_a_system_that_is_one_point_can_be_rendered(point):
     maps = torch.zeros(1, 8, 2, 3)
-    maps[0, :2, :, 2] = place
+    maps[0, :2, :, 2] = point
     shares = torch.tensor([[0.5, 0.5] + [0.0] * 6])
     assert render(maps, shares, seeds=[0], size=32).shape == (1, 3, 32, 32)
 
@@ -196,10 +196,10 @@ def test_a_system_that_is_one_point_can_be_rendered(place):
 def test_a_gpu_renders_what_the_cpu_does():
     maps, shares = sample_systems(4, generator())
     expected = render(maps, shares, seeds=range(4), size=64)
-    found = render(maps.cuda(), shares.cuda(), seeds=range(4), size=64)
-    assert "cuda" == found.device.type
+    actual = render(maps.cuda(), shares.cuda(), seeds=range(4), size=64)
+    assert "cuda" == actual.device.type
     assert (
-        expected.float() - found.cpu().float()
+        expected.float() - actual.cpu().float()
     ).abs().mean() < 2  # marks on the edge of a pixel move
 
 

@@ -18,12 +18,13 @@ def random_pair(height, width, seed=0):
     return torch.randint(0, 256, (2, 3, height, width), generator=generator).to(torch.uint8)
 
 
-def check_levels(exact, made, rounding):
+def check_levels(exact, result, rounding):
     """Hold levels to float64 ones; within 2e-4 of where the level changes, either side will do."""
-    assert made.dtype == torch.uint8
-    place = exact + (0.5 if rounding == "round" else 1e-3)  # 119.9999 is 120 but for the last bits
-    apart = made.double() - place.floor()
-    doubtful = (place - place.round()).abs() < 2e-4
+    assert result.dtype == torch.uint8
+    # 119.9999 is 120 but for the last bits.
+    shifted = exact + (0.5 if rounding == "round" else 1e-3)
+    apart = result.double() - shifted.floor()
+    doubtful = (shifted - shifted.round()).abs() < 2e-4
     assert not apart[~doubtful].any() and not apart.abs().gt(1).any()
 
 
@@ -38,31 +39,32 @@ def oracle_mask(name, height, width):
                 distance = np.hypot(y + 0.5 - height / 2, x + 0.5 - width / 2)
                 mask[y, x] = np.clip((radius - distance) / min(20, height, width) + 0.5, 0, 1)
                 continue
-            place, length = (x, width) if side in ("left", "right") else (y, height)
+            position, length = (x, width) if side in ("left", "right") else (y, height)
             if name == side:
-                weight = float(place >= length // 2)
+                weight = float(position >= length // 2)
             elif length == 1:
                 weight = 0.5
             else:
                 ramp = np.linspace(0, 1, min(20, length))
                 start = length // 2 - len(ramp) // 2
                 padded = np.concatenate([np.zeros(start), ramp, np.ones(length)])
-                weight = padded[place]
+                weight = padded[position]
             mask[y, x] = 1 - weight if side in ("left", "top") else weight
     return torch.from_numpy(mask)
 
 
 @given(masks, sides, sides)
 def test_masks_agree_with_the_papers(name, height, width):
-    made = half_mask(name, (height, width)).expand(height, width)
-    torch.testing.assert_close(oracle_mask(name, height, width), made.double(), atol=1e-5, rtol=0)
+    result = half_mask(name, (height, width)).expand(height, width)
+    torch.testing.assert_close(oracle_mask(name, height, width), result.double(), atol=1e-5, rtol=0)
 
 
 @given(sides, sides)
 def test_opposite_halves_are_complementary(height, width):
-    for one, other in [("left", "right"), ("top", "bottom")]:
+    for first, second in [("left", "right"), ("top", "bottom")]:
         for kind in ("", "soft-"):
-            both = half_mask(kind + one, (height, width)) + half_mask(kind + other, (height, width))
+            masks = [half_mask(kind + side, (height, width)) for side in (first, second)]
+            both = masks[0] + masks[1]
             torch.testing.assert_close(torch.ones_like(both), both)
 
 
@@ -93,12 +95,12 @@ def test_half_concat_of_floats_does_not_leave_their_dtype(name, height, width):
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.7, 0.9999, 1.0])
 def test_every_pair_of_levels_is_blended_to_the_exact_level(alpha, rounding):
     image, other = torch.cartesian_prod(*[torch.arange(256)] * 2).to(torch.uint8).T
-    made = blend(image.view(1, 256, 256), other.view(1, 256, 256), alpha, rounding=rounding)
+    result = blend(image.view(1, 256, 256), other.view(1, 256, 256), alpha, rounding=rounding)
     exact = ((1 - alpha) * image.double() + alpha * other.double()).view(1, 256, 256)
-    check_levels(exact, made, rounding)
+    check_levels(exact, result, rounding)
     if alpha in (0.0, 0.25, 0.5, 1.0):  # exact in float32: halves go to the even level
         expected = exact.round() if rounding == "round" else exact.floor()
-        assert torch.equal(expected, made.double())
+        assert torch.equal(expected, result.double())
 
 
 @pytest.mark.parametrize("shape", [(3, 700, 300), (40, 3, 64, 64), (2, 2, 3, 300, 301), (1, 1, 1)])
@@ -132,9 +134,9 @@ def test_gradients_reach_both_images(name):
 
 def test_a_hard_half_is_copied_bit_for_bit():
     image, other = random_pair(9, 7)
-    made = half_concat(image, other, "right")
-    assert torch.equal(image[..., :3], made[..., :3])
-    assert torch.equal(other[..., 3:], made[..., 3:])
+    result = half_concat(image, other, "right")
+    assert torch.equal(image[..., :3], result[..., :3])
+    assert torch.equal(other[..., 3:], result[..., 3:])
 
 
 @given(sides, sides, st.floats(0, 1), st.sampled_from(["round", "truncate"]))
@@ -152,8 +154,8 @@ def test_whole_results_lose_no_level_to_truncation():
 
 def test_one_weight_for_each_image():
     image, other = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
-    made = blend(image, other, torch.tensor([0.0, 0.25, 1.0]))
-    assert made[:, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
+    result = blend(image, other, torch.tensor([0.0, 0.25, 1.0]))
+    assert result[:, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,10 @@ def test_every_pixel_of_a_pil_image_is_where_numpy_has_it(height, width):
 def test_neither_way_shares_memory_with_a_pil_image(photo):
     before = np.array(photo)
     pixels, restore = images.unpack(photo)
-    made = restore(pixels)
+    restored = restore(pixels)
     pixels.zero_()
-    assert np.array_equal(before, np.asarray(photo)) and np.array_equal(before, np.asarray(made))
+    assert np.array_equal(before, np.asarray(photo))
+    assert np.array_equal(before, np.asarray(restored))
     assert images.unpack(photo)[0].is_contiguous()
 
 
@@ -113,7 +114,7 @@ def test_a_tensor_comes_back_in_its_type_shape_and_dtype(dtype, shape, wrap):
     [
         (np.zeros((4, 4, 3)), TypeError, "must be a PIL image or a tensor, got ndarray"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), TypeError, "uint8 or floating, got torch.int64"),
-        (Image.new("F", (4, 4)), ValueError, "mode F, whose range nobody knows"),
+        (Image.new("F", (4, 4)), ValueError, "mode F, whose range is unknown"),
         (torch.zeros(4, 4), ValueError, r"1 or 3 channels, got \(4, 4\)"),
         (torch.zeros(4, 4, 4), ValueError, r"1 or 3 channels, got \(4, 4, 4\)"),
         (torch.zeros(3, 0, 4), ValueError, r"got \(3, 0, 4\)"),

@@ -1,4 +1,4 @@
-"""What every backend is."""
+"""What every backend is: the protocol, and what backends of one model share."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -19,13 +19,14 @@ class Backend(Protocol):
     """Turn requests into images: a pure function of the requests and the fingerprint.
 
     ``generate`` keeps the order, takes an empty list, and raises before the model runs if a request
-    is bad. ``close`` may be called twice. Implementations are final: variation is by wrapping. Your
-    own backend may inherit ``close`` and the ``with`` statement from this class, and need not.
+    is bad. ``close`` may be called twice. To change what a backend does, wrap it in another one; do
+    not derive from it. Your own backend may inherit ``close`` and the ``with`` statement from this
+    class.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Identify everything but the request that changes a pixel."""
+        """Identify everything that changes a pixel, other than the request."""
 
     @property
     def size(self) -> int | None:
@@ -35,7 +36,7 @@ class Backend(Protocol):
         """Return one image for each request, in order."""
 
     def close(self) -> None:
-        """Free what the backend holds; it may be loaded again by the next call."""
+        """Free what the backend holds; the next call may load it again."""
 
     def __enter__(self) -> Self:
         """Return the backend itself."""
@@ -52,7 +53,7 @@ class Backend(Protocol):
 
 
 class ModelBackend(Backend):
-    """A backend of one model.
+    """Share what every backend of one model needs.
 
     Args:
         spec: the model and how to run it.
@@ -64,7 +65,7 @@ class ModelBackend(Backend):
 
     @property
     def fingerprint(self) -> str:
-        """Identify the model and its settings; resolves the revision on first use."""
+        """Identify the model and its settings; the revision is looked up on first use."""
         return self.pinned().fingerprint
 
     @property
@@ -80,7 +81,7 @@ class ModelBackend(Backend):
 
 
 def is_backend(value: object) -> TypeIs[Backend]:
-    """Tell whether a value is a backend, without touching its properties, which may need a hub."""
+    """Return whether a value is a backend; its properties, which may ask the Hub, are not read."""
     return callable(getattr(type(value), "generate", None))
 
 

@@ -1,8 +1,8 @@
-"""Generated images kept on disk: no model is asked twice for the same image.
+"""Generated images kept on disk: no model generates the same image twice.
 
 An entry is one file, ``ab/abcdef....jpeg``: a line of text (format, checksum, where the image comes
-from) and the image after it. Entries are written under another name and renamed, so processes share
-a folder without a lock; one that does not match its checksum counts as absent.
+from) and the image after it. An entry is written under another name and renamed, so processes share
+a folder without a lock. An entry that does not match its checksum counts as absent.
 """
 
 import hashlib
@@ -31,19 +31,20 @@ Format = Literal["jpeg", "raw"]
 
 _log = logging.getLogger(__name__)
 
-_VERSION = 1
-_START_BYTES = len(f"diffaug-{_VERSION} ") + 64 + 1
+#: Raise it when entries are written in another way than before; old ones then count as absent.
+_ENTRY_VERSION = 1
+_START_BYTES = len(f"diffaug-{_ENTRY_VERSION} ") + 64 + 1
 _OUR_NAME = re.compile(r"[0-9a-f]{64}\.(jpeg|raw)(\.[0-9a-f]{16}\.tmp)?")
-_TOUCH_SECONDS = 600  # a hit on an entry used more recently spares the disk a write
-_STALE_SECONDS = 3600  # no write takes so long: its process was killed
+_TOUCH_SECONDS = 600  # an entry used more recently is not marked as used again: it saves a write
+_STALE_SECONDS = 3600  # no write takes so long: the process that wrote was killed
 
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """Say what lies in a cache folder, or what was removed from it.
+    """Say what is in a cache folder, or what was removed from it.
 
     Args:
-        folder: where the cache is.
+        folder: the cache folder.
         entries: number of images.
         bytes: their size on disk.
     """
@@ -54,7 +55,7 @@ class CacheInfo:
 
 
 class _File(NamedTuple):
-    """A file of ours; the least recently used sort first."""
+    """An entry or a temporary file; the least recently used sort first."""
 
     used: float
     bytes: int
@@ -63,17 +64,18 @@ class _File(NamedTuple):
 
 
 class CachedBackend(Backend):
-    """Keep what a backend generates on disk, and ask it only for what is not there.
+    """Keep what a backend generates on disk, and generate only what is not there.
 
-    An image is what was read back from its entry, also when it has just been made: whether the
-    cache is warm, cold or not writable never changes a pixel. Fallbacks are not kept. Any number of
-    processes and threads may share a folder; a damaged entry is made again.
+    An image is always what its entry decodes to, even if it was generated a moment ago: a cache
+    that is warm, cold or not writable gives the same pixels. Fallbacks are not kept. Any number of
+    processes and threads may share a folder. A damaged entry is generated again.
 
     Args:
-        backend: the backend to ask; everything missing in one call goes to it in one call.
+        backend: the backend that generates; what is missing of one call goes to it in one call.
         folder: where entries are kept; None is ``generated`` in ``DIFFAUG_CACHE`` or in the
             platform's folder for caches, looked up on first use.
-        max_bytes: size of all entries together, about; beyond it the least recently used go.
+        max_bytes: about how large all entries may be together; beyond that the least recently used
+            are removed.
         format: ``"jpeg"`` at quality 95, about 40 kB for 256 x 256 pixels, or ``"raw"``: the exact
             pixels, 192 kB, read faster. Each format has its own entries.
 
@@ -109,57 +111,60 @@ class CachedBackend(Backend):
         self.backend = backend
         self.max_bytes = max_bytes
         self.format = format
-        self._asked_folder = folder
+        self._folder = folder
         self._warned = False
 
     @cached_property
     def folder(self) -> Path:
         """Folder that holds the entries."""
-        return _absolute(self._asked_folder)
+        return _absolute(self._folder)
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the backend that is asked."""
+        """Fingerprint of the wrapped backend."""
         return self.backend.fingerprint
 
     @property
     def size(self) -> int | None:
-        """Working size of the backend that is asked."""
+        """Working size of the wrapped backend."""
         return self.backend.size
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order, from disk where it is there."""
         fingerprint = self.fingerprint
         names = [f"{request.key(fingerprint)}.{self.format}" for request in requests]
-        found: dict[str, Generated] = {}
+        answers: dict[str, Generated] = {}
         missing: dict[str, GenerationRequest] = {}
         for name, request in dict(zip(names, requests, strict=True)).items():
             if stored := self._read(name):
-                found[name] = stored
+                answers[name] = stored
             else:
                 missing[name] = request
         if missing:
-            answers = self.backend.generate(list(missing.values()))
-            for name, made in zip(missing, answers, strict=True):
-                # A fallback may be the caller's own source.
-                own = replace(made, image=made.image.clone()) if made.fallback else None
-                found[name] = own or self._store(name, made)
-        if len(found) == len(names):  # each was read for this request alone
-            return list(map(found.__getitem__, names))
+            fresh = self.backend.generate(list(missing.values()))
+            for name, generated in zip(missing, fresh, strict=True):
+                # A fallback may be the caller's own source, so it is copied.
+                answers[name] = (
+                    replace(generated, image=generated.image.clone())
+                    if generated.fallback
+                    else self._store(name, generated)
+                )
+        if len(answers) == len(names):  # no request occurs twice
+            return [answers[name] for name in names]
         # A copy for each request: changing one image in place must not reach its duplicates.
-        return [replace(found[name], image=found[name].image.clone()) for name in names]
+        return [replace(answers[name], image=answers[name].image.clone()) for name in names]
 
     def holds(self, request: GenerationRequest) -> bool:
-        """Tell whether a request has an entry; whether that is whole, only reading shows."""
+        """Return whether a request has an entry; only reading shows whether that is whole."""
         return self._path(f"{request.key(self.fingerprint)}.{self.format}").exists()
 
     def bytes_for(self, size: int) -> int:
-        """Return about how large an entry of a square of this side in pixels is."""
+        """Return about how many bytes an entry takes whose image has this side in pixels."""
         # Photographs at quality 95 take about 40 kB for 256 x 256.
         return 3 * size**2 if self.format == "raw" else round(0.6 * size**2) + 1000
 
     def close(self) -> None:
-        """Close the backend that is asked; the entries stay."""
+        """Close the wrapped backend; the entries stay."""
         self.backend.close()
 
     def _path(self, name: str) -> Path:
@@ -176,17 +181,17 @@ class CachedBackend(Backend):
         except OSError:
             return None
         except ValueError:
-            _log.info("Cache entry %s is damaged; its image is made again.", path)
+            _log.info("Cache entry %s is damaged; its image is generated again.", path)
             return None
         if time.time() - status.st_mtime > _TOUCH_SECONDS:
             with suppress(OSError):
                 os.utime(path)
         return stored
 
-    def _store(self, name: str, made: Generated) -> Generated:
-        data = _encode(name, made, self.format)
+    def _store(self, name: str, generated: Generated) -> Generated:
+        data = _encode(name, generated, self.format)
         try:
-            with suppress(FileNotFoundError):  # the cache is being cleared this moment
+            with suppress(FileNotFoundError):  # another process is clearing the cache
                 write_whole(self._path(name), data)
         except OSError as error:
             if not self._warned:
@@ -197,9 +202,9 @@ class CachedBackend(Backend):
                     stacklevel=3,
                 )
         else:
-            # Looking through a large folder takes seconds. A key is as good as a random number, so
-            # this does it about once for every hundredth of the cap that is written, however many
-            # processes write it and however short they live: the overrun is about a per cent.
+            # Listing a large folder takes seconds, so it is done about once for each hundredth of
+            # the cap that is written. A key is as good as a random number, so that holds for any
+            # number of processes, however short they live. The cap is exceeded by about 1 %.
             if int(name[:8], 16) / 2**32 < 100 * len(data) / self.max_bytes:
                 _evict(self.folder, self.max_bytes)
         return _decode(name, data)
@@ -209,7 +214,7 @@ def cache_info(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
     """Count the images in a cache folder.
 
     Args:
-        folder: as for ``CachedBackend``; one that does not exist is empty.
+        folder: as for ``CachedBackend``; a folder that does not exist is empty.
 
     Example:
         >>> from diffaug import cache_info
@@ -221,7 +226,7 @@ def cache_info(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
 
 
 def clear_cache(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
-    """Remove every entry and temporary file of a cache; other files stay. Return what went.
+    """Remove every entry and temporary file of a cache, and return what was removed; others stay.
 
     Args:
         folder: as for ``CachedBackend``. Processes may be using it.
@@ -246,10 +251,15 @@ def _absolute(folder: str | os.PathLike[str] | None) -> Path:
     return chosen.absolute()
 
 
-def _encode(name: str, made: Generated, format: Format) -> bytearray:
-    image = made.image
+def _encode(name: str, generated: Generated, format: Format) -> bytearray:
+    image = generated.image
     content = images.encode_image(image, "jpg") if format == "jpeg" else image.numpy().tobytes()
-    about = {"format": format, "shape": image.shape, "seed": made.seed, "attempts": made.attempts}
+    about = {
+        "format": format,
+        "shape": image.shape,
+        "seed": generated.seed,
+        "attempts": generated.attempts,
+    }
     body = json.dumps(about).encode() + b"\n" + content
     return bytearray(_start(name, body) + body)
 
@@ -268,10 +278,10 @@ def _decode(name: str, data: bytearray) -> Generated:
 
 
 def _start(name: str, body: bytes | memoryview) -> bytes:
-    # With the name in the checksum, an entry copied to another's place is noticed too.
+    # The name is in the checksum, so an entry copied to another name is noticed, too.
     sha = hashlib.sha256(name.encode())
     sha.update(body)
-    return f"diffaug-{_VERSION} {sha.hexdigest()} ".encode()
+    return f"diffaug-{_ENTRY_VERSION} {sha.hexdigest()} ".encode()
 
 
 def _files(root: Path) -> Iterator[_File]:
@@ -279,11 +289,11 @@ def _files(root: Path) -> Iterator[_File]:
     for prefix in range(256):
         with suppress(OSError):
             # A list, since some file systems skip names when others are removed during the scan.
-            for found in list(os.scandir(root / f"{prefix:02x}")):
+            for file in list(os.scandir(root / f"{prefix:02x}")):
                 with suppress(FileNotFoundError):
-                    if match := _OUR_NAME.fullmatch(found.name):
-                        status = found.stat(follow_symlinks=False)
-                        yield _File(status.st_mtime, status.st_size, found.path, bool(match[2]))
+                    if match := _OUR_NAME.fullmatch(file.name):
+                        status = file.stat(follow_symlinks=False)
+                        yield _File(status.st_mtime, status.st_size, file.path, bool(match[2]))
 
 
 def _remove(path: str) -> bool:
@@ -304,9 +314,9 @@ def _evict(root: Path, max_bytes: int) -> None:
             _remove(file.path)
     if total <= max_bytes:
         return
-    # Only now: the list of a million entries takes a few hundred megabytes.
+    # The list is made only now, since that of a million entries takes a few hundred megabytes.
     for file in sorted(file for file in _files(root) if not file.temporary):
-        # Not much at once: a slow disk takes milliseconds for each file, and a caller is waiting.
+        # Only a little: a slow disk takes milliseconds for each file, and a caller is waiting.
         if total <= 0.98 * max_bytes:
             break
         _remove(file.path)

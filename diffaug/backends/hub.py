@@ -1,4 +1,4 @@
-"""Where a model's files are: pinning what a spec names, choosing what is read, fetching it."""
+"""A model's files: pin which version of them is meant, find them on this machine, fetch them."""
 
 import hashlib
 import logging
@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from diffaug.backends.model_files import TEXT, components, needed_files, read_index
+from diffaug.backends.model_files import TEXT, components, flat_files, needed_files, read_index
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError
@@ -22,19 +22,18 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def pin(spec: ModelSpec) -> ModelSpec:
     """Fill in the revisions, so that a spec means the same weights tomorrow.
 
-    A folder, or a local adapter, gets the hash of its files, taken once and remembered by path,
-    size and time of change; a Hub id the commit that ``main`` (or the branch given) is at, from the
-    local cache or else from the Hub. An adapter's revision follows an ``@``.
+    The revision of a folder, or of a local adapter, is the hash of its files. Each file is hashed
+    once and remembered by path, size and time of change. The revision of a Hub id is the commit of
+    ``main``, or of the branch given, from the local cache or else from the Hub. An adapter's
+    revision follows an ``@``.
 
     Raises:
-        ModelError: a folder's files are not those its revision names; an unknown id.
+        ModelError: a folder holds other files than its revision names, or the Hub does not know
+            the id.
         ModelUnavailableError: no such folder, or the Hub cannot be reached.
     """
     model, revision = _pin(spec.model, spec.revision)
-    adapters = []
-    for adapter in spec.adapters:
-        reference, version = _pin(*split_revision(adapter))
-        adapters.append(f"{reference}@{version}")
+    adapters = ("@".join(_pin(*split_revision(adapter))) for adapter in spec.adapters)
     return replace(spec, model=model, revision=revision, adapters=tuple(adapters))
 
 
@@ -48,13 +47,13 @@ def split_revision(adapter: str) -> tuple[str, str | None]:
 def _pin(reference: str, revision: str | None) -> tuple[str, str]:
     path = Path(reference).expanduser()
     if path.exists():
-        found = _hash_files(path)
-        if revision not in (None, found):
+        actual = _hash_files(path)
+        if revision not in (None, actual):
             raise ModelError(
-                f"'{reference}' holds other files than revision {revision!r} names: they are "
-                f"{found!r} now; use that, or None for whatever is there."
+                f"'{reference}' holds other files than revision {revision!r} names; its revision "
+                f"is {actual!r} now. Use that, or None for whatever is there."
             )
-        return str(path.resolve()), found
+        return str(path.resolve()), actual
     if not HUB_ID.fullmatch(reference):
         raise ModelUnavailableError(
             f"there is no model at '{reference}'; give an existing folder, a Hub id like "
@@ -88,14 +87,15 @@ def _hash_file(file: Path, size: int, changed: int) -> bytes:
         return hashlib.file_digest(opened, "sha256").digest()
 
 
-def _cached_repository(repository: str) -> Path:
+def cached_repository(repository: str) -> Path:
+    """Return the folder that a Hub model is fetched into; ``HF_HOME`` moves it."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
 def _cached_commit(repository: str, branch: str) -> str | None:
-    reference = _cached_repository(repository) / "refs" / branch
+    reference = cached_repository(repository) / "refs" / branch
     return reference.read_text().strip() if reference.is_file() else None
 
 
@@ -106,9 +106,9 @@ def _commit(repository: str, branch: str) -> str:
 
         with _asking_the_hub(repository):
             commit = str(HfApi().model_info(repository, revision=branch, timeout=10).sha)
-        # What a download by branch would leave behind; ours are by commit. Without it, a model
+        # We download by commit, so nothing else records the branch. Without the record, a model
         # that is here could not be used offline.
-        reference = _cached_repository(repository) / "refs" / branch
+        reference = cached_repository(repository) / "refs" / branch
         with suppress(OSError):
             reference.parent.mkdir(parents=True, exist_ok=True)
             reference.write_text(commit)
@@ -116,7 +116,7 @@ def _commit(repository: str, branch: str) -> str:
 
 
 def downloaded(spec: ModelSpec) -> bool:
-    """Tell whether a model can be loaded without network; asks nobody."""
+    """Return whether a model can be loaded without network; the Hub is not asked."""
     try:
         return _local(spec) is not None and all(map(_local_adapter, spec.adapters))
     except ModelError:
@@ -125,9 +125,7 @@ def downloaded(spec: ModelSpec) -> bool:
 
 def _local(spec: ModelSpec) -> Path | None:
     """Return the folder of a model whose needed files are all on this machine."""
-    folder = Path(spec.model).expanduser()
-    if not folder.is_dir():
-        folder = _snapshot(spec.model, spec.revision)
+    folder = folder_of(spec)
     if not (folder / "model_index.json").is_file():
         return None
     index = read_index(folder)
@@ -141,10 +139,16 @@ def _local(spec: ModelSpec) -> Path | None:
     return folder
 
 
+def folder_of(spec: ModelSpec) -> Path:
+    """Return the folder that holds a model's files, or that a download would put them into."""
+    folder = Path(spec.model).expanduser()
+    return folder if folder.is_dir() else _snapshot(spec.model, spec.revision)
+
+
 def _snapshot(repository: str, revision: str | None) -> Path:
     if not revision or not _COMMIT.fullmatch(revision):
         revision = _cached_commit(repository, revision or "main") or "none"
-    return _cached_repository(repository) / "snapshots" / revision
+    return cached_repository(repository) / "snapshots" / revision
 
 
 def _local_adapter(adapter: str) -> Path | None:
@@ -158,10 +162,10 @@ def _local_adapter(adapter: str) -> Path | None:
 
 
 def adapter_file(adapter: str) -> Path:
-    """Return the safetensors file of an adapter, fetched if it has to be.
+    """Return the safetensors file of an adapter; fetch it if it is not here.
 
     Raises:
-        ModelError: there is none, only a pickle for instance.
+        ModelError: the adapter has no such file, perhaps only a pickle.
         ModelUnavailableError: the Hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
@@ -172,13 +176,13 @@ def adapter_file(adapter: str) -> Path:
             snapshot_download(
                 reference, revision=revision, allow_patterns=["*.safetensors", "*.json"]
             )
-    found = _local_adapter(adapter)
-    if found is None:
+    file = _local_adapter(adapter)
+    if file is None:
         raise ModelError(
             f"the adapter '{adapter}' holds no safetensors file, and pickles are refused; save it "
             "as safetensors."
         )
-    return found
+    return file
 
 
 def download(spec: ModelSpec) -> Path:
@@ -188,7 +192,7 @@ def download(spec: ModelSpec) -> Path:
     ``HF_HUB_OFFLINE`` are honoured.
 
     Raises:
-        ModelError: unknown, gated, or with pickled weights only.
+        ModelError: the model is unknown, gated, incomplete, or has pickled weights only.
         ModelUnavailableError: the Hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
@@ -200,7 +204,7 @@ def download(spec: ModelSpec) -> Path:
         if _local(spec) is None:
             raise ModelError(
                 f"'{spec.model}' lacks weights or settings that its model_index.json names; "
-                "save it anew with save_pretrained."
+                "save it again with save_pretrained."
             )
         return Path(spec.model)
     if downloaded(spec):
@@ -210,16 +214,25 @@ def download(spec: ModelSpec) -> Path:
         return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
 
 
-def download_place(spec: ModelSpec) -> Path:
-    """Return the folder that ``download`` fetches a Hub model into; ``HF_HOME`` moves it."""
-    return _cached_repository(spec.model)
+def download_flat(spec: ModelSpec) -> Path:
+    """Fetch what loading reads of a pinned Hub model in one folder, as transformers saves it.
+
+    Raises:
+        ModelError: the model is unknown, gated, or has pickled weights only.
+        ModelUnavailableError: the Hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _asking_the_hub(spec.model):
+        files = flat_files(_sizes(spec), spec.model)
+        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
 
 
 def download_size(spec: ModelSpec) -> int:
     """Ask the Hub how many bytes ``download`` would fetch for a model; 0 if it is here.
 
     Raises:
-        ModelError: unknown, gated, or with pickled weights only.
+        ModelError: the model is unknown, gated, or has pickled weights only.
         ModelUnavailableError: the Hub cannot be reached.
     """
     if downloaded(spec) or Path(spec.model).is_dir():
@@ -228,13 +241,22 @@ def download_size(spec: ModelSpec) -> int:
         return sum(_hub_files(spec).values())
 
 
+def _sizes(spec: ModelSpec) -> dict[str, int]:
+    """Return the files of a Hub model and their sizes.
+
+    It fails at once without network, while a download tries again for half a minute: ask it first.
+    """
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(spec.model, revision=spec.revision, files_metadata=True, timeout=10)
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
 def _hub_files(spec: ModelSpec) -> dict[str, int]:
     """Return the files of a Hub model that loading reads, and their sizes."""
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    # First what fails at once without network: a download tries again for half a minute.
-    info = HfApi().model_info(spec.model, revision=spec.revision, files_metadata=True, timeout=10)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    sizes = _sizes(spec)
     if "model_index.json" not in sizes:
         raise ModelError(f"'{spec.model}' has no model_index.json: it is not a diffusers model.")
     index = Path(hf_hub_download(spec.model, "model_index.json", revision=spec.revision))
@@ -245,7 +267,7 @@ def _hub_files(spec: ModelSpec) -> dict[str, int]:
 
 @contextmanager
 def _asking_the_hub(repository: str) -> Iterator[None]:
-    """Say in one line what the Hub answered, and what to do next."""
+    """Turn what goes wrong with the Hub into one line that says what to do next."""
     from huggingface_hub import errors
 
     try:
@@ -260,7 +282,7 @@ def _asking_the_hub(repository: str) -> Iterator[None]:
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelError(
             f"'{repository}', or the revision asked for, is neither a folder here nor on the Hub; "
-            f"check its name, or set HF_TOKEN if it is private. Presets: {', '.join(PRESETS)}."
+            "check its name, or set HF_TOKEN if it is private."
         ) from error
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]

@@ -1,4 +1,4 @@
-"""Which files a model in diffusers' layout has, and which of them loading reads."""
+"""Which files a model has, and which of them loading reads."""
 
 import json
 import re
@@ -23,8 +23,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"'{path}' could not be read ({error}); give a whole folder as diffusers' "
-            "save_pretrained writes it."
+            f"'{path}' could not be read ({error}); give a whole folder, as save_pretrained of "
+            "diffusers writes it."
         ) from error
     if not isinstance(content, dict):
         raise ModelError(f"'{path}' must hold a JSON object, got {type(content).__name__}.")
@@ -32,7 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Read ``model_index.json``; refuse one that wants to bring its own code."""
+    """Read ``model_index.json``; refuse one that asks for code of its own."""
     index = read_json(folder / "model_index.json")
     if not isinstance(index.get("_class_name"), str):
         raise ModelError(
@@ -56,7 +56,7 @@ def weights_of(names: Iterable[str], variant: str | None, part: str) -> list[str
     """Choose a part's weight files: those of the variant if it has any, and never a pickle.
 
     Raises:
-        ModelError: weights that exist as pickles only, or a missing shard.
+        ModelError: the weights are pickles only, or a shard is missing.
     """
     names = sorted(names)
     matches = [match for match in map(_WEIGHTS.fullmatch, names) if match]
@@ -67,25 +67,32 @@ def weights_of(names: Iterable[str], variant: str | None, part: str) -> list[str
     if pickled and not chosen:
         raise ModelError(
             f"the weights '{part}/{pickled[0]}' are pickled, which can run code when read, and are "
-            "refused; save the model anew with save_pretrained(safe_serialization=True) or choose "
-            "one that has safetensors."
+            "refused; save the model again with save_pretrained(safe_serialization=True), or "
+            "choose a model that has safetensors."
         )
     if any(len(chosen) < int(match["shards"]) for match in chosen if match["shards"]):
         raise ModelError(
-            f"'{part}/{chosen[0].string}' is one of several files, and not all are there."
+            f"'{part}/{chosen[0].string}' is one of several files, and not all are there; get the "
+            "missing ones."
         )
     return [match.string for match in chosen]
 
 
+def flat_files(files: Iterable[str], model: str) -> list[str]:
+    """Choose the files that loading reads of a model in one folder, as transformers saves it."""
+    names = [file for file in files if "/" not in file]
+    return [name for name in names if Path(name).suffix in TEXT] + weights_of(names, None, model)
+
+
 def needed_files(files: Iterable[str], index: Mapping[str, Any], spec: ModelSpec) -> list[str]:
     """Choose from a repository's files those that loading reads."""
-    inside: dict[str, list[str]] = {name: [] for name in components(index, spec)}
+    parts: dict[str, list[str]] = {name: [] for name in components(index, spec)}
     for file in files:
         part, _, name = file.partition("/")
-        if part in inside and name and "/" not in name:
-            inside[part].append(name)
+        if part in parts and name and "/" not in name:
+            parts[part].append(name)
     chosen = ["model_index.json"]
-    for part, names in inside.items():
+    for part, names in parts.items():
         texts = [name for name in names if Path(name).suffix in TEXT]
         weights = weights_of(names, spec.variant, f"{spec.model}/{part}")
         chosen += [f"{part}/{name}" for name in texts + weights]

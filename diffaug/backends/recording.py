@@ -12,21 +12,21 @@ from diffaug.seeds import derive_seed
 
 @dataclass(eq=False)
 class RecordingBackend(Backend):
-    """Stand in for a model: remember every request and answer at once with a recognisable image.
+    """Replace a model in tests: record every request and return a recognisable image at once.
 
-    The answer is the source with its channels rotated and a tint that depends on prompt and seed,
-    so tests and documentation see at a glance which pixels are generated.
+    The image is the source with its channels rotated and a tint that depends on prompt and seed, so
+    it is easy to see which pixels are generated.
 
     Args:
         size: side in pixels of the answers, and of sources as transforms send them.
         requests: the requests so far, in order.
-        answer: given a request and the usual answer, returns another one, or raises.
+        answer: a function of a request and the usual answer, which returns another or raises.
 
     Example:
         >>> from diffaug import GenerationRequest, RecordingBackend
         >>> backend = RecordingBackend(size=8)
-        >>> [made] = backend.generate([GenerationRequest("sunset", seed=1)])
-        >>> made.image.shape, backend.requests[0].prompt
+        >>> [generated] = backend.generate([GenerationRequest("sunset", seed=1)])
+        >>> generated.image.shape, backend.requests[0].prompt
         (torch.Size([3, 8, 8]), 'sunset')
     """
 

@@ -16,10 +16,10 @@ from diffaug.backends.spec import ModelSpec
 _lock = threading.Lock()
 _live: dict[ModelSpec, Backend] = {}
 _cached: dict[ModelSpec, Backend] = {}
-#: What callers named, so that only the first mention of a model looks at files or the Hub.
+#: The specs of what callers named: only the first mention of a model reads files or asks the Hub.
 _named: dict[str | Path | ModelSpec, ModelSpec] = {}
-#: Models inherited through a fork: never used and never freed, since freeing CUDA memory in a
-#: forked process crashes it.
+#: Models from before a fork. They are neither used nor freed: a forked process that frees CUDA
+#: memory crashes.
 _inherited: list[Backend] = []
 _hooked = False
 
@@ -33,8 +33,8 @@ def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True
         cache: keep what is generated on disk.
 
     Raises:
-        ValueError, TypeError: ``backend`` names nothing.
-        ModelError: the model is unknown, or its revision cannot be found out.
+        ValueError, TypeError: ``backend`` names no model.
+        ModelError: the model is unknown, or its revision cannot be looked up.
 
     Example:
         >>> from diffaug import RecordingBackend
@@ -53,7 +53,7 @@ def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True
             _hooked = True
         try:
             spec = _named[backend]
-        except (KeyError, TypeError):  # not yet named, or not even hashable: resolve says so
+        except (KeyError, TypeError):  # not yet named, or not hashable, which resolve refuses
             spec = pin(resolve(backend))
             _named[backend] = spec
         if spec not in _live:

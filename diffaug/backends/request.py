@@ -6,7 +6,7 @@ import torch
 
 from diffaug.seeds import MAX_SEED, digest
 
-#: Part of every key: raise it when the same request would give other pixels than before.
+#: It is part of every key. Raise it when the same request would give other pixels than before.
 FORMAT_VERSION = 1
 
 
@@ -15,12 +15,12 @@ class GenerationRequest:
     """Ask for one image. Equal requests give equal images.
 
     Args:
-        prompt: what the model is told.
+        prompt: what the model is to show or to change.
         seed: in [0, 2**53); with the other fields it determines the image.
         image: the source, uint8 ``(3, H, W)``, not larger than the model works at; None for
             text-to-image.
-        negative_prompt: what the model is told to avoid.
-        strength: how much of the source is noised away, in [0, 1]; None for an edit.
+        negative_prompt: what the model is to avoid.
+        strength: how much of the source is replaced by noise, in [0, 1]; None for an edit.
 
     Raises:
         ValueError, TypeError: a field is outside its range; the message names it.
@@ -58,7 +58,7 @@ class GenerationRequest:
                 self.negative_prompt,
                 self.strength,
                 self.seed,
-                self.image if self.image is not None else None,
+                self.image,
             ]
         ).hex()
 
@@ -88,7 +88,7 @@ class Generated:
         image: uint8 ``(3, H, W)``, at the model's working size.
         seed: the seed that really made it: the request's, or a later one after a blank output.
         attempts: how many images were made for it, >= 1.
-        fallback: True if every attempt was blank or refused and the source stands in.
+        fallback: True if every attempt was blank or refused and ``image`` is the source.
     """
 
     image: torch.Tensor

@@ -1,4 +1,4 @@
-"""Which model is asked, and how it is run."""
+"""Which model generates, and how it is run."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ TASKS: tuple[Task, ...] = get_args(Task)
 class ModelSpec:
     """Describe a diffusion model and how to run it, in plain JSON values.
 
-    Nothing is loaded: a spec is what travels to workers and what a cache key is made of.
+    A spec loads nothing. Workers get it, and cache keys are made of it.
 
     Args:
         model: model id on the Hugging Face Hub, or a local folder in diffusers' layout.
         task: ``"edit"`` (InstructPix2Pix: image and instruction), ``"translate"`` (image-to-image
             from a partly noised image) or ``"generate"`` (text to image).
-        revision: the Hub commit, or ``"sha256:..."`` of a folder's weights; None is resolved once,
+        revision: the Hub commit, or ``"sha256:..."`` of a folder's weights; None is looked up once,
             on first use.
         variant: weight-file variant such as ``"fp16"``.
         size: side in pixels of the square the model works at, a multiple of 8.
@@ -31,15 +31,16 @@ class ModelSpec:
         guidance_scale: text guidance; 1 turns it off.
         image_guidance_scale: guidance towards the source image, ``"edit"`` only, >= 1.
         scheduler: class name of a diffusers scheduler, or None for the model's own.
-        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``) , in
-            the order they are applied.
-        safety_checker: run the model's own safety checker; refused images are made again.
+        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``), in the order in which they
+            are applied.
+        safety_checker: run the model's own safety checker; refused images are generated again.
         dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
         batch_size: images in one call of the model, >= 1.
-        pad: always call the model with exactly ``batch_size`` images: bit-equal pixels whatever the
-            company of an image.
-        compile: ``torch.compile`` the U-Net; pads batches, since a new batch size compiles anew.
+        pad: always call the model with exactly ``batch_size`` images, so that an image is the same
+            to the bit whatever other images are in its batch.
+        compile: ``torch.compile`` the U-Net; batches are padded, since each new batch size would
+            compile again.
         offload: keep on the GPU only the part that runs (for cards of 6 to 8 GB).
 
     Raises:
@@ -47,10 +48,10 @@ class ModelSpec:
 
     Example:
         >>> from diffaug import ModelSpec
-        >>> one, other = ModelSpec("my/model", steps=25), ModelSpec("my/model", steps=50)
-        >>> one.fingerprint == other.fingerprint
+        >>> fast, slow = ModelSpec("my/model", steps=25), ModelSpec("my/model", steps=50)
+        >>> fast.fingerprint == slow.fingerprint
         False
-        >>> one.fingerprint == ModelSpec("my/model", steps=25, device="cuda:1").fingerprint
+        >>> fast.fingerprint == ModelSpec("my/model", steps=25, device="cuda:1").fingerprint
         True
     """
 
@@ -107,7 +108,7 @@ class ModelSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that changes a pixel; device and batch size, for one, do not."""
+        """Hash of everything that changes a pixel; device and batch size are not part of it."""
         return digest([FORMAT_VERSION, self.identity()]).hex()[:32]
 
     def identity(self) -> dict[str, Any]:
@@ -116,6 +117,6 @@ class ModelSpec:
         for name in ("device", "batch_size", "pad", "compile", "offload"):
             del fields[name]
         if self.revision and self.revision.startswith("sha256:"):
-            del fields["model"]  # a folder is its weights, wherever it lies
+            del fields["model"]  # the weights identify a folder, wherever it is
         fields["adapters"] = [name.partition("@sha256:")[2] or name for name in self.adapters]
         return fields

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from diffaug.errors import DiffaugError
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -20,7 +20,7 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            err.print("diffaug: stopped; the same command goes on, or begins anew.")
+            err.print("diffaug: stopped; run the same command again to resume or to start over.")
             raise typer.Exit(130) from None
         except Exception as error:
             if ctx.params.get("debug") or hasattr(error, "exit_code"):  # typer's own

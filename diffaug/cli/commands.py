@@ -1,4 +1,4 @@
-"""The command ``diffaug``: parse, call one function, print."""
+"""The commands that make, preview, judge and warm; each parses, calls one function, prints."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,35 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffaug.cli import models as models  # adds its commands
-from diffaug.cli import options
 from diffaug.cli.app import app, err, out
 from diffaug.cli.options import (
-    Alpha,
-    Backend,
-    BatchSize,
     Device,
-    Dtype,
-    Fractals,
-    LongTail,
-    Masks,
-    Metaclass,
-    Method,
-    Pairs,
-    Prompts,
-    Recipe,
     Seed,
     Source,
-    Steps,
-    Strategy,
-    Strength,
+    Strict,
+    TransformOptions,
+    refuse,
+    takes_transform,
 )
 
 if TYPE_CHECKING:
     from diffaug.offline.run import Summary
-    from diffaug.transforms.base import ImageTransform
 
 
 @app.command()
+@takes_transform()
 def augment(
     source: Annotated[
         str,
@@ -42,9 +30,8 @@ def augment(
             help="Folder of images, one folder per class; or its address, like s3://bucket/train."
         ),
     ],
-    destination: Annotated[Path, typer.Argument(help="New folder, or one to go on with.")],
-    method: Method = "diffusemix",
-    backend: Backend = None,
+    destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
+    options: TransformOptions,
     per_image: Annotated[
         int | None,
         typer.Option(
@@ -55,16 +42,6 @@ def augment(
         ),
     ] = None,
     seed: Seed = 0,
-    strategy: Strategy = "diff-mix",
-    strength: Strength = "0.7",
-    pairs: Pairs = None,
-    long_tail: LongTail = False,
-    metaclass: Metaclass = "",
-    prompts: Prompts = None,
-    recipe: Recipe = "paper",
-    alpha: Alpha = "0.2",
-    masks: Masks = None,
-    fractals: Fractals = None,
     size: Annotated[
         int | None, typer.Option(help="Resize sources to this shorter side in pixels first.")
     ] = None,
@@ -72,10 +49,6 @@ def augment(
     include_originals: Annotated[
         bool, typer.Option("--include-originals", help="Write each source too.")
     ] = False,
-    device: Device = None,
-    dtype: Dtype = None,
-    steps: Steps = None,
-    batch_size: BatchSize = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -91,28 +64,22 @@ def augment(
         str,
         typer.Option(help="local, or ray: a model on each GPU of the cluster at RAY_ADDRESS."),
     ] = "local",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first unreadable image.")
-    ] = False,
+    strict: Strict = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what there is to do, write nothing.")
     ] = False,
 ) -> None:
-    """Write an augmented copy of a class-per-folder tree; run again to go on."""
+    """Write an augmented copy of a class-per-folder tree; run it again to resume."""
     from diffaug.offline.augment import augment_folder
     from diffaug.offline.shards import shard_of_process
 
     if devices is not None:
-        options.refuse_beside("devices", device=device)
+        refuse("--devices, which decides it", device=options.device)
     if engine == "ray":
-        options.refuse_beside("engine ray", device=device)
-    transform, only = _transform(
-        method, source, backend, strategy, strength, pairs, metaclass, long_tail,
-        prompts, recipe, alpha, masks, fractals,
-        device=device, dtype=dtype, steps=steps, batch_size=batch_size,
-    )  # fmt: skip
+        refuse("--engine ray, which decides it", device=options.device)
+    transform, only = options.transform(source)
     if only is not None:
-        err.print(f"from the {len(only)} images that '{backend}' was fine-tuned on")
+        err.print(f"only from the {len(only)} images that '{options.backend}' was fine-tuned on")
     summary = augment_folder(
         source,
         destination,
@@ -140,106 +107,74 @@ def augment(
 def merge(
     destination: Annotated[Path, typer.Argument(help="Folder that parts were made in.")],
 ) -> None:
-    """Put the finished parts of a set together, where the last one to finish could not."""
+    """Put the finished parts of a set together if the last one to finish could not."""
     from diffaug.offline.shards import merge as join
 
-    out.print(f"{join(destination)} images in {destination}", markup=False)
+    out.print(f"{join(destination)} images in {destination}")
 
 
 @app.command()
+@takes_transform("long_tail", "batch_size")
 def preview(
     source: Source,
     path: Annotated[Path, typer.Argument(help="PNG to write.")],
-    method: Method = "diffusemix",
-    backend: Backend = None,
+    options: TransformOptions,
     count: Annotated[int, typer.Option(help="Images to show, a row each.")] = 6,
     seed: Seed = 0,
-    strategy: Strategy = "diff-mix",
-    strength: Strength = "0.7",
-    pairs: Pairs = None,
-    metaclass: Metaclass = "",
-    prompts: Prompts = None,
-    recipe: Recipe = "paper",
-    alpha: Alpha = "0.2",
-    masks: Masks = None,
-    fractals: Fractals = None,
     tile: Annotated[int, typer.Option(help="Side of each picture in pixels.")] = 256,
-    device: Device = None,
-    dtype: Dtype = None,
-    steps: Steps = None,
 ) -> None:
     """Draw a contact sheet of what each stage makes of some images."""
     from diffaug.previews.contact_sheet import preview as draw
 
-    transform, _ = _transform(
-        method, source, backend, strategy, strength, pairs, metaclass, False,
-        prompts, recipe, alpha, masks, fractals,
-        device=device, dtype=dtype, steps=steps, variants=1,
-    )  # fmt: skip
+    transform, _ = options.transform(source, variants=1)
     _print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
-    out.print(str(path), markup=False)
+    out.print(str(path))
 
 
 @app.command()
+@takes_transform("long_tail", "alpha", "masks", "fractals")
 def warm(
     source: Source,
-    method: Method = "diffusemix",
-    backend: Backend = None,
+    options: TransformOptions,
     seed: Seed = 0,
-    strategy: Strategy = "diff-mix",
-    strength: Strength = "0.7",
-    pairs: Pairs = None,
     pool: Annotated[int, typer.Option(help="Translations of an image. [diffmix]")] = 5,
-    metaclass: Metaclass = "",
-    prompts: Prompts = None,
     variants: Annotated[int, typer.Option(help="Edits of an image and prompt.")] = 1,
-    recipe: Recipe = "paper",
     size: Annotated[
         int | None,
-        typer.Option(help="What v2.Resize before the transform is given, if it is there."),
+        typer.Option(help="The size given to v2.Resize, if you have one before the transform."),
     ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    steps: Steps = None,
-    batch_size: BatchSize = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what there is to generate.")
     ] = False,
 ) -> None:
-    """Generate into the cache what the transform with these settings can ask for in training."""
+    """Generate what a transform with these settings can ask for in training, into the cache."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
     from diffaug.datasets.warm import warm_cache
 
-    ours, only = _transform(
-        method, source, backend, strategy, strength, pairs, metaclass, False,
-        prompts, recipe, "0.2", None, None, seed=seed, variants=variants, pool=pool,
-        device=device, dtype=dtype, steps=steps, batch_size=batch_size,
-    )  # fmt: skip
+    transform, _ = options.transform(source, seed=seed, variants=variants, pool=pool)
     before = [] if size is None else [v2.Resize(size)]
     photos = ImageFolder(source)
-    counts = warm_cache(photos, v2.Compose([*before, ours]), dry_run=True)
+    counts = warm_cache(photos, v2.Compose([*before, transform]), dry_run=True)
     left = counts.requests - counts.cached
     out.print(
-        f"{counts.requests} images can be asked for, {counts.cached} of them are there, "
-        f"{left} to make; {counts.bytes / 1e6:.0f} MB in all",
-        markup=False,
+        f"{counts.requests} images can be asked for, {counts.cached} of them already there, "
+        f"{left} to make; {counts.bytes / 1e6:.0f} MB in all"
     )
     if dry_run or not left:
         return
-    done = warm_cache(photos, v2.Compose([*before, ours]), progress=True)
+    done = warm_cache(photos, v2.Compose([*before, transform]), progress=True)
     out.print(
         f"made {done.made}, {done.made / done.seconds:.1f} images/s"
-        + (f"; {done.refused} were refused or blank" if done.refused else ""),
-        markup=False,
+        + (f"; {done.refused} were refused or blank" if done.refused else "")
     )
 
 
 @app.command()
 def finetune(
     source: Source,
-    destination: Annotated[Path, typer.Argument(help="New folder, or one to go on with.")],
+    destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
     base: Annotated[str, typer.Option(help="Preset, folder or Hub id that translates.")] = "sd15",
     metaclass: Annotated[str, typer.Option(help="What all classes are, such as bird.")] = "",
     shots: Annotated[int | None, typer.Option(help="Images of each class. Default: all.")] = None,
@@ -267,11 +202,9 @@ def finetune(
     device: Device = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     sample_every: Annotated[int, typer.Option(help="Steps between pictures; 0: none.")] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first unreadable image.")
-    ] = False,
+    strict: Strict = False,
 ) -> None:
-    """Teach a model a word for each class of a folder, for diffmix; run again to go on."""
+    """Teach a model a word for each class of a folder, for diffmix; run it again to resume."""
     from diffaug.finetuning.run import finetune as train
 
     done = train(
@@ -288,8 +221,7 @@ def finetune(
         (f"{done.trained} steps" if done.trained else "nothing to do")
         + f", {done.steps} in all, on {done.images} images of {done.classes} classes"
         + (f", loss {done.loss:.3f}" if done.loss is not None else "")
-        + f"\nin {done.folder}: give it as --backend to 'diffaug augment --method diffmix'",
-        markup=False,
+        + f"\nin {done.folder}: give it as --backend to 'diffaug augment --method diffmix'"
     )
     _print_skipped(done.skipped)
 
@@ -318,30 +250,33 @@ def filter(
     high: Annotated[float | None, typer.Option(help="Greatest similarity. [similarity]")] = None,
     source: Annotated[
         Path | None,
-        typer.Option(help="Folder the set was made from. Default: as it says. [similarity]"),
+        typer.Option(
+            help="Folder the set was made from. Default: the one that run.json names. [similarity]"
+        ),
     ] = None,
     device: Device = None,
 ) -> None:
-    """Judge a set's images; its manifest then says which to keep. Nothing is deleted."""
+    """Judge a set's images and write into its manifest which to keep. Nothing is deleted."""
     from diffaug.filtering.clip import ClipFilter
     from diffaug.filtering.similarity import SimilarityFilter
     from diffaug.filtering.verdicts import filter_set
 
+    other = f"--scorer {scorer}, which has no such setting"
     judge: ClipFilter | SimilarityFilter
     if scorer == "clip":
-        options.refuse(scorer, low=low, high=high, source=source)
+        refuse(other, low=low, high=high, source=source)
         chosen: dict[str, Any] = {} if clip is None else {"model": clip}
         judge = ClipFilter(metaclass, target_class=target_class, device=device or "auto", **chosen)
     elif scorer == "similarity":
-        options.refuse(scorer, metaclass=metaclass, target_class=target_class, model=clip)
+        refuse(other, metaclass=metaclass, target_class=target_class, model=clip)
         bounds = {"low": low, "high": high}
         given: dict[str, Any] = {k: value for k, value in bounds.items() if value is not None}
         judge = SimilarityFilter(source, **given)
     else:
         raise ValueError(f"'scorer' must be clip or similarity, got {scorer!r}.")
     done = filter_set(folder, judge, keep=keep, progress=True)
-    threshold = "" if done.threshold is None else f", from a score of {done.threshold:.3f} on"
-    out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}", markup=False)
+    threshold = "" if done.threshold is None else f", those that score {done.threshold:.3f} or more"
+    out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}")
     _print_skipped(done.unreadable)
 
 
@@ -350,62 +285,21 @@ def main() -> None:
     app(prog_name="diffaug")
 
 
-def _transform(
-    method: str,
-    source: str,
-    backend: str | None,
-    strategy: str,
-    strength: str,
-    pairs: str | None,
-    metaclass: str,
-    long_tail: bool,
-    prompts: list[str] | None,
-    recipe: str,
-    alpha: str,
-    masks: str | None,
-    fractals: Path | None,
-    *,
-    seed: int = 0,
-    variants: int | None = None,
-    pool: int = 5,
-    **changes: Any,
-) -> "tuple[ImageTransform, tuple[str, ...] | None]":
-    """Make the transform of a method, and say which images it must keep to, if not to all."""
-    if method == "diffmix":
-        options.refuse(method, prompts=prompts, masks=masks, fractals=fractals)
-        return options.diffmix(
-            source, backend, strategy, strength, pairs, metaclass, long_tail,
-            seed=seed, pool=pool, **changes,
-        )  # fmt: skip
-    if method != "diffusemix":
-        raise ValueError(f"'method' must be diffusemix or diffmix, got {method!r}.")
-    options.refuse(method, pairs=pairs, metaclass=metaclass, long_tail=long_tail)
-    made = options.diffusemix(
-        backend, prompts, recipe, alpha, masks, fractals,
-        seed=seed, variants=variants, **changes,
-    )  # fmt: skip
-    return made, None
-
-
 def _print_summary(summary: "Summary", dry_run: bool) -> None:
     if dry_run:
         left = summary.planned - summary.taken_over
         out.print(
-            f"{summary.planned} images planned, {summary.taken_over} of them there, {left} to make "
-            f"in {summary.destination}; nothing was written",
-            markup=False,
+            f"{summary.planned} images planned, {summary.taken_over} of them already there, "
+            f"{left} to make in {summary.destination}; nothing was written"
         )
     else:
         speed = f", {summary.made / summary.seconds:.1f} images/s" if summary.made else ""
-        lines = [f"made {summary.made}, taken over {summary.taken_over}{speed}"]
+        out.print(f"made {summary.made}, {summary.taken_over} already there{speed}")
         if summary.retried or summary.fallbacks:
-            lines.append(
-                f"retried {summary.retried}; in {summary.fallbacks} the original stands in"
-            )
+            out.print(f"retried {summary.retried}, kept the original of {summary.fallbacks}")
         if not summary.made and summary.taken_over:
-            lines.append("nothing to do")
-        lines.append(f"in {summary.destination}")
-        out.print("\n".join(lines), markup=False)
+            out.print("nothing to do")
+        out.print(f"in {summary.destination}")
     _print_skipped(summary.skipped)
 
 

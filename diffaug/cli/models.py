@@ -1,4 +1,4 @@
-"""The commands about what diffaug has at hand: fractals, models, the cache."""
+"""The commands about fractals, models and the cache."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +25,12 @@ def fractals(
     bank = FractalBank(count, size, seed)
     for index in range(count):
         write_picture(destination / f"{bank.name(index)}.png", bank[index])
-    out.print(f"{count} fractals in {destination}", markup=False)
+    out.print(f"{count} fractals in {destination}")
 
 
 @app.command()
 def backends() -> None:
-    """List the presets: task, steps, size, licence, and whether they are here; no network."""
+    """List the presets: task, steps, size, licence, and whether they are here, without network."""
     from diffaug.backends.hub import downloaded
     from diffaug.backends.presets import PRESETS
 
@@ -56,19 +56,16 @@ def backends() -> None:
 
 @app.command()
 def download(backend: Annotated[str, typer.Argument(help="Preset or Hub id.")]) -> None:
-    """Fetch a model, saying first how large it is and where it goes."""
+    """Say how large a model is and where it goes, then fetch it."""
     from diffaug.backends import hub, presets
 
     spec = presets.resolve(backend)
     if hub.downloaded(spec):
-        out.print(f"'{backend}' is here already.", markup=False)
+        out.print(f"'{backend}' is here already.")
         return
-    size = hub.download_size(spec)
-    out.print(
-        f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {hub.download_place(spec)}",
-        markup=False,
-    )
-    out.print(f"done: {hub.download(hub.pin(spec))}", markup=False)
+    size, folder = hub.download_size(spec), hub.cached_repository(spec.model)
+    out.print(f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {folder}")
+    out.print(f"done: {hub.download(hub.pin(spec))}")
 
 
 @app.command()
@@ -80,6 +77,4 @@ def cache(
 
     info = clear_cache() if clear else cache_info()
     done = "removed from" if clear else "in"
-    out.print(
-        f"{info.entries} images, {info.bytes / 1e6:.1f} MB, {done} {info.folder}", markup=False
-    )
+    out.print(f"{info.entries} images, {info.bytes / 1e6:.1f} MB, {done} {info.folder}")

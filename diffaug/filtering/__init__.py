@@ -1,4 +1,4 @@
-"""Filters: they judge the images of a generated set, whose manifest then says which to keep."""
+"""Filters judge the images of a generated set and write into its manifest which to keep."""
 
 from diffaug.filtering.scorer import Scorer
 from diffaug.filtering.verdicts import FilterSummary

@@ -1,4 +1,4 @@
-"""Judging an image by a classifier: how probable is its label."""
+"""Judge an image by how probable a classifier finds its label."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -16,20 +16,21 @@ class ClassifierFilter:
     """Score an image by the probability that a classifier gives to its label.
 
     Args:
-        model: gives logits ``(B, C)`` for a batch of float images. It runs where its weights are,
+        model: returns logits ``(B, C)`` for a batch of float images. It runs where its weights are,
             in eval mode and without gradients; its modes are as before afterwards.
-        classes: their names as in the set's ``label`` column, in the order of the logits.
-        transform: makes a float image for the model of a uint8 ``(3, H, W)`` one, such as the
+        classes: the classes' names, as in the set's ``label`` column, in the order of the logits.
+        transform: turns a uint8 ``(3, H, W)`` image into a float image for the model, such as the
             ``transforms()`` of torchvision's weights; None scales to [0, 1].
-        size: side in pixels of the square that images are resized to where there is no transform;
-            None keeps their size, which must then be the same for all.
+        size: side in pixels of the square that images are resized to if there is no transform; None
+            keeps their size, which must then be the same for all.
         batch_size: images in one call of the model, >= 1.
 
     Shape:
         Images: uint8 ``(3, H, W)``, of any sizes. Scores: ``(N,)``, float in [0, 1].
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be, or a label is no class.
+        TypeError, ValueError: an argument has a wrong type or value, or a label is not among the
+            classes.
 
     Example:
         >>> import torch
@@ -59,7 +60,7 @@ class ClassifierFilter:
             )
         if transform is not None and size is not None:
             raise ValueError(
-                "'size' must be None where there is a 'transform', "
+                "'size' must be None if there is a 'transform', "
                 f"got {size}; resize in the transform."
             )
         self.model, self.transform = model, transform
@@ -86,9 +87,9 @@ class ClassifierFilter:
             for module, training in modes:
                 module.training = training
         expected = (len(batch), len(self.classes))
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        if found != expected:
-            raise ValueError(f"'model' must give logits of shape {expected}, got {found}.")
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if shape != expected:
+            raise ValueError(f"'model' must return logits of shape {expected}, got {shape}.")
         return logits.double().softmax(1).cpu().gather(1, targets[:, None])[:, 0]
 
     def _targets(self, rows: Sequence[Row]) -> torch.Tensor:
@@ -109,7 +110,11 @@ class ClassifierFilter:
             pixels = [functional.resize(image, (self.size, self.size)) for image in pixels]
         shapes = list(dict.fromkeys(tuple(image.shape) for image in pixels))
         if len(shapes) > 1:
-            needed = "'transform' must give" if self.transform else "without 'size', there must be"
-            raise ValueError(f"{needed} images of one size, got {shapes[0]} and {shapes[1]}.")
+            rule = (
+                "'transform' must return images of one size"
+                if self.transform
+                else "'size' must be given for images of several sizes"
+            )
+            raise ValueError(f"{rule}, got {shapes[0]} and {shapes[1]}.")
         batch = torch.stack(list(pixels))  # (B, 3, H, W)
         return images.to_dtype(batch, like) if self.transform is None else batch.to(like)

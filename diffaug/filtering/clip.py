@@ -1,4 +1,4 @@
-"""Judging an image by CLIP: does it show what all classes are."""
+"""Judge an image by CLIP: does it show what all classes are?"""
 
 import os
 from collections.abc import Sequence
@@ -9,30 +9,30 @@ import torch
 
 from diffaug.arguments import whole
 from diffaug.backends import loading
-from diffaug.backends.hub import pin
-from diffaug.backends.model_files import weights_of
+from diffaug.backends.hub import download_flat, folder_of, pin
+from diffaug.backends.model_files import flat_files
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, ModelUnavailableError
 from diffaug.offline.manifest import Row
 
 CLIP = "openai/clip-vit-base-patch32"
-#: The only revision of it that has safetensors.
+#: The only revision of that model that has safetensors.
 CLIP_REVISION = "c237dc49a33fc61debc9276459120b7eac67e7ef"
 
 
 class ClipFilter:
-    """Score how likely CLIP finds it that an image shows what all classes are, such as a bird.
+    """Score how likely an image shows what all classes are, such as a bird, according to CLIP.
 
-    It is the paper's filter: the share of "a photo with a bird on it" against "a photo without a
-    bird on it". The target's share is our extension: the paper checks the metaclass only.
+    This is the paper's filter: the probability of "a photo with a bird on it" against "a photo
+    without a bird on it". ``target_class`` is our extension: the paper checks the metaclass only.
 
     Args:
         metaclass: what all classes are, one word if possible: ``"bird"``.
-        target_class: multiply with the share of the row's own class, "a photo of a cardinal bird",
-            among all classes of the set. Worth it where classes are named in words.
+        target_class: multiply by the probability of the row's own class, "a photo of a cardinal
+            bird", among all classes of the set. It helps if the classes' names are words.
         model: Hub id or folder of a CLIP model with safetensors; the paper's by default.
-        revision: Hub commit; None for a fixed one of the paper's model, and for the newest of
-            others.
+        revision: Hub commit; None for a fixed commit of the paper's model, and for the newest of
+            any other.
         device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
         batch_size: images in one call of the model, >= 1.
 
@@ -42,7 +42,7 @@ class ClipFilter:
     Raises:
         ValueError: an argument is outside its range.
         ModelUnavailableError: on first use, the model is not here and cannot be fetched.
-        ModelError: on first use, the model is incomplete, pickled, or no CLIP model.
+        ModelError: on first use, the model is unknown, incomplete, pickled, or not a CLIP model.
 
     Example:
         >>> from diffaug import ClipFilter
@@ -82,7 +82,7 @@ class ClipFilter:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """The captions that images are held against: with, without, and then the classes'."""
+        """The captions that images are compared with: with, without, and then the classes'."""
         thing = self.metaclass
         return (
             f"a photo with a {thing} on it",
@@ -91,24 +91,24 @@ class ClipFilter:
         )
 
     def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
-        """Take down the classes of a set."""
+        """Remember the classes of a set."""
         if self.target_class:
             self._classes = tuple(sorted({str(row.get("label")) for row in rows}))
 
     @torch.no_grad()
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
-        """Return how much each image speaks for its captions."""
+        """Return the probability that each image shows what its captions say."""
         if self.target_class and not {str(row.get("label")) for row in rows} <= {*self._classes}:
-            self.prepare(Path(), rows)  # asked without a set: then these are the classes
+            self.prepare(Path(), rows)  # scored without a set: then these are the classes
         clip = self._load()
         pixels = clip.pixels(images)
         captions = self.captions
         if self._embedded is None or captions != self._embedded[0]:
             texts = clip.model(pixel_values=pixels[:1], **clip.tokens(captions)).text_embeds
             self._embedded = captions, texts
-        # The model wants a text each time; one is cheaper than those of all classes.
-        seen = clip.model(pixel_values=pixels, **clip.tokens(captions[:1])).image_embeds
-        logits = (clip.model.logit_scale.exp() * seen @ self._embedded[1].T).cpu()  # (N, captions)
+        # The model needs a text in each call; one is cheaper than those of all classes.
+        shown = clip.model(pixel_values=pixels, **clip.tokens(captions[:1])).image_embeds
+        logits = (clip.model.logit_scale.exp() * shown @ self._embedded[1].T).cpu()  # (N, captions)
         scores = logits[:, :2].softmax(1)[:, 0]
         if self.target_class:
             own = torch.tensor([self._classes.index(str(row.get("label"))) for row in rows])
@@ -122,87 +122,87 @@ class ClipFilter:
 
 
 class _Clip(NamedTuple):
-    """A CLIP model on its device, and what prepares its input."""
+    """A CLIP model on its device, and what prepares its inputs."""
 
     model: Any
     tokenizer: Any
     processor: Any
 
     def pixels(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-        made = self.processor(
+        inputs = self.processor(
             list(pictures), return_tensors="pt", input_data_format="channels_first"
         )
-        return made["pixel_values"].to(self.model.device)
+        return inputs["pixel_values"].to(self.model.device)
 
     def tokens(self, captions: Sequence[str]) -> Any:
         longest = self.model.config.text_config.max_position_embeddings
-        made = self.tokenizer(
+        inputs = self.tokenizer(
             list(captions),
             padding=True,
             truncation=True,
             max_length=longest,
             return_tensors="pt",
         )
-        return made.to(self.model.device)
+        return inputs.to(self.model.device)
 
 
 def _load_clip(spec: ModelSpec) -> _Clip:
-    """Load a CLIP model onto its device; whatever is missing or unsafe is an error."""
-    from transformers.utils import has_file
-
+    """Load a CLIP model onto its device; raise for anything that is missing or unsafe."""
     device = loading.choose_device(spec.device)
     try:
         spec = pin(spec)
+        clip, missing = _read_or_fetch(spec)
     except ModelUnavailableError as error:
-        raise _unavailable(spec, error.__cause__ or "there is no such folder") from error
-    folder = Path(spec.model)
-    local = folder.is_dir()
-    if local:
-        weights_of([file.name for file in folder.iterdir()], None, spec.model)
-        if not (folder / "config.json").is_file():  # transformers would take its default
-            raise ModelError(f"'{spec.model}' is no whole CLIP model: it has no config.json.")
-    try:
-        try:
-            clip, missing = _read_clip(spec, here=True)
-        except OSError:
-            # A Hub that cannot be reached is tried again for minutes, so ask first.
-            if local or not has_file(spec.model, "config.json", revision=spec.revision):
-                raise
-            clip, missing = _read_clip(spec, here=False)
+        raise ModelUnavailableError(
+            f"'{spec.model}' is not on this machine and could not be fetched "
+            f"({_reason(error.__cause__ or 'there is no such folder')}); "
+            "give ClipFilter the folder of a CLIP model, or use another scorer."
+        ) from error
+    except ModelError:
+        raise
     except Exception as error:  # damaged files trip any of the parsers inside
-        if isinstance(error, OSError) and not local:
-            raise _unavailable(spec, error) from error
         raise ModelError(
-            f"'{spec.model}' is no whole CLIP model: {_reason(error)}; get it anew."
+            f"'{spec.model}' is not a whole CLIP model: {_reason(error)}; get it again."
         ) from error
     if missing:
         raise ModelError(
             f"'{spec.model}' lacks {len(missing)} weights that a CLIP model needs ({missing[0]}, "
             "...); it is another kind of model, or was saved incomplete: choose another, or get it "
-            "anew."
+            "again."
         )
     return clip._replace(model=clip.model.to(device).eval())
 
 
-def _read_clip(spec: ModelSpec, *, here: bool) -> tuple[_Clip, list[str]]:
-    """Read the parts of a CLIP model; also name the weights that are random, not being there."""
-    # By their own names: the Auto classes may ask whether to run code of the model's.
+def _read_or_fetch(spec: ModelSpec) -> tuple[_Clip, list[str]]:
+    """Read a pinned CLIP model; fetch it first if it is not whole on this machine."""
+    folder = folder_of(spec)
+    if Path(spec.model).is_dir():
+        flat_files([file.name for file in folder.iterdir()], spec.model)  # refuses pickles
+        return _read_clip(folder)
+    try:
+        return _read_clip(folder)
+    except OSError:
+        return _read_clip(download_flat(spec))
+
+
+def _read_clip(folder: Path) -> tuple[_Clip, list[str]]:
+    """Read the parts of a CLIP model; also return the weights that are missing, and so random."""
+    # Not the Auto classes, which may ask whether to run the model's own code.
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    where: dict[str, Any] = {"local_files_only": here}
-    if not Path(spec.model).is_dir():
-        where["revision"] = spec.revision
+    if not (folder / "config.json").is_file():  # transformers would use its default
+        raise FileNotFoundError("it has no config.json")
     with torch.random.fork_rng(devices=[]), loading.quiet():
         model, report = CLIPModel.from_pretrained(
-            spec.model,
+            folder,
             dtype=torch.float32,
             use_safetensors=True,
+            local_files_only=True,
             output_loading_info=True,
-            **where,
         )
-        tokenizer = CLIPTokenizer.from_pretrained(spec.model, **where)
-        processor = CLIPImageProcessor.from_pretrained(spec.model, **where)
-    # Without its vocabulary a tokenizer is read all the same, and knows no letter from another.
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    # A tokenizer is read even without its vocabulary, and then all letters are the same to it.
     if tokenizer("a").input_ids == tokenizer("b").input_ids:
         raise OSError("its tokenizer has no vocabulary")
     missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
@@ -212,10 +212,3 @@ def _read_clip(spec: ModelSpec, *, here: bool) -> tuple[_Clip, list[str]]:
 def _reason(cause: BaseException | str) -> str:
     """Return the first sentence of what went wrong."""
     return (str(cause).splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".")
-
-
-def _unavailable(spec: ModelSpec, cause: BaseException | str) -> ModelUnavailableError:
-    return ModelUnavailableError(
-        f"'{spec.model}' is not on this machine and could not be fetched ({_reason(cause)}); "
-        "give ClipFilter the folder of a CLIP model, or use another scorer."
-    )

@@ -1,4 +1,4 @@
-"""Judging an image by its similarity to its source."""
+"""Judge an image by its similarity to its source."""
 
 import os
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from diffaug.offline.manifest import Row, read_run
 
 
 class SimilarityFilter:
-    """Score how similar an image is to its source, and keep what changed neither too much nor not.
+    """Score how similar an image is to its source; drop what hardly changed or changed too much.
 
     The measure is SSIM, the structural similarity, at a small common size: 1 for equal images,
-    about 0 where nothing of the source can be recognised. It goes by bounds, since both ends are
-    bad: an edit without effect, and one that lost the class.
+    about 0 if nothing of the source can be recognised. It has two bounds, since both ends are bad:
+    an edit that changed nothing, and an edit that lost the class.
 
     Args:
-        source: the folder that the set was made from; None for the one that its ``run.json`` names.
+        source: the folder that the set was made from; None for what its ``run.json`` names.
         low: least similarity to keep, in [-1, 1].
         high: greatest similarity to keep, in [-1, 1].
         size: side in pixels of the square that both images are resized to, >= 16.
@@ -29,7 +29,7 @@ class SimilarityFilter:
         Images: uint8 ``(3, H, W)``, of any sizes. Scores: ``(N,)``, float in [-1, 1].
 
     Raises:
-        ValueError: an argument is outside its range, or there is no folder of sources.
+        ValueError: an argument is outside its range, or the folder of sources is not there.
 
     Example:
         >>> from diffaug import SimilarityFilter
@@ -65,9 +65,9 @@ class SimilarityFilter:
         """Find the folder that a set was made from."""
         named = self.source or (read_run(folder) or {}).get("source")
         if named is None or not Path(named).is_dir():
-            found = "run.json names none" if named is None else f"'{named}' is no folder here"
+            reason = "run.json names none" if named is None else f"'{named}' is no folder here"
             raise ValueError(
-                f"'source' must be the folder that the set was made from, and {found}; "
+                f"'source' must be the folder that the set was made from, and {reason}; "
                 "give SimilarityFilter that folder."
             )
         self._root = Path(named)
@@ -79,13 +79,13 @@ class SimilarityFilter:
             )
 
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
-        """Return each image's similarity to its source, NaN where that cannot be read."""
+        """Return each image's similarity to its source, NaN if the source cannot be read."""
         from kornia.metrics import ssim
 
         originals = {name: self._original(name) for name in {str(row["source"]) for row in rows}}
-        made = torch.stack([self._small(image) for image in images])  # (N, 3, S, S)
-        source = torch.stack([originals[str(row["source"])] for row in rows])
-        return ssim(made, source, window_size=11).mean((1, 2, 3))
+        generated = torch.stack([self._small(image) for image in images])  # (N, 3, S, S)
+        sources = torch.stack([originals[str(row["source"])] for row in rows])
+        return ssim(generated, sources, window_size=11).mean((1, 2, 3))
 
     def _original(self, name: str) -> torch.Tensor:
         if self._root is None:

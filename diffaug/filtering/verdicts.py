@@ -1,7 +1,7 @@
-"""Filtering of a generated set: a scorer's verdict on each image, in the set's manifest.
+"""Filter a generated set: write a scorer's verdict on each image into the set's manifest.
 
 Nothing is deleted: ``filter_set`` adds columns, and readers leave out the rows whose ``kept`` is
-false. Several scorers may judge one set; what any of them drops is dropped.
+false. Several scorers may judge one set; an image that any of them drops is dropped.
 """
 
 import math
@@ -24,7 +24,7 @@ from diffaug.offline.manifest import Row
 from diffaug.offline.sources import Skipped
 from diffaug.progress import progress_bar
 
-#: The fraction of the images that Diff-Mix keeps: what lies under the 10th percentile goes.
+#: The fraction of the images that Diff-Mix keeps: it drops what scores under the 10th percentile.
 KEEP = 0.9
 
 #: Threads that read images, which takes longer than judging them on a GPU.
@@ -33,12 +33,12 @@ _READERS = 4
 
 @dataclass(frozen=True)
 class FilterSummary:
-    """Say what a scorer thought of a set.
+    """Say how a scorer judged a set.
 
     Args:
-        scored: images that it judged.
-        kept: those of them that it keeps; another scorer may drop some all the same.
-        threshold: the score from which images are kept; None if the scorer goes by bounds.
+        scored: how many images it judged.
+        kept: how many of them it keeps; another scorer may still drop some.
+        threshold: the lowest score that is kept; None if the scorer has bounds.
         unreadable: images without a score, which are dropped, each with the reason.
         seconds: how long it took.
     """
@@ -60,22 +60,24 @@ def filter_set(
     """Let a scorer judge a generated set, and write into its manifest which images to keep.
 
     Each row gets ``<name>_score``, ``<name>_kept``, and ``kept``, which is false if any scorer so
-    far dropped the image. Each judges all images, so their order does not matter; one that judges
-    again replaces its verdict. Labels stay. Originals are not judged and never dropped (``kept`` is
-    empty, as in rows that are added later); a fallback is judged like any other image.
+    far dropped the image. Each scorer judges all images, so the order of scorers does not matter. A
+    scorer that judges again replaces its verdict. Labels stay. Originals are not judged and never
+    dropped (``kept`` is empty, as in rows that are added later). A fallback is judged like any
+    other image.
 
     Args:
         folder: a finished set, as ``augment_folder`` makes it.
         scorer: :class:`ClipFilter`, :class:`ClassifierFilter`, :class:`SimilarityFilter`, or any
             :class:`Scorer`.
-        keep: fraction of the images to keep, in (0, 1]; those that score as high as the threshold
-            stay, too. None for the scorer's bounds if it has any, or else the paper's 0.9.
+        keep: fraction of the images to keep, in (0, 1]; images that score exactly the threshold are
+            kept, too. None for the scorer's bounds if it has any, or else the paper's 0.9.
         progress: show a bar on stderr.
 
     Raises:
-        ValueError, TypeError: no finished set, nothing to judge in it, or an argument out of range.
-        UnreadableImageError: not one of the images could be judged.
-        DestinationError: a run is writing to the set or was stopped, or the folder is read-only.
+        ValueError, TypeError: the folder holds no finished set or nothing to judge, or an argument
+            is outside its range.
+        UnreadableImageError: none of the images could be judged.
+        DestinationError: a run is writing to the set, or was stopped, or the folder is read-only.
         DiffaugError: the scorer's model cannot be loaded.
 
     Example:
@@ -87,7 +89,7 @@ def filter_set(
         ...     Path(folder, "photos", "cat").mkdir(parents=True)
         ...     save_image(torch.rand(3, 32, 48), f"{folder}/photos/cat/tom.png")
         ...     edit = PromptEdit(backend=RecordingBackend())
-        ...     done = augment_folder(f"{folder}/photos", f"{folder}/set", edit, per_image=2)
+        ...     summary = augment_folder(f"{folder}/photos", f"{folder}/set", edit, per_image=2)
         ...     filter_set(f"{folder}/set", SimilarityFilter(low=-1, high=1)).kept
         2
     """
@@ -130,7 +132,7 @@ def filter_set(
 
 
 def _check_rule(scorer: Scorer, keep: float | None) -> tuple[float, float] | None:
-    """Return the bounds that a scorer goes by, None if it goes by a fraction."""
+    """Return the bounds of a scorer, None if it keeps a fraction."""
     named = isinstance(getattr(scorer, "name", None), str) and scorer.name.isidentifier()
     if isinstance(scorer, type) or not named or not callable(getattr(scorer, "score", None)):
         raise TypeError(
@@ -146,7 +148,7 @@ def _check_rule(scorer: Scorer, keep: float | None) -> tuple[float, float] | Non
         raise ValueError(f"'keep' must be in (0, 1], got {keep}.")
     if bounds is not None:
         raise ValueError(
-            f"'keep' must be None for '{scorer.name}', which keeps what scores from {bounds[0]} to "
+            f"'keep' must be None for '{scorer.name}', which keeps scores from {bounds[0]} to "
             f"{bounds[1]}, got {keep}."
         )
     return None
@@ -155,16 +157,16 @@ def _check_rule(scorer: Scorer, keep: float | None) -> tuple[float, float] | Non
 def _score(
     folder: Path, rows: Sequence[Row], scorer: Scorer, progress: bool
 ) -> tuple[list[float | None], tuple[Skipped, ...]]:
-    """Score the image of each row, None for those that cannot be, which are named."""
+    """Score the image of each row; the score is None, with a reason, if that is impossible."""
     scores: list[float | None] = []
     unreadable = []
     with progress_bar(progress, len(rows)) as bar:
         for batch in _read_ahead(folder, rows, getattr(scorer, "batch_size", 32)):
             read = [(row, image) for row, image in batch if isinstance(image, torch.Tensor)]
-            answers = iter(_ask(scorer, read))
+            batch_scores = iter(_score_batch(scorer, read))
             for row, image in batch:
                 if isinstance(image, torch.Tensor):
-                    score, reason = next(answers), f"'{scorer.name}' gave it no score"
+                    score, reason = next(batch_scores), f"'{scorer.name}' gave it no score"
                 else:
                     score, reason = math.nan, str(image)
                 scores.append(score if math.isfinite(score) else None)
@@ -175,32 +177,32 @@ def _score(
     return scores, tuple(unreadable)
 
 
-def _ask(scorer: Scorer, read: Sequence[tuple[Row, torch.Tensor]]) -> list[float]:
+def _score_batch(scorer: Scorer, read: Sequence[tuple[Row, torch.Tensor]]) -> list[float]:
     if not read:
         return []
-    answers = torch.as_tensor(scorer.score([image for _, image in read], [row for row, _ in read]))
-    if tuple(answers.shape) != (len(read),):
+    scores = torch.as_tensor(scorer.score([image for _, image in read], [row for row, _ in read]))
+    if tuple(scores.shape) != (len(read),):
         raise ValueError(
-            f"'scorer' must give one number for each image, got shape {tuple(answers.shape)} for "
+            f"'scorer' must return one number for each image, got shape {tuple(scores.shape)} for "
             f"{len(read)} images."
         )
-    return [float(answer) for answer in answers.detach().double().cpu()]
+    return [float(score) for score in scores.detach().double().cpu()]
 
 
 def _read_ahead(
     folder: Path, rows: Sequence[Row], size: int
 ) -> Iterator[list[tuple[Row, torch.Tensor | UnreadableImageError]]]:
-    """Read images in batches, each while the one before is judged."""
+    """Read images in batches; each batch is read while the one before is judged."""
 
-    def start(at: int) -> list[tuple[Row, Future[torch.Tensor | UnreadableImageError]]]:
-        batch = rows[at : at + size]
+    def start(first: int) -> list[tuple[Row, Future[torch.Tensor | UnreadableImageError]]]:
+        batch = rows[first : first + size]
         return [(row, pool.submit(_read, folder / row["file_name"])) for row in batch]
 
     with ThreadPoolExecutor(_READERS) as pool:
-        ahead = start(0)
-        for at in range(0, len(rows), size):
-            now, ahead = ahead, start(at + size)
-            yield [(row, image.result()) for row, image in now]
+        following = start(0)
+        for first in range(0, len(rows), size):
+            batch, following = following, start(first + size)
+            yield [(row, image.result()) for row, image in batch]
 
 
 def _read(path: Path) -> torch.Tensor | UnreadableImageError:

@@ -1,8 +1,9 @@
-"""Pictures to judge a transform by: a contact sheet of what each stage made."""
+"""A contact sheet: a row for each image, a column for each stage of a transform."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ GUTTER = 12
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row of a contact sheet: pictures, uint8 (3, H, W), by column, and what they are of."""
+    """One row of a contact sheet: uint8 (3, H, W) pictures by column, and a caption."""
 
     caption: str
     pictures: dict[str, torch.Tensor]
@@ -36,22 +37,23 @@ def preview(
     seed: int = 0,
     tile: int = 256,
 ) -> list[tuple[str, str]]:
-    """Write a contact sheet of what a transform makes of some images of a folder, stage by stage.
+    """Write a contact sheet: what each stage of a transform makes of some images of a folder.
 
     Args:
-        source: a folder of images; the ones shown are spread evenly over it.
+        source: a folder of images; those that are shown are spread evenly over it.
         path: the PNG to write, whole or not at all.
-        transform: which augmentation; its ``p`` is left aside.
-        count: how many images, a row each.
-        seed: of what is drawn.
+        transform: the augmentation; its ``p`` is ignored, so every image is augmented.
+        count: how many images to show, each in a row.
+        seed: the same seed and settings draw the same sheet.
         tile: side in pixels of the box that each picture is fitted into.
 
     Returns:
-        Images that could not be read, and why.
+        The images that could not be read, each with the reason.
 
     Raises:
-        ValueError: no such folder, no image in it, or an argument outside its range.
-        UnreadableImageError: not one of the images could be read.
+        ValueError: the folder does not exist or holds no image, or an argument is outside its
+            range.
+        UnreadableImageError: none of the images could be read.
         DestinationError: the sheet could not be written.
 
     Example:
@@ -70,22 +72,23 @@ def preview(
         raise ValueError(f"'path' must end in .png, got '{path}'.")
     read, skipped = _read(Path(source).expanduser(), count)
     drawn = []
-    for place, (name, _) in enumerate(read):
+    for index, (name, _) in enumerate(read):
         generator = torch.Generator().manual_seed(derive_seed("preview", seed, name))
-        drawn.append(transform.draw_copy(place, generator, name.split("/")[0]))
+        drawn.append(transform.draw_copy(index, generator, name.split("/")[0]))
     requests = [
         transform.requests(pixels, [params])
         for (_, pixels), params in zip(read, drawn, strict=True)
     ]
-    flat = [request for some in requests for request in some]
-    made = iter(transform.live_backend().generate(flat) if flat else [])
+    all_requests = list(chain.from_iterable(requests))
+    generated = iter(transform.live_backend().generate(all_requests) if all_requests else [])
     rows = []
-    for (name, pixels), params, asked in zip(read, drawn, requests, strict=True):
-        stages = transform.stages(pixels, [next(made) for _ in asked], [params])
-        pictures = {"original": pixels[0], **{stage: one[0] for stage, one in stages.items()}}
+    for (name, pixels), params, own_requests in zip(read, drawn, requests, strict=True):
+        stages = transform.stages(pixels, [next(generated) for _ in own_requests], [params])
+        pictures = {"original": pixels[0], **{stage: batch[0] for stage, batch in stages.items()}}
         described = transform.describe(params)
-        label = transform.label_of(params, own := name.split("/")[0])
-        if label != own:
+        source_label = name.split("/")[0]
+        label = transform.label_of(params, source_label)
+        if label != source_label:
             described["label"] = label
         rows.append(SheetRow(_caption(name, described), pictures))
     write_picture(path, contact_sheet(rows, tile))
@@ -93,11 +96,11 @@ def preview(
 
 
 def contact_sheet(rows: Sequence[SheetRow], tile: int = 256) -> torch.Tensor:
-    """Lay rows of pictures out under a heading for each column.
+    """Arrange rows of pictures under a heading for each column.
 
     Args:
-        rows: all with the same columns.
-        tile: side in pixels of the box that each picture is fitted into, its proportions kept.
+        rows: they all have the same columns.
+        tile: side in pixels of the box that each picture is fitted into; it keeps its proportions.
 
     Shape:
         uint8 ``(3, H, W)``.
@@ -109,8 +112,8 @@ def contact_sheet(rows: Sequence[SheetRow], tile: int = 256) -> torch.Tensor:
     for row in rows:
         fitted = [_fit(picture, tile) for picture in row.pictures.values()]
         strip = _blank(max(picture.shape[1] for picture in fitted), width)
-        for place, picture in enumerate(fitted):
-            left = GUTTER + place * (tile + GUTTER) + (tile - picture.shape[2]) // 2
+        for column, picture in enumerate(fitted):
+            left = GUTTER + column * (tile + GUTTER) + (tile - picture.shape[2]) // 2
             strip[:, : picture.shape[1], left : left + picture.shape[2]] = picture
         caption = _line([row.caption], text, width - 2 * GUTTER, width, FAINT)
         parts += [_blank(GUTTER // 2, width), strip, _blank(4, width), caption]
@@ -118,7 +121,7 @@ def contact_sheet(rows: Sequence[SheetRow], tile: int = 256) -> torch.Tensor:
 
 
 def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], list[tuple[str, str]]]:
-    """Read images spread evenly over a folder, each as (1, 3, H, W) with its name below it."""
+    """Read images spread evenly over a folder, each as (1, 3, H, W) with its path in the folder."""
     if not folder.is_dir():
         raise ValueError(f"'source' must be an existing folder, got '{folder}'.")
     paths = images.list_images(folder)
@@ -159,14 +162,14 @@ def _blank(height: int, width: int) -> torch.Tensor:
 def _line(
     texts: Sequence[str], size: int, step: int, width: int, colour: tuple[int, int, int]
 ) -> torch.Tensor:
-    """Write texts next to each other, each above its column."""
+    """Draw texts next to each other, each over its column."""
     drawn = [images.render_text(text, size, step) for text in texts]
     strip = _blank(drawn[0].shape[0], width).float()
     ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
-    for place, coverage in enumerate(drawn):
-        left = GUTTER + place * (step + GUTTER)
-        under = strip[:, :, left : left + step]
-        strip[:, :, left : left + step] = torch.lerp(under, ink, coverage)
+    for column, coverage in enumerate(drawn):
+        left = GUTTER + column * (step + GUTTER)
+        background = strip[:, :, left : left + step]
+        strip[:, :, left : left + step] = torch.lerp(background, ink, coverage)
     return strip.round().to(torch.uint8)
 
 
@@ -176,5 +179,5 @@ def write_picture(path: str | os.PathLike[str], picture: torch.Tensor) -> None:
         write_whole(Path(path).expanduser(), images.encode_image(picture, "png"))
     except OSError as error:
         raise DestinationError(
-            f"'{path}' could not be written: {error.strerror or error}; choose another place."
+            f"'{path}' could not be written: {error.strerror or error}; choose another path."
         ) from error

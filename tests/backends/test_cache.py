@@ -61,12 +61,12 @@ def photo(seed: int, height: int = 8, width: int = 8) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 
-def asked(*seeds: int) -> list[GenerationRequest]:
+def requests_for(*seeds: int) -> list[GenerationRequest]:
     return [GenerationRequest("sunset", seed=seed, image=photo(seed)) for seed in seeds]
 
 
 def pixels(generated: list[Generated]) -> torch.Tensor:
-    return torch.stack([made.image for made in generated])
+    return torch.stack([answer.image for answer in generated])
 
 
 def echo(request: GenerationRequest) -> Generated:
@@ -86,7 +86,9 @@ def write(folder: Path, *seeds: int) -> list[Path]:
     paths = []
     for seed in seeds:
         before = set(files_in(folder))
-        CachedBackend(RecordingBackend(size=8), folder=folder, format="raw").generate(asked(seed))
+        CachedBackend(RecordingBackend(size=8), folder=folder, format="raw").generate(
+            requests_for(seed)
+        )
         paths += set(files_in(folder)) - before
     return paths
 
@@ -112,20 +114,20 @@ class TestContract:
                 RecordingBackend(size=8), folder=cached.folder, format=cached.format
             )
 
-        check_backend(make_backend, asked(0, 1, 2), exact=True)
+        check_backend(make_backend, requests_for(0, 1, 2), exact=True)
 
     def test_order_is_kept_and_every_missing_image_is_asked_for_once(self, cached, model):
-        cached.generate(asked(2))
-        made = cached.generate(asked(3, 1, 2, 3, 0, 1))
-        assert [one.seed for one in made] == [3, 1, 2, 3, 0, 1]
+        cached.generate(requests_for(2))
+        generated = cached.generate(requests_for(3, 1, 2, 3, 0, 1))
+        assert [answer.seed for answer in generated] == [3, 1, 2, 3, 0, 1]
         assert [request.seed for request in model.requests] == [2, 3, 1, 0]
 
     def test_all_that_is_missing_goes_to_the_backend_in_one_call(self, tmp_path):
         model = ScriptedBackend(echo)
         cached = CachedBackend(model, folder=tmp_path)
-        cached.generate(asked(0, 1))
-        cached.generate(asked(0, 5, 1, 6, 7))
-        cached.generate(asked(7, 0))
+        cached.generate(requests_for(0, 1))
+        cached.generate(requests_for(0, 5, 1, 6, 7))
+        cached.generate(requests_for(7, 0))
         assert model.calls == [2, 3]
 
     def test_an_empty_list_asks_nothing_and_touches_nothing(self, cached, model):
@@ -150,13 +152,13 @@ class TestContract:
         for size in (8, 16):
             for format in FORMATS:
                 model = RecordingBackend(size=size)
-                CachedBackend(model, folder=tmp_path, format=format).generate(asked(0))
+                CachedBackend(model, folder=tmp_path, format=format).generate(requests_for(0))
                 assert len(model.requests) == 1
 
     def test_close_closes_the_backend_and_may_come_twice(self, tmp_path):
         model = ScriptedBackend(echo)
         with CachedBackend(model, folder=tmp_path) as cached:
-            cached.generate(asked(0))
+            cached.generate(requests_for(0))
         assert model.closed == 1
         cached.close()
 
@@ -165,13 +167,13 @@ class TestContract:
             raise GenerationError("The model ran out of memory.")
 
         with pytest.raises(GenerationError, match="ran out of memory"):
-            CachedBackend(ScriptedBackend(fail), folder=tmp_path).generate(asked(0, 1))
+            CachedBackend(ScriptedBackend(fail), folder=tmp_path).generate(requests_for(0, 1))
         assert cache_info(tmp_path).entries == 0
 
     def test_no_random_number_is_drawn(self, cached):
         before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-        cached.generate(asked(0, 1))
-        cached.generate(asked(1, 2))
+        cached.generate(requests_for(0, 1))
+        cached.generate(requests_for(1, 2))
         assert torch.equal(before[0], torch.get_rng_state())
         assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
 
@@ -191,19 +193,19 @@ class TestContract:
 
 class TestHitsAndMisses:
     def test_a_hit_equals_the_miss_bit_for_bit(self, cached, model):
-        missed, hit = cached.generate(asked(0, 1)), cached.generate(asked(0, 1))
+        missed, hit = cached.generate(requests_for(0, 1)), cached.generate(requests_for(0, 1))
         assert len(model.requests) == 2
         assert torch.equal(pixels(missed), pixels(hit))
 
     def test_raw_keeps_the_exact_pixels(self, model, tmp_path):
-        made = CachedBackend(model, folder=tmp_path, format="raw").generate(asked(0, 1))
-        assert torch.equal(pixels(model.generate(asked(0, 1))), pixels(made))
+        generated = CachedBackend(model, folder=tmp_path, format="raw").generate(requests_for(0, 1))
+        assert torch.equal(pixels(model.generate(requests_for(0, 1))), pixels(generated))
 
     def test_jpeg_keeps_a_smooth_image_within_a_few_levels(self, tmp_path):
         ramp = torch.linspace(20, 230, 64).expand(3, 64, 64).to(torch.uint8)
         request = GenerationRequest("sunset", seed=0, image=ramp)
-        [made] = CachedBackend(ScriptedBackend(echo), folder=tmp_path).generate([request])
-        assert (made.image.int() - ramp.int()).abs().max() <= 4
+        [generated] = CachedBackend(ScriptedBackend(echo), folder=tmp_path).generate([request])
+        assert (generated.image.int() - ramp.int()).abs().max() <= 4
 
     @settings(deadline=None, max_examples=40)
     @given(
@@ -228,8 +230,8 @@ class TestHitsAndMisses:
             return Generated(request.image, seed=request.seed + 1, attempts=2)
 
         cached = CachedBackend(ScriptedBackend(second_try), folder=tmp_path)
-        for [made] in (cached.generate(asked(4)), cached.generate(asked(4))):
-            assert (made.seed, made.attempts) == (5, 2)
+        for [generated] in (cached.generate(requests_for(4)), cached.generate(requests_for(4))):
+            assert (generated.seed, generated.attempts) == (5, 2)
 
     def test_a_fallback_is_returned_and_never_kept(self, tmp_path):
         def refuse_odd(request: GenerationRequest) -> Generated:
@@ -239,16 +241,16 @@ class TestHitsAndMisses:
         model = ScriptedBackend(refuse_odd)
         cached = CachedBackend(model, folder=tmp_path)
         for _ in range(2):
-            made = cached.generate(asked(0, 1, 2, 3))
-            assert [one.fallback for one in made] == [False, True, False, True]
-            assert torch.equal(photo(3), made[3].image)
+            generated = cached.generate(requests_for(0, 1, 2, 3))
+            assert [answer.fallback for answer in generated] == [False, True, False, True]
+            assert torch.equal(photo(3), generated[3].image)
         assert model.calls == [4, 2]
         assert cache_info(tmp_path).entries == 2
 
     def test_changing_an_image_in_place_reaches_no_other(self, cached):
-        expected = cached.generate(asked(0))[0].image
+        expected = cached.generate(requests_for(0))[0].image
         for _ in range(2):
-            first, second = cached.generate(asked(0, 0))
+            first, second = cached.generate(requests_for(0, 0))
             first.image.zero_()
             assert torch.equal(expected, second.image)
 
@@ -256,23 +258,23 @@ class TestHitsAndMisses:
         def refuse(request: GenerationRequest) -> Generated:
             return Generated(request.image, seed=request.seed, attempts=4, fallback=True)
 
-        [request] = asked(0)
-        [made] = CachedBackend(ScriptedBackend(refuse), folder=tmp_path).generate([request])
-        made.image.zero_()
+        [request] = requests_for(0)
+        [generated] = CachedBackend(ScriptedBackend(refuse), folder=tmp_path).generate([request])
+        generated.image.zero_()
         assert torch.equal(photo(0), request.image)
 
     def test_another_process_finds_what_this_one_made(self, model, tmp_path):
         cached = CachedBackend(model, folder=tmp_path)
-        expected = cached.generate(asked(0, 1))
+        expected = cached.generate(requests_for(0, 1))
         code = f"""
 import torch
-from test_cache import ScriptedBackend, asked, pixels
+from test_cache import ScriptedBackend, pixels, requests_for
 from diffaug.backends.cache import CachedBackend
 class Other(ScriptedBackend):
     fingerprint = {cached.fingerprint!r}
 def fail(request): raise AssertionError("the model was asked")
 cached = CachedBackend(Other(fail), folder={str(tmp_path)!r})
-print(pixels(cached.generate(asked(0, 1))).flatten().tolist())
+print(pixels(cached.generate(requests_for(0, 1))).flatten().tolist())
 """
         here, root = Path(__file__).parent, Path(diffaug.__file__).parents[1]
         paths = [str(here), str(here.parent), str(root)]
@@ -296,16 +298,16 @@ class TestDamage:
 
     @pytest.mark.parametrize("damage", DAMAGES)
     def test_a_damaged_entry_is_noticed_and_made_again(self, damage, cached, model):
-        expected = cached.generate(asked(0))[0]
+        expected = cached.generate(requests_for(0))[0]
         [path] = files_in(cached.folder)
         intact = path.read_bytes()
         path.write_bytes(self.DAMAGES[damage](intact))
         assert path.read_bytes() != intact
-        [again] = cached.generate(asked(0))
+        [again] = cached.generate(requests_for(0))
         assert len(model.requests) == 2
         assert torch.equal(expected.image, again.image)
         assert path.read_bytes() == intact
-        cached.generate(asked(0))
+        cached.generate(requests_for(0))
         assert len(model.requests) == 2
 
     def test_a_flip_or_a_cut_at_any_byte_is_noticed(self, tmp_path):
@@ -315,18 +317,18 @@ class TestDamage:
         cached.generate([request])
         [path] = files_in(tmp_path)
         intact = path.read_bytes()
-        for place in range(len(intact)):
+        for position in range(len(intact)):
             flipped = bytearray(intact)
-            flipped[place] ^= 0x40
-            for damaged in (flipped, intact[:place]):
+            flipped[position] ^= 0x40
+            for damaged in (flipped, intact[:position]):
                 path.write_bytes(damaged)
                 cached.generate([request])
         assert len(model.calls) == 1 + 2 * len(intact)
 
     def test_an_entry_copied_to_another_place_is_noticed(self, cached, model):
-        expected = cached.generate(asked(0, 1))
+        expected = cached.generate(requests_for(0, 1))
         shutil.copy(*files_in(cached.folder))
-        assert torch.equal(pixels(expected), pixels(cached.generate(asked(0, 1))))
+        assert torch.equal(pixels(expected), pixels(cached.generate(requests_for(0, 1))))
         assert len(model.requests) == 3
 
 
@@ -337,8 +339,10 @@ class TestManyAtOnce:
         def work(order: int) -> None:
             cached = CachedBackend(RecordingBackend(size=8), folder=tmp_path)
             shuffled = random.Random(order % 2).sample(seeds, len(seeds))
-            made = {seed: cached.generate(asked(seed))[0].image.tolist() for seed in shuffled}
-            results.put(sorted(made.items()))
+            generated = {
+                seed: cached.generate(requests_for(seed))[0].image.tolist() for seed in shuffled
+            }
+            results.put(sorted(generated.items()))
 
         workers = [fork.Process(target=work, args=(order,)) for order in range(4)]
         for worker in workers:
@@ -347,11 +351,11 @@ class TestManyAtOnce:
         for worker in workers:
             worker.join(60)
         model = RecordingBackend(size=8)
-        expected = CachedBackend(model, folder=tmp_path).generate(asked(*seeds))
+        expected = CachedBackend(model, folder=tmp_path).generate(requests_for(*seeds))
         assert model.requests == []
         assert len(files_in(tmp_path)) == len(seeds)
         for answer in answers:
-            assert answer == [(made.seed, made.image.tolist()) for made in expected]
+            assert answer == [(generated.seed, generated.image.tolist()) for generated in expected]
 
     def test_a_process_killed_while_writing_leaves_no_half_entry(self, tmp_path):
         rounds, each = 8, 80
@@ -359,7 +363,7 @@ class TestManyAtOnce:
         def work(first: int) -> None:
             cached = CachedBackend(RecordingBackend(size=96), folder=tmp_path, format="raw")
             for seed in range(first, first + each):
-                cached.generate(asked(seed))
+                cached.generate(requests_for(seed))
 
         delays = random.Random(0)
         for number in range(rounds):
@@ -374,15 +378,17 @@ class TestManyAtOnce:
         kept = cache_info(tmp_path).entries
         model = RecordingBackend(size=96)
         cached = CachedBackend(model, folder=tmp_path, format="raw")
-        made = cached.generate(asked(*range(rounds * each)))
+        generated = cached.generate(requests_for(*range(rounds * each)))
         assert kept >= rounds
         assert len(model.requests) == rounds * each - kept
-        assert torch.equal(pixels(model.generate(asked(*range(rounds * each)))), pixels(made))
+        assert torch.equal(
+            pixels(model.generate(requests_for(*range(rounds * each)))), pixels(generated)
+        )
 
     def test_a_process_killed_before_renaming_leaves_only_a_temporary_file(self, tmp_path):
         def work() -> None:
             os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-            CachedBackend(RecordingBackend(size=8), folder=tmp_path).generate(asked(0))
+            CachedBackend(RecordingBackend(size=8), folder=tmp_path).generate(requests_for(0))
 
         worker = fork.Process(target=work)
         worker.start()
@@ -398,14 +404,14 @@ class TestManyAtOnce:
         answers = {}
 
         def work(number: int) -> None:
-            answers[number] = pixels(cached.generate(asked(*range(20))))
+            answers[number] = pixels(cached.generate(requests_for(*range(20))))
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-        expected = pixels(cached.generate(asked(*range(20))))
+        expected = pixels(cached.generate(requests_for(*range(20))))
         assert len(answers) == 4
         assert all(torch.equal(expected, answer) for answer in answers.values())
 
@@ -416,9 +422,9 @@ class TestManyAtOnce:
 
         def work() -> None:
             for seed in range(150):
-                made.extend(cached.generate(asked(seed)))
+                generated.extend(cached.generate(requests_for(seed)))
 
-        made: list[Generated] = []
+        generated: list[Generated] = []
         writer = threading.Thread(target=work)
         clearer = threading.Thread(target=clear_again_and_again)
         with warnings.catch_warnings():
@@ -427,7 +433,7 @@ class TestManyAtOnce:
             clearer.start()
             writer.join(60)
             clearer.join(60)
-        assert [one.seed for one in made] == list(range(150))
+        assert [answer.seed for answer in generated] == list(range(150))
 
 
 class TestCap:
@@ -435,7 +441,9 @@ class TestCap:
         """Ask for one image after the other, each time as a new process would."""
         for seed in seeds:
             model = RecordingBackend(size=8)
-            CachedBackend(model, folder=folder, max_bytes=cap, format="raw").generate(asked(seed))
+            CachedBackend(model, folder=folder, max_bytes=cap, format="raw").generate(
+                requests_for(seed)
+            )
 
     def test_the_least_recently_used_go_first_until_all_are_just_below_the_cap(self, tmp_path):
         paths = write(tmp_path, *range(10, 30))
@@ -464,7 +472,7 @@ class TestCap:
 
     def test_an_entry_larger_than_the_cap_is_returned_and_not_kept(self, tmp_path):
         cached = CachedBackend(RecordingBackend(size=8), folder=tmp_path, max_bytes=10)
-        assert cached.generate(asked(0))[0].seed == 0
+        assert cached.generate(requests_for(0))[0].seed == 0
         assert cache_info(tmp_path).entries == 0
 
     def test_short_lived_processes_together_keep_to_the_cap_with_few_scans(
@@ -502,14 +510,16 @@ class TestCap:
 class TestUnusableFolder:
     @pytest.fixture
     def expected(self, model, tmp_path) -> torch.Tensor:
-        return pixels(CachedBackend(model, folder=tmp_path / "good").generate(asked(0, 1)))
+        return pixels(CachedBackend(model, folder=tmp_path / "good").generate(requests_for(0, 1)))
 
     def check_warns_once(self, cached: CachedBackend, expected: torch.Tensor) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RuntimeWarning)
-            made = [cached.generate(asked(0, 1)) for _ in range(3)]
-        assert all(torch.equal(expected, pixels(images)) for images in made)
-        [message] = [str(one.message) for one in caught if one.category is RuntimeWarning]
+            generated = [cached.generate(requests_for(0, 1)) for _ in range(3)]
+        assert all(torch.equal(expected, pixels(images)) for images in generated)
+        [message] = [
+            str(warning.message) for warning in caught if warning.category is RuntimeWarning
+        ]
         assert message.startswith(
             f"Generated images are not kept: cannot write to '{cached.folder}'"
         )
@@ -537,17 +547,17 @@ class TestUnusableFolder:
         cached = CachedBackend(model, folder=tmp_path / "file")
         (tmp_path / "file").write_text("in the way")
         with pytest.warns(RuntimeWarning):
-            cached.generate(asked(0))
+            cached.generate(requests_for(0))
         (tmp_path / "file").unlink()
-        cached.generate(asked(0))
-        cached.generate(asked(0))
+        cached.generate(requests_for(0))
+        cached.generate(requests_for(0))
         assert len(model.requests) == 2
 
     def test_a_folder_that_vanishes_is_made_again(self, cached, model):
-        cached.generate(asked(0))
+        cached.generate(requests_for(0))
         shutil.rmtree(cached.folder)
-        cached.generate(asked(0))
-        cached.generate(asked(0))
+        cached.generate(requests_for(0))
+        cached.generate(requests_for(0))
         assert len(model.requests) == 2
 
 
@@ -563,7 +573,7 @@ class TestFolder:
         cached = CachedBackend(model)
         monkeypatch.setenv("DIFFAUG_CACHE", str(root / "later"))
         assert not root.exists()
-        cached.generate(asked(0))
+        cached.generate(requests_for(0))
         assert cached.folder == cache_info().folder == root / "later" / "generated"
         assert cache_info().entries == 1
         assert clear_cache().entries == 1
@@ -608,13 +618,13 @@ class TestTravel:
     def test_pickles_small_before_and_after_use(self, cached):
         fresh = pickle.dumps(cached)
         cached.backend.requests.clear()
-        expected = cached.generate(asked(0))
+        expected = cached.generate(requests_for(0))
         cached.backend.requests.clear()
         used = pickle.dumps(cached)
         for data in (fresh, used):
             assert len(data) < 1000
             copy = pickle.loads(data)
-            assert torch.equal(pixels(expected), pixels(copy.generate(asked(0))))
+            assert torch.equal(pixels(expected), pixels(copy.generate(requests_for(0))))
             assert copy.backend.requests == []
 
     def test_entries_hold_text_and_pixels_and_no_pickle(self, tmp_path):

@@ -55,11 +55,11 @@ def own_hub(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     served = shutil.copytree(model_folder("translate"), tmp_path / "served")
-    asked = []
+    paths = []
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            paths.append(self.path)
             path = self.path.partition("?")[0]
             files = [file for file in served.rglob("*") if file.is_file()]
             listed = [(file.relative_to(served).as_posix(), file.stat().st_size) for file in files]
@@ -100,7 +100,7 @@ def own_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield SimpleNamespace(folder=served, asked=asked)
+    yield SimpleNamespace(folder=served, paths=paths)
     server.shutdown()
     server.server_close()
     thread.join()
@@ -121,8 +121,8 @@ def test_only_what_loading_reads_is_fetched_and_only_once(own_hub):
     fetched = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert fetched == {"model_index.json", *(f"{file.parent.name}/{file.name}" for file in read)}
     assert downloaded(pin(spec)) and download_size(pin(spec)) == 0
-    own_hub.asked.clear()
-    assert download(spec) == folder and own_hub.asked == []
+    own_hub.paths.clear()
+    assert download(spec) == folder and own_hub.paths == []
 
 
 def test_a_hub_model_with_pickles_only_is_refused_before_they_are_fetched(own_hub):
@@ -130,7 +130,7 @@ def test_a_hub_model_with_pickles_only_is_refused_before_they_are_fetched(own_hu
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ModelError, match="'org/name/unet/diffusion_pytorch_model.bin' are pickled"):
         download(ModelSpec("org/name"))
-    assert not any(".bin" in path for path in own_hub.asked)
+    assert not any(".bin" in path for path in own_hub.paths)
 
 
 def test_an_id_that_the_hub_does_not_know_is_an_error_with_the_next_step(own_hub):
@@ -175,7 +175,7 @@ def test_files_that_loading_does_not_read_do_not_change_the_revision(tmp_path):
     assert pin(ModelSpec(folder)) == before
 
 
-def test_a_adapter_file_is_pinned_by_its_content(tmp_path):
+def test_an_adapter_file_is_pinned_by_its_content(tmp_path):
     adapter = tmp_path / "a@b.safetensors"
     adapter.write_bytes(b"1")
     spec = tiny_spec("translate", adapters=(adapter,))

@@ -44,8 +44,8 @@ def test_without_cache_the_same_model_is_shared_unwrapped():
     assert backend_for(spec, cache=False) is plain
     plain.generate(make_requests(count=1))
     pipe = plain._pipe
-    made = backend_for(spec).generate(make_requests(count=2))
-    assert len(made) == 2 and plain._pipe is pipe
+    generated = backend_for(spec).generate(make_requests(count=2))
+    assert len(generated) == 2 and plain._pipe is pipe
 
 
 def test_an_instance_is_used_as_given():
@@ -80,24 +80,24 @@ def test_unload_frees_and_forgets_and_the_next_use_loads_again():
 
 
 def test_threads_that_ask_at_once_get_one_backend():
-    barrier, found = threading.Barrier(8), []
+    barrier, backends = threading.Barrier(8), []
 
     def ask():
         barrier.wait()
-        found.append(backend_for(tiny_spec("edit")))
+        backends.append(backend_for(tiny_spec("edit")))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(map(id, found))) == 1
+    assert len(set(map(id, backends))) == 1
 
 
 def _in_child(inherited, queue):
     backend = backend_for(tiny_spec("edit"), cache=False)
-    [made] = backend.generate(make_requests(count=1))
-    queue.put((id(backend) != inherited, made.image.numpy()))
+    [generated] = backend.generate(make_requests(count=1))
+    queue.put((id(backend) != inherited, generated.image.numpy()))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

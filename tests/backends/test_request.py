@@ -24,23 +24,23 @@ def test_the_recording_backend_keeps_the_contract():
     )
 
 
-def test_the_recording_backend_answers_as_it_is_told_to():
+def test_the_recording_backend_gives_the_answers_of_its_function():
     requests = [GenerationRequest("a", 1, image=IMAGE), GenerationRequest("b", 2)]
     usual = RecordingBackend(size=7).generate(requests)
     backend = RecordingBackend(
         size=7, answer=lambda request, usual: dataclasses.replace(usual, seed=request.seed + 5)
     )
-    made = backend.generate(requests)
-    assert [6, 7] == [one.seed for one in made] and requests == backend.requests
-    assert all(torch.equal(a.image, b.image) for a, b in zip(usual, made, strict=True))
+    generated = backend.generate(requests)
+    assert [6, 7] == [answer.seed for answer in generated] and requests == backend.requests
+    assert all(torch.equal(a.image, b.image) for a, b in zip(usual, generated, strict=True))
 
 
 def test_the_recording_backend_remembers_requests_and_takes_any_size():
     backend = RecordingBackend(size=7)
     requests = [GenerationRequest("a", 1, image=IMAGE), GenerationRequest("b", 2)]
-    made = backend.generate(requests)
+    generated = backend.generate(requests)
     assert backend.requests == requests
-    assert [tuple(one.image.shape) for one in made] == [(3, 7, 7)] * 2
+    assert [tuple(answer.image.shape) for answer in generated] == [(3, 7, 7)] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line: what it prints and writes, and one clear line for whatever is wrong."""
+"""The command line: what it prints and writes, and one clear line for what is wrong."""
 
 import json
 import subprocess
@@ -37,23 +37,23 @@ def model():
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
-    for n, name in enumerate(("cat/1.png", "cat/2.png", "a dog/1.png")):
+    for index, name in enumerate(("cat/1.png", "cat/2.png", "a dog/1.png")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20 + n, 30), "orange").save(folder / name)
+        Image.new("RGB", (20 + index, 30), "orange").save(folder / name)
     return folder
 
 
 def test_augment_makes_a_set_and_then_has_nothing_to_do(photos, tmp_path, model):
     command = ("augment", photos, tmp_path / "set", "--backend", model, "--steps", 1)
     first = run(*command, "--per-image", 2, "--prompts", "snowy, sunset", "--alpha", "0.1,0.3")
-    assert 0 == first.exit_code and "made 6, taken over 0" in first.stdout
+    assert 0 == first.exit_code and "made 6, 0 already there" in first.stdout
     rows = [json.loads(line) for line in (tmp_path / "set/metadata.jsonl").open()]
     assert 6 == len(rows) and {row["prompt"] for row in rows} <= {"snowy", "sunset"}
     assert all(0.1 <= row["alpha"] <= 0.3 for row in rows)
     assert (22, 30) == Image.open(tmp_path / "set" / "a dog" / "1__0.jpg").size
 
     again = run(*command, "--per-image", 2, "--prompts", "snowy, sunset", "--alpha", "0.1,0.3")
-    assert 0 == again.exit_code and "made 0, taken over 6" in again.stdout
+    assert 0 == again.exit_code and "made 0, 6 already there" in again.stdout
     assert "nothing to do" in again.stdout
 
 

@@ -1,7 +1,7 @@
 """The commands of Diff-Mix: fine-tune, augment, filter; and what belongs to which method."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import tiny_pipelines
@@ -11,15 +11,17 @@ from torchvision.datasets import ImageFolder
 
 from diffaug import DiffMix, DiffusersBackend, JointTransform, unload
 from diffaug.backends.presets import resolve
-from diffaug.cli.options import number_or_range, strengths
+from diffaug.cli.options import TransformOptions, number_or_range, strengths
 
 
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
-    for n, name in enumerate(["cat/1.png", "cat/2.png", "cat/3.png", "a dog/1.png", "a dog/2.png"]):
+    for index, name in enumerate(
+        ["cat/1.png", "cat/2.png", "cat/3.png", "a dog/1.png", "a dog/2.png"]
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20 + n, 30), (40 * n, 90, 160)).save(folder / name)
+        Image.new("RGB", (20 + index, 30), (40 * index, 90, 160)).save(folder / name)
     return folder
 
 
@@ -33,27 +35,27 @@ def rows_of(folder):
 
 
 def test_fine_tune_then_augment_then_filter(photos, tmp_path, model):
-    tuned, made = tmp_path / "tuned", tmp_path / "set"
+    tuned, generated = tmp_path / "tuned", tmp_path / "set"
     options = ("--base", model, "--metaclass", "pet", "--shots", 1, "--steps", 1, "--size", 16)
     done = run("finetune", photos, tuned, *options)
     assert 0 == done.exit_code, done.output
     assert "1 steps, 1 in all, on 2 images of 2 classes" in done.stdout
     assert "nothing to do" in run("finetune", photos, tuned, *options).stdout
 
-    command = ("augment", photos, made, "--method", "diffmix", "--backend", tuned, "--steps", 2)
-    done = run(*command, "--multiplier", 3, "--strength", "0.5,1", "--pairs", "other")
+    command = ("augment", photos, generated, "--method", "diffmix", "--backend", tuned)
+    done = run(*command, "--steps", 2, "--multiplier", 3, "--strength", "0.5,1", "--pairs", "other")
     assert 0 == done.exit_code, done.output
     assert "made 6" in done.stdout
     assert f"from the 2 images that '{tuned}' was fine-tuned on" in done.stderr
-    rows = rows_of(made)
+    rows = rows_of(generated)
     assert {0.5, 1.0} >= {row["strength"] for row in rows}
     for row in rows:
         assert row["source_label"] != row["label"] == row["file_name"].split("/")[0]
         assert row["prompt"].startswith("a photo of a <") and row["prompt"].endswith("> pet")
 
-    done = run("filter", made, "--scorer", "similarity", "--low", -1, "--high", 1)
+    done = run("filter", generated, "--scorer", "similarity", "--low", -1, "--high", 1)
     assert 0 == done.exit_code and "kept 6 of 6" in done.stdout
-    assert all(row["kept"] for row in rows_of(made))
+    assert all(row["kept"] for row in rows_of(generated))
 
 
 def test_the_long_tail_draws_ten_times_from_all_images(photos, tmp_path, model):
@@ -75,10 +77,12 @@ def test_warming_counts_first_and_then_leaves_nothing_to_make(photos, model, tmp
     unload()
     command = ("warm", photos, "--method", "diffmix", "--backend", model, "--strategy", "real-mix")
     command += ("--pool", 2, "--steps", 1)
-    assert "10 images can be asked for, 0 of them are there" in run(*command, "--dry-run").stdout
+    assert (
+        "10 images can be asked for, 0 of them already there" in run(*command, "--dry-run").stdout
+    )
     done = run(*command)
     assert 0 == done.exit_code and "made 10" in done.stdout, done.output
-    assert "10 of them are there, 0 to make" in run(*command).stdout
+    assert "10 of them already there, 0 to make" in run(*command).stdout
 
     # What training then asks for is there.
     mix = DiffMix(
@@ -108,7 +112,7 @@ def test_warming_counts_first_and_then_leaves_nothing_to_make(photos, model, tmp
         (("--method", "diffmix", "--backend", "tiny"), "must be a model that translates"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(photos, tmp_path, options, message):
+def test_a_wrong_option_is_one_line(photos, tmp_path, options, message):
     assert message in refused(2, "augment", photos, tmp_path / "set", *options)
     assert not (tmp_path / "set").exists()
 
@@ -117,13 +121,27 @@ def test_wrong_options_are_told_in_one_line(photos, tmp_path, options, message):
     ("options", "message"),
     [
         (("--scorer", "taste"), "'scorer' must be clip or similarity, got 'taste'"),
-        (("--scorer", "similarity", "--metaclass", "pet"), "'metaclass' must not be given"),
-        (("--low", "0.5", "--metaclass", "pet"), "'low' must not be given"),
+        (("--scorer", "similarity", "--metaclass", "pet"), "given with --scorer similarity, which"),
+        (("--low", "0", "--metaclass", "pet"), "'low' must not be given with --scorer clip, which"),
         ((), "'metaclass' must say what all classes are"),
     ],
 )
-def test_wrong_options_of_a_filter_are_told_in_one_line(tmp_path, options, message):
+def test_a_wrong_option_of_a_filter_is_one_line(tmp_path, options, message):
     assert message in refused(2, "filter", tmp_path, *options)
+
+
+@pytest.mark.parametrize(
+    ("command", "left_out"),
+    [
+        ("augment", set()),
+        ("preview", {"long_tail", "batch_size"}),
+        ("warm", {"long_tail", "alpha", "masks", "fractals"}),
+    ],
+)
+def test_a_command_has_the_options_of_a_transform_that_it_can_use(command, left_out):
+    text = run(command, "--help").stdout
+    names = {field.name for field in fields(TransformOptions)}
+    assert left_out == {name for name in names if f"--{name.replace('_', '-')} " not in text}
 
 
 def test_numbers_are_read():

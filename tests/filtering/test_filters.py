@@ -146,8 +146,6 @@ REVISION = "c237dc49a33fc61debc9276459120b7eac67e7ef"
 def ask_hub_at(endpoint, cache, monkeypatch):
     from huggingface_hub import constants
 
-    # Where transformers has it, it remembers the address of the Hub.
-    monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
     template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -166,19 +164,25 @@ def unreachable_hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def own_hub(clip, tmp_path, monkeypatch):
-    """An empty cache, and a Hub that has the paper's model, and lists what it is asked for."""
-    asked = []
+    """An empty cache, and a Hub that has the paper's model, and lists the paths of its requests."""
+    paths = []
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            paths.append(self.path)
             name = self.path.partition(f"/{CLIP}/resolve/{REVISION}/")[2]
-            there = bool(name) and (clip / name).is_file()
-            body = (clip / name).read_bytes() if there else b"{}"
-            self.send_response(200 if there else 404)
+            files = [{"type": "file", "path": file.name} for file in clip.iterdir()]
+            files = [{**file, "rfilename": file["path"], "size": 1, "oid": "0"} for file in files]
+            if self.path.startswith(f"/api/models/{CLIP}/tree/{REVISION}"):
+                body = json.dumps(files).encode()
+            elif self.path.startswith(f"/api/models/{CLIP}/revision/{REVISION}"):
+                body = json.dumps({"id": CLIP, "sha": REVISION, "siblings": files}).encode()
+            else:
+                body = (clip / name).read_bytes() if name else b""
+            self.send_response(200 if body else 404)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("X-Repo-Commit", REVISION)
-            self.send_header(*("ETag", f'"{name}"') if there else ("X-Error-Code", "EntryNotFound"))
+            self.send_header(*("ETag", f'"{name}"') if body else ("X-Error-Code", "RepoNotFound"))
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)
@@ -192,7 +196,7 @@ def own_hub(clip, tmp_path, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     ask_hub_at(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", monkeypatch)
-    yield asked
+    yield paths
     server.shutdown()
     server.server_close()
     thread.join()
@@ -208,18 +212,21 @@ def test_a_cached_clip_is_used_without_asking_the_hub(clip, unreachable_hub):
     assert torch.equal(expected, ClipFilter("bird").score([picture(1)], rows("a")))
 
 
-def test_a_hub_that_cannot_be_reached_is_told_at_once(unreachable_hub):
-    with pytest.raises(ModelUnavailableError, match="could not be fetched .We couldn't connect to"):
+def test_a_hub_that_cannot_be_reached_is_an_error_at_once(unreachable_hub):
+    with pytest.raises(ModelUnavailableError, match="could not be fetched .*Connection refused"):
         ClipFilter("bird").score([picture(1)], rows("a"))
 
 
-@pytest.mark.parametrize("cached", [(), ("config.json", "model.safetensors")])
+@pytest.mark.parametrize(
+    "cached", [(), ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin")]
+)
 def test_what_is_missing_of_the_papers_clip_is_fetched_at_its_revision_once(
     clip, own_hub, tmp_path, cached
 ):
     for name in cached:
         in_cache(tmp_path / "cache").mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip / name, in_cache(tmp_path / "cache"))
+        content = b"pickled" if name.endswith(".bin") else (clip / name).read_bytes()
+        (in_cache(tmp_path / "cache") / name).write_bytes(content)
     expected = ClipFilter("bird", model=clip).score([picture(1)], rows("a"))
     assert torch.equal(expected, ClipFilter("bird").score([picture(1)], rows("a")))
     assert own_hub
@@ -229,7 +236,7 @@ def test_what_is_missing_of_the_papers_clip_is_fetched_at_its_revision_once(
 
 
 def test_an_unknown_model_is_one_line(own_hub):
-    with pytest.raises(ModelUnavailableError, match="'nobody/nothing' is not on this machine and"):
+    with pytest.raises(ModelError, match="'nobody/nothing', .* nor on the Hub; check its name"):
         ClipFilter("bird", model="nobody/nothing", revision=REVISION).score([picture(1)], rows("a"))
 
 
@@ -273,7 +280,7 @@ def test_a_damaged_clip_folder_is_one_line(clip, tmp_path, file, content):
     if content is not None:
         (folder / file).write_bytes(content)
     with pytest.raises(
-        ModelError, match="clip' is no whole CLIP model: .*; get it anew."
+        ModelError, match="clip' is not a whole CLIP model: .*; get it again."
     ) as caught:
         ClipFilter("bird", model=folder).score([picture(1)], rows("a"))
     assert "\n" not in str(caught.value)
@@ -283,8 +290,11 @@ def test_a_damaged_clip_folder_is_one_line(clip, tmp_path, file, content):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("config.json", "clip' is no whole CLIP model: it has no config.json."),
-        ("tokenizer.json", "clip' is no whole CLIP model: its tokenizer has no vocabulary; get it"),
+        ("config.json", "clip' is not a whole CLIP model: it has no config.json."),
+        (
+            "tokenizer.json",
+            "clip' is not a whole CLIP model: its tokenizer has no vocabulary; get it",
+        ),
     ],
 )
 def test_what_transformers_would_make_up_is_an_error(clip, tmp_path, file, message):
@@ -360,9 +370,9 @@ NAMES = ["red", "green", "blue"]
 def test_a_classifier_score_is_the_probability_of_the_label():
     pictures = [picture(1), picture(2), picture(3)]
     scores = ClassifierFilter(Colours(), NAMES).score(pictures, rows("blue", "red", "blue"))
-    for score, image, place in zip(scores, pictures, (2, 0, 2), strict=True):
+    for score, image, channel in zip(scores, pictures, (2, 0, 2), strict=True):
         powers = [2.718281828459045 ** (4 * float(image[c].float().mean()) / 255) for c in range(3)]
-        assert powers[place] / sum(powers) == pytest.approx(float(score), abs=1e-6)
+        assert powers[channel] / sum(powers) == pytest.approx(float(score), abs=1e-6)
 
 
 def test_images_of_any_size_are_resized_to_a_square_or_transformed():
@@ -401,8 +411,8 @@ def test_a_classifier_comes_back_in_the_modes_it_was_in_even_after_an_error():
 def test_a_classifier_in_another_precision_gets_images_in_it():
     model = Colours().double()
     expected = ClassifierFilter(Colours(), NAMES).score([picture(1)], rows("red"))
-    found = ClassifierFilter(model, NAMES).score([picture(1)], rows("red"))
-    assert float(expected) == pytest.approx(float(found), abs=1e-6)
+    actual = ClassifierFilter(model, NAMES).score([picture(1)], rows("red"))
+    assert float(expected) == pytest.approx(float(actual), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -430,13 +440,13 @@ def test_what_does_not_fit_a_classifier_is_one_line(tmp_path):
         judge.prepare(tmp_path, rows("red", "cat"))
     with pytest.raises(ValueError, match=message):
         judge.score([picture(1)], rows("cat"))
-    with pytest.raises(ValueError, match=r"without 'size', there must be images of one size, got"):
+    with pytest.raises(ValueError, match=r"'size' must be given for images of several sizes, got"):
         judge.score([picture(1), picture(2, 8, 8)], rows("red", "red"))
-    with pytest.raises(ValueError, match=r"'transform' must give images of one size"):
+    with pytest.raises(ValueError, match=r"'transform' must return images of one size"):
         ClassifierFilter(Colours(), NAMES, transform=v2.ToDtype(torch.float32, scale=True)).score(
             [picture(1), picture(2, 8, 8)], rows("red", "red")
         )
-    message = r"'model' must give logits of shape \(1, 2\), got \(1, 3\)"
+    message = r"'model' must return logits of shape \(1, 2\), got \(1, 3\)"
     with pytest.raises(ValueError, match=message):
         ClassifierFilter(Colours(), NAMES[:2]).score([picture(1)], rows("red"))
 
@@ -454,7 +464,7 @@ def of(*names):
     return [{"file_name": "x", "label": "cat", "source": f"cat/{name}.png"} for name in names]
 
 
-def ssim(one, other):
+def ssim(first, second):
     """Wang et al. 2004, equation 13, for (3, H, W) in [0, 1], with a window of 11 and sigma 1.5."""
     axis = torch.arange(11.0) - 5
     line = torch.exp(-(axis**2) / (2 * 1.5**2))
@@ -464,8 +474,8 @@ def ssim(one, other):
         padded = nn.functional.pad(image[None], (5, 5, 5, 5), mode="reflect")[0]
         return (padded.unfold(1, 11, 1).unfold(2, 11, 1) * window).sum((3, 4))
 
-    m, n = mean(one), mean(other)
-    v, w, c = mean(one**2) - m**2, mean(other**2) - n**2, mean(one * other) - m * n
+    m, n = mean(first), mean(second)
+    v, w, c = mean(first**2) - m**2, mean(second**2) - n**2, mean(first * second) - m * n
     return ((2 * m * n + 1e-4) * (2 * c + 9e-4) / ((m**2 + n**2 + 1e-4) * (v + w + 9e-4))).mean()
 
 

@@ -23,14 +23,14 @@ def mixer(**options):
     return DiffuseMix(backend=RecordingBackend(16), fractals=FractalBank(2, 32), **options)
 
 
-def test_pictures_stand_in_their_columns_with_their_proportions():
+def test_pictures_are_in_their_columns_and_keep_their_proportions():
     picture = torch.full((3, 10, 20), 7, dtype=torch.uint8)
     sheet = contact_sheet([SheetRow("one", {"a": picture, "b": picture})], tile=64)
-    found = (sheet == 7).all(0)
+    covered = (sheet == 7).all(0)
     assert sheet.dtype == torch.uint8 and sheet.shape[2] == GUTTER + 2 * (64 + GUTTER)
-    assert 2 * 64 * 32 == found.sum()
+    assert 2 * 64 * 32 == covered.sum()
     assert tuple(sheet[:, 0, 0].tolist()) == BACKGROUND
-    columns = found.any(0).nonzero().flatten().tolist()
+    columns = covered.any(0).nonzero().flatten().tolist()
     assert [GUTTER, 2 * GUTTER + 64 + 63] == [columns[0], columns[-1]]
 
 
