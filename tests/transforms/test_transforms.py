@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from answers import refused
+from answers import CallCounting, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -129,17 +129,10 @@ def test_p_is_the_share_of_images_of_a_batch_that_change():
 
 
 def test_a_batch_is_one_call_to_the_backend_and_each_image_is_drawn_for_itself():
-    calls = []
-
-    class Counting(RecordingBackend):
-        def generate(self, requests):
-            calls.append(len(requests))
-            return super().generate(requests)
-
-    backend = Counting(size=16)
+    backend = CallCounting(size=16)
     torch.manual_seed(0)
     HalfConcat(PromptEdit(backend=backend, p=0.5), p=0.5)(torch.rand(64, 3, 8, 8))
-    assert len(calls) == 1 and 4 <= calls[0] <= 30
+    assert len(backend.calls) == 1 and 4 <= backend.calls[0] <= 30
     assert len({request.prompt for request in backend.requests}) > 1
 
 

@@ -27,7 +27,7 @@ def test_one_process_a_device_shares_the_work_and_ends_with_the_statement():
         made = backend.generate(requests)
         check_backend(lambda: pickle.loads(pickle.dumps(backend)), requests[:3])
         assert 2 == len(servers())
-    assert wait_for(lambda: not servers(), 5)
+    assert wait_for(lambda: not servers())
     for one, other in zip(DiffusersBackend(SPEC).generate(requests), made, strict=True):
         assert same_images(one.image, other.image)
 
@@ -35,10 +35,9 @@ def test_one_process_a_device_shares_the_work_and_ends_with_the_statement():
 def test_it_ends_after_an_error_too():
     with pytest.raises(RuntimeError, match="stop"), serve(SPEC, devices="cpu"):
         raise RuntimeError("stop")
-    assert wait_for(lambda: not servers(), 5)
+    assert wait_for(lambda: not servers())
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_a_loader_ask_the_same_processes(method):
     with serve(SPEC, devices="cpu") as backend:
