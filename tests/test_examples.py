@@ -47,10 +47,10 @@ def test_the_embedded_model_s_recipe_runs_in_slices_and_makes_a_pipeline(tmp_pat
     assert recipe.main([*command, "--steps", "2", "--slice-minutes", "0"]) is None
     folder = recipe.main([*command, "--steps", "2"])
     spec = ModelSpec(str(folder), size=64, steps=1, device="cpu")
-    [made] = DiffusersBackend(spec).generate(
+    [answer] = DiffusersBackend(spec).generate(
         [GenerationRequest("mosaic", seed=0, image=torch.full((3, 64, 64), 99, dtype=torch.uint8))]
     )
-    assert (3, 64, 64) == tuple(made.image.shape)
+    assert (3, 64, 64) == tuple(answer.image.shape)
 
     command = ["--data", photos, "--val", photos, "--run", str(tmp_path), "--model", str(folder)]
     figures = evaluation.main([*command, "--photos", "2", "--judge-steps", "1"])

