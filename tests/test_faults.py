@@ -54,11 +54,10 @@ ROOT = Path(__file__).parents[1]
 TWO = ["class 0/0.png", "class 1/1.png"]
 
 
-@pytest.mark.parametrize("run", ["alone", "grown", "shards"])
-def test_a_run_struck_at_any_change_to_the_disk_can_be_resumed_to_the_same_set(tmp_path, run):
+def test_a_run_struck_at_any_change_to_the_disk_can_be_resumed_to_the_same_set(tmp_path):
     save_photos(tmp_path / "photos", TWO, 40, 50)
-    results = json.loads(run_program("struck_runs", tmp_path, run))
-    assert {"killed", "full"} == set(results)
+    results = json.loads(run_program("struck_runs", tmp_path))
+    assert 6 == len(results)
     for result in results.values():
         assert [] == result["wrong"]
         assert result["points"] > 10

@@ -1,4 +1,4 @@
-"""Strike a kind of run at its n-th change to the disk, for every n; say where it did not recover.
+"""Strike runs at their n-th change to the disk, for every n; say where it did not recover.
 
 A change is a file that is opened for writing, made, renamed or removed. Random moments meet the
 rare ones only by luck. One process imports everything once, and forks each run that is to be
@@ -127,10 +127,11 @@ def main():
     torch.set_num_threads(1)
     os.chdir(sys.argv[1])
     sys.addaudithook(strike)
-    run, before = RUNS[sys.argv[2]]
-    run("whole")
     results = {}
-    for fault in ("killed", "full"):
+    for name, fault in itertools.product(RUNS, ("killed", "full")):
+        run, before = RUNS[name]
+        shutil.rmtree("whole", ignore_errors=True)
+        run("whole")
         wrong = []
         for number in itertools.count(1):
             shutil.rmtree("set", ignore_errors=True)
@@ -139,7 +140,7 @@ def main():
                     break
             except Exception as error:
                 wrong.append(f"{number}: {type(error).__name__}: {error}")
-        results[fault] = {"points": number, "wrong": wrong}
+        results[f"{name} {fault}"] = {"points": number, "wrong": wrong}
     print(json.dumps(results))
 
 
