@@ -28,14 +28,34 @@ def _one_thread_and_seed():
 
 
 @pytest.fixture
-def socket_folder(tmp_path_factory, monkeypatch):
-    """A short private folder for the sockets of model processes; none of these outlives a test."""
+def socket_folder(request, tmp_path_factory, monkeypatch):
+    """A short private folder for the sockets of model processes, which end with the test.
+
+    A test marked `shared_process` has the folder and the processes of its module instead: to start
+    a process takes seconds.
+    """
     from diffaug import unload
 
-    folder = tmp_path_factory.mktemp("s")
+    if request.node.get_closest_marker("shared_process"):
+        folder = request.getfixturevalue("_shared_folder")
+    else:
+        folder = tmp_path_factory.mktemp("s")
+        request.addfinalizer(_kill_servers)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     monkeypatch.setenv("DIFFAUG_CACHE", str(folder / "cache"))
     yield folder
     unload()
+
+
+@pytest.fixture(scope="module")
+def _shared_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("s")
+    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        _kill_servers()
+
+
+def _kill_servers():
     for pid in servers():
         os.kill(pid, signal.SIGKILL)

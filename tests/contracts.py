@@ -1,5 +1,6 @@
 """What every backend promises, as checks that any test can call on its own implementation."""
 
+import itertools
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -57,9 +58,8 @@ def check_backend(
         _check_answers(backend, requests, answers)
         assert backend.fingerprint == fingerprint, "'fingerprint' changed by generating"
 
-        for i, one in enumerate(answers):
-            for other in answers[:i]:
-                assert not torch.equal(one.image, other.image), "requests must differ in image"
+        for first, second in itertools.combinations(answers, 2):
+            assert not torch.equal(first.image, second.image), "requests must differ in image"
         backwards = _generate_purely(backend, list(reversed(requests)))[::-1]
         _check_same(answers, backwards, "reversed, the order of the images is another", exact)
         alone = [_generate_purely(backend, [request])[0] for request in requests]
@@ -73,9 +73,9 @@ def check_backend(
         backend.close()
         again = _generate_purely(backend, requests)
         _check_same(answers, again, "after close, images are others", exact)
-    with make_backend() as second:
-        assert second.fingerprint == fingerprint, "a second backend has another fingerprint"
-        _check_same(answers, second.generate(requests), "a second backend: other images", exact)
+    with make_backend() as other:
+        assert other.fingerprint == fingerprint, "a second backend has another fingerprint"
+        _check_same(answers, other.generate(requests), "a second backend: other images", exact)
 
 
 def _generate_purely(backend: Backend, requests: Sequence[GenerationRequest]) -> list[Generated]:
@@ -106,9 +106,9 @@ def _check_same(
     expected: Sequence[Generated], actual: Sequence[Generated], message: str, exact: bool
 ) -> None:
     assert len(expected) == len(actual), message
-    for one, other in zip(expected, actual, strict=True):
-        assert same_images(one.image, other.image, exact=exact), message
-        assert (one.seed, one.fallback) == (other.seed, other.fallback), message
+    for before, after in zip(expected, actual, strict=True):
+        assert same_images(before.image, after.image, exact=exact), message
+        assert (before.seed, before.fallback) == (after.seed, after.fallback), message
 
 
 def _check_refusal(

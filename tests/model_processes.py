@@ -1,4 +1,7 @@
-"""A model's process as seen from outside, and pictures to be edited by it."""
+"""A model's process as seen from outside, and pictures to be edited by it.
+
+A worker that starts afresh imports this module, and nothing that is slow to import.
+"""
 
 import os
 import subprocess
@@ -10,11 +13,10 @@ from torch.utils.data import Dataset
 
 
 def servers():
-    """The pids of this test's model processes, seen from outside."""
-    found = subprocess.run(
-        ["ps", "-ww", "-eo", "pid,stat,args"], capture_output=True, text=True
-    ).stdout
-    lines = [line.split(None, 2) for line in found.splitlines() if "process/watchdog.py" in line]
+    """Return the pids of this test's model processes, seen from outside."""
+    command = ["ps", "-ww", "-eo", "pid,stat,args"]
+    text = subprocess.run(command, capture_output=True, text=True).stdout
+    lines = [line.split(None, 2) for line in text.splitlines() if "process/watchdog.py" in line]
     return [int(pid) for pid, state, _ in lines if not state.startswith("Z") and is_ours(pid)]
 
 
@@ -27,21 +29,27 @@ def is_ours(pid):
     return f"XDG_RUNTIME_DIR={os.environ['XDG_RUNTIME_DIR']}".encode() in environment.split(b"\0")
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=100):
+    """Wait until a condition holds, and return it; the limit is for a machine that is busy."""
     until = time.monotonic() + seconds
     while not condition() and time.monotonic() < until:
         time.sleep(0.05)
     return condition()
 
 
-class Photos(Dataset):
-    """Eight pictures, edited one by one."""
+def set_environment(environment, worker):
+    """Set a worker's environment, which under a forkserver is that of an earlier test."""
+    os.environ.update(environment)
 
-    def __init__(self, transform):
-        self.transform = transform
+
+class Photos(Dataset):
+    """Pictures, each edited when it is read."""
+
+    def __init__(self, transform, count=8):
+        self.transform, self.count = transform, count
 
     def __len__(self):
-        return 8
+        return self.count
 
     def __getitem__(self, index):
         image = torch.full((3, 16, 16), 20 * index + 40, dtype=torch.uint8)

@@ -2,8 +2,9 @@
 
 import itertools
 import random
-from functools import cached_property
+from functools import cached_property, partial
 
+import numpy as np
 import pytest
 import torch
 from contracts import check_backend, check_error, same_images
@@ -11,6 +12,7 @@ from contracts import check_backend, check_error, same_images
 from diffaug import Generated, GenerationRequest, RecordingBackend
 from diffaug.errors import DiffaugError
 
+TIMES = itertools.count()
 REQUESTS = [GenerationRequest("a", 1), GenerationRequest("b", 2), GenerationRequest("c", 300)]
 
 
@@ -28,16 +30,19 @@ class OrderSwapped(RecordingBackend):
         return super().generate(requests)[::-1]
 
 
-class TouchesTorch(RecordingBackend):
-    def generate(self, requests):
-        torch.rand(1)
-        return super().generate(requests)
+def touch_torch(request, usual):
+    torch.rand(1)
+    return usual
 
 
-class TouchesRandom(RecordingBackend):
-    def generate(self, requests):
-        random.random()
-        return super().generate(requests)
+def touch_random(request, usual):
+    random.random()
+    return usual
+
+
+def touch_numpy(request, usual):
+    np.random.random()
+    return usual
 
 
 class ClosesOnce(Strict):
@@ -59,40 +64,34 @@ class NoEmptyList(RecordingBackend):
 
 class DependsOnCompany(RecordingBackend):
     def generate(self, requests):
-        made = super().generate(requests)
-        return [Generated(one.image ^ len(made) * 8, one.seed) for one in made]
+        answers = super().generate(requests)
+        return [Generated(usual.image ^ len(answers) * 8, usual.seed) for usual in answers]
 
 
-class DependsOnTime(RecordingBackend):
-    def generate(self, requests):
-        made = super().generate(requests)
-        return [Generated(one.image ^ len(self.requests) * 8, one.seed) for one in made]
+def depend_on_time(request, usual):
+    return Generated(usual.image ^ next(TIMES) % 32 * 8, usual.seed)
 
 
-class AllTheSame(RecordingBackend):
-    def generate(self, requests):
-        return [Generated(torch.zeros(3, 64, 64, dtype=torch.uint8), r.seed) for r in requests]
+def answer_alike(request, usual):
+    return Generated(torch.zeros_like(usual.image), usual.seed)
 
 
 class NewFingerprint(Strict):
-    made = itertools.count()
+    numbers = itertools.count()
 
     @cached_property
     def fingerprint(self):
-        return str(next(self.made))
+        return str(next(self.numbers))
 
 
-class WrongSize(RecordingBackend):
-    def generate(self, requests):
-        return [Generated(one.image[:, 1:], one.seed) for one in super().generate(requests)]
+def crop(request, usual):
+    return Generated(usual.image[:, 1:], usual.seed)
 
 
-class RunsFirst(RecordingBackend):
-    def generate(self, requests):
-        made = super().generate(requests)
-        if any(request.prompt == "bad" for request in requests):
-            raise ValueError("'prompt' must be good, got 'bad'.")
-        return made
+def refuse_late(request, usual):
+    if request.prompt == "bad":
+        raise ValueError("'prompt' must be good, got 'bad'.")
+    return usual
 
 
 class NamesNothing(Strict):
@@ -101,10 +100,6 @@ class NamesNothing(Strict):
             return super().generate(requests)
         except ValueError:
             raise ValueError("something is wrong") from None
-
-
-class TakesAnything(RecordingBackend):
-    pass
 
 
 class TwoPartError(ValueError):
@@ -118,6 +113,10 @@ class ErrorDoesNotPickle(Strict):
             return super().generate(requests)
         except ValueError:
             raise TwoPartError("prompt", "bad") from None
+
+
+def answering(answer):
+    return partial(RecordingBackend, answer=answer)
 
 
 def check(make_backend):
@@ -138,18 +137,19 @@ def test_a_good_backend_passes():
     ("broken", "message"),
     [
         (OrderSwapped, "'seed' is not|order"),
-        (TouchesTorch, "torch's global random state"),
-        (TouchesRandom, "random's global state"),
+        (answering(touch_torch), "torch's global random state"),
+        (answering(touch_random), "^random's global state"),
+        (answering(touch_numpy), "numpy's global state"),
         (ForgetsOne, "not one image for each"),
         (NoEmptyList, "empty list"),
         (DependsOnCompany, "company"),
-        (DependsOnTime, "order of the images|other images"),
-        (AllTheSame, "requests must differ"),
+        (answering(depend_on_time), "order of the images|other images"),
+        (answering(answer_alike), "requests must differ"),
         (NewFingerprint, "another fingerprint"),
-        (WrongSize, "not of 'size'"),
-        (RunsFirst, "the model ran"),
+        (answering(crop), "not of 'size'"),
+        (answering(refuse_late), "the model ran"),
         (NamesNothing, "does not name 'prompt'"),
-        (TakesAnything, "a bad 'prompt' was taken"),
+        (RecordingBackend, "a bad 'prompt' was taken"),
     ],
 )
 def test_a_broken_backend_fails_with_what_is_broken(broken, message):

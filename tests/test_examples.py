@@ -37,42 +37,61 @@ def test_augment_a_folder_gives_originals_and_augmented_together(tmp_path, capsy
     assert f"{len(augmented)} made, 0 already there" in capsys.readouterr().out
 
 
-def test_the_embedded_model_s_recipe_runs_in_slices_and_makes_a_pipeline(tmp_path, monkeypatch):
+PHOTOS = str(EXAMPLES / "photos")
+
+
+@pytest.fixture
+def recipes(monkeypatch):
+    """The folder of the recipes, on Python's path, as they import one another."""
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    recipe, evaluation = load("train_tiny_edit"), load("evaluate_tiny_edit")
-    photos = str(EXAMPLES / "photos")
-    command = ["--data", photos, "--out", str(tmp_path), "--device", "cpu", "--photos", "7"]
-    command += ["--batch-size", "2", "--widths", "8", "8", "16"]
-    assert recipe.main([*command, "--steps", "2", "--slice-minutes", "0"]) is None
-    folder = recipe.main([*command, "--steps", "2"])
-    spec = ModelSpec(str(folder), size=64, steps=1, device="cpu")
-    [made] = DiffusersBackend(spec).generate(
-        [GenerationRequest("mosaic", seed=0, image=torch.full((3, 64, 64), 99, dtype=torch.uint8))]
-    )
-    assert (3, 64, 64) == tuple(made.image.shape)
 
-    command = ["--data", photos, "--val", photos, "--run", str(tmp_path), "--model", str(folder)]
+
+def recipe_command(folder, *options):
+    """Return the arguments that train a recipe's model as small as can be."""
+    command = ["--data", PHOTOS, "--out", str(folder), "--device", "cpu", "--batch-size", "2"]
+    return [*command, "--widths", "8", "8", "16", *options]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [("train_tiny_edit", ["--photos", "2"]), ("train_tiny_translate", [])],
+)
+def test_a_recipe_makes_a_pipeline_that_loads(recipes, tmp_path, recipe, options):
+    folder = load(recipe).main([*recipe_command(tmp_path, *options), "--steps", "1"])
+    task = recipe.rpartition("_")[2]
+    spec = ModelSpec(str(folder), task=task, size=64, steps=1, device="cpu")
+    source = torch.full((3, 64, 64), 99, dtype=torch.uint8)
+    strength = 1.0 if task == "translate" else None
+    request = GenerationRequest("mosaic", seed=0, image=source, strength=strength)
+    [answer] = DiffusersBackend(spec).generate([request])
+    assert (3, 64, 64) == tuple(answer.image.shape)
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_editing_model_runs_in_slices_and_is_measured(recipes, tmp_path):
+    recipe, evaluation = load("train_tiny_edit"), load("evaluate_tiny_edit")
+    command = recipe_command(tmp_path, "--photos", "7", "--steps", "2")
+    assert recipe.main([*command, "--slice-minutes", "0"]) is None
+    folder = recipe.main(command)
+    command = ["--data", PHOTOS, "--val", PHOTOS, "--run", str(tmp_path), "--model", str(folder)]
     figures = evaluation.main([*command, "--photos", "2", "--judge-steps", "1"])
     assert set(figures["prompts"]) == set(DIFFUSEMIX_PROMPTS)
     assert f"{figures['autoencoder_psnr']:.1f} dB" in (folder / "README.md").read_text()
 
 
-def test_the_recipe_of_the_translating_model_runs_in_slices_and_is_measured(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+@pytest.mark.slow
+def test_the_recipe_of_the_translating_model_runs_in_slices_and_is_measured(recipes, tmp_path):
     recipe, evaluation = load("train_tiny_translate"), load("evaluate_tiny_translate")
-    photos = str(EXAMPLES / "photos")
-    command = ["--data", photos, "--out", str(tmp_path), "--device", "cpu"]
-    command += ["--batch-size", "2", "--widths", "8", "8", "16", "--steps", "2"]
+    command = recipe_command(tmp_path, "--steps", "2")
     assert recipe.main([*command, "--slice-minutes", "0"]) is None
     folder = recipe.main(command)
     again = ["--init", str(folder), "--export", str(tmp_path / "more"), "--steps", "1"]
     assert tmp_path / "more" == recipe.main([*command, *again, "--out", str(tmp_path / "again")])
 
-    command = ["--data", photos, "--val", photos, "--run", str(tmp_path), "--model", str(folder)]
+    command = ["--data", PHOTOS, "--val", PHOTOS, "--run", str(tmp_path), "--model", str(folder)]
     judge = tmp_path / "judge.safetensors"
-    trained = ["--data", photos, "--val", photos, "--out", str(judge), "--device", "cpu"]
+    trained = ["--data", PHOTOS, "--val", PHOTOS, "--out", str(judge), "--device", "cpu"]
     assert 0 <= load("tiny_judge").main([*trained, "--steps", "1", "--batch-size", "2"]) <= 1
     command += ["--each", "2", "--moves", "3", "--judge", str(judge), "--device", "cpu"]
     figures = evaluation.main([*command, "--sheet", str(tmp_path / "sheet.png")])
@@ -105,6 +124,7 @@ def test_few_shot_diff_mix_goes_from_folder_to_comparison(tmp_path, monkeypatch,
     }
 
 
+@pytest.mark.slow
 def test_the_gain_of_fine_tuning_is_measured_before_and_after(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

@@ -14,7 +14,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,9 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from answers import at
+from child_process import run_program
 from contracts import same_images
 from image_folders import contents, picture, save_photos
-from model_processes import Photos
+from model_processes import Photos, servers, wait_for
 from PIL import Image, ImageOps
 from tiny_pipelines import make_requests, model_folder, tiny_spec
 from torch.utils.data import DataLoader
@@ -52,190 +53,14 @@ ROOT = Path(__file__).parents[1]
 #: A picture of each of two classes.
 TWO = ["class 0/0.png", "class 1/1.png"]
 
-# A fault comes at the n-th change to a disk (a file opened for writing, made, renamed, removed),
-# for every n there is: what random moments find only by luck. One process imports everything once,
-# and forks a run to be killed while it has no other thread.
-DRIVER = """
-import errno, itertools, json, os, shutil, signal, sys
-from pathlib import Path
-import torch
-from diffaug import HalfConcat, PromptEdit, RecordingBackend, augment_folder
-from diffaug.errors import DestinationError
-from diffaug.images import read_image
 
-torch.set_num_threads(1)
-MADE = {"os.mkdir", "os.rename", "os.truncate"}
-GONE = {"os.remove", "os.rmdir"}
-left, fault = float("inf"), ""
-
-def strike(event, arguments):
-    global left
-    if event == "open":
-        changes = (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    else:
-        changes = event in MADE or event in GONE and fault == "killed"
-    if changes:
-        left -= 1
-        if left < 0 and fault == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if left < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-def make(folder, per_image, **options):
-    transform = HalfConcat(PromptEdit(backend=RecordingBackend(8)))
-    augment_folder("photos", folder, transform, per_image=per_image, format="png", **options)
-
-def alone(folder):
-    make(folder, 1, include_originals=True)
-
-def grown(folder):
-    make(folder, 2)
-
-def shards(folder):
-    for share in ("1/2", "2/2"):
-        make(folder, 1, shard=share)
-
-BEFORE = {
-    alone: lambda folder: None,
-    grown: lambda folder: make(folder, 1),
-    shards: lambda folder: make(folder, 1, shard="1/2"),
-}
-
-def survives(go, number):
-    "Strike a run, check what it left, go on, and compare; False once there is no such change."
-    global left
-    BEFORE[go]("set")
-    if fault == "killed":
-        child = os.fork()
-        if child == 0:
-            try:
-                left = number - 1
-                go("set")
-                os._exit(0)
-            finally:
-                os._exit(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code in (0, -signal.SIGKILL), f"it ended with {code}"
-        through = code == 0
-    else:
-        left, through = number - 1, True
-        try:
-            go("set")
-        except DestinationError as error:
-            assert "No space left on device; once it can, the same command goes" in str(error)
-            through = False
-        finally:
-            left = float("inf")
-    check(Path("set"))
-    go("set")
-    assert contents(go.__name__) == contents("set"), "the set is another"
-    return not through
-
-def contents(folder):
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-def names(path):
-    lines = path.read_bytes().split(b"\\n")[:-1] if path.exists() else []
-    return [json.loads(line)["file_name"] for line in lines]
-
-def check(folder):
-    for path in folder.rglob("*.png"):
-        read_image(path)
-    for part in {path.parent for path in folder.rglob("*.jsonl")}:
-        rows = names(part / "metadata.jsonl")
-        assert len(rows) == len(set(rows)), f"a row is there twice: {rows}"
-        for name in rows + names(part / ".diffaug.journal.jsonl"):
-            assert (part / name).exists() or (folder / name).exists(), f"{name} is lost"
-
-os.chdir(sys.argv[1])
-sys.addaudithook(strike)
-found = {}
-for go in (alone, grown, shards):
-    go(go.__name__)
-    for fault in ("killed", "full"):
-        wrong = []
-        for number in itertools.count(1):
-            shutil.rmtree("set", ignore_errors=True)
-            try:
-                if not survives(go, number):
-                    break
-            except Exception as error:
-                wrong.append(f"{number}: {type(error).__name__}: {error}")
-        found[f"{go.__name__} {fault}"] = {"points": number, "wrong": wrong}
-print(json.dumps(found))
-"""
-
-
-@pytest.fixture(scope="module")
-def struck(tmp_path_factory):
-    """What came of every run struck at every change that it makes to the disk."""
-    folder = tmp_path_factory.mktemp("struck")
-    save_photos(folder / "photos", TWO, 40, 50)
-    process = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(folder)],
-        timeout=200,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 0 == process.returncode, process.stderr[-4000:]
-    return json.loads(process.stdout)
-
-
-@pytest.mark.parametrize("fault", ["killed", "full"])
-@pytest.mark.parametrize("way", ["alone", "grown", "shards"])
-def test_a_run_struck_at_any_change_to_the_disk_goes_on_to_the_same_set(struck, way, fault):
-    assert [] == struck[f"{way} {fault}"]["wrong"]
-    assert struck[f"{way} {fault}"]["points"] > 10
-
-
-# Full in the middle of a file, as no hook can make it: in a mount that nobody else sees.
-FULL_DISK = """
-import os, shutil, subprocess, sys
-from pathlib import Path
-import torch
-from diffaug import PromptEdit, RecordingBackend, augment_folder
-from diffaug.errors import DestinationError
-
-torch.set_num_threads(1)
-
-def go(folder):
-    transform = PromptEdit(backend=RecordingBackend(8))
-    augment_folder("photos", folder, transform, per_image=2, format="png")
-
-def refused(folder, reason):
-    try:
-        go(folder)
-    except DestinationError as error:
-        text = str(error)
-        assert reason in text and "once it can, the same command goes on" in text, text
-        return True
-    return False
-
-def contents(folder):
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-os.chdir(sys.argv[1])
-go("whole")
-os.mkdir("disk")
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", "disk"], check=True)
-count = 0
-for pages in range(32):
-    Path("disk/filler").write_bytes(bytes(4096 * (32 - pages)))
-    if not refused("disk/set", "No space left on device"):
-        break
-    count += 1
-    Path("disk/filler").unlink()
-    go("disk/set")
-    assert contents("disk/set") == contents("whole"), pages
-    shutil.rmtree("disk/set")
-assert count > 5 and pages < 31, (count, pages)
-shutil.rmtree("disk/set")
-subprocess.run(["mount", "-o", "remount,ro", "disk"], check=True)
-assert refused("disk/set", "Read-only file system")
-"""
+def test_a_run_struck_at_any_change_to_the_disk_can_be_resumed_to_the_same_set(tmp_path):
+    save_photos(tmp_path / "photos", TWO, 40, 50)
+    results = json.loads(run_program("struck_runs", tmp_path))
+    assert 6 == len(results)
+    for result in results.values():
+        assert [] == result["wrong"]
+        assert result["points"] > 10
 
 
 def test_a_full_and_a_read_only_disk_are_said_in_one_line_and_the_run_goes_on(tmp_path):
@@ -243,43 +68,20 @@ def test_a_full_and_a_read_only_disk_are_said_in_one_line_and_the_run_goes_on(tm
     if not shutil.which("unshare") or subprocess.run([*private, "true"], check=False).returncode:
         pytest.skip("this machine lets nobody mount a disk of their own")
     save_photos(tmp_path / "photos", TWO, 40, 50)
-    process = subprocess.run(
-        [*private, sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        timeout=100,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 0 == process.returncode, process.stderr[-4000:]
-
-
-class Disturbing(RecordingBackend):
-    """Does something before its n-th call."""
-
-    def disturb_at(self, call, action):
-        self.calls, self.call, self.action = 0, call, action
-        return self
-
-    def generate(self, requests):
-        self.calls += 1
-        if self.calls == self.call:
-            self.action()
-        return super().generate(requests)
+    run_program("full_disk", tmp_path, before=private)
 
 
 def test_a_destination_taken_away_and_made_anew_by_another_is_left_to_them(tmp_path):
     save_photos(tmp_path / "photos", TWO, 40, 50)
 
     def swap():
-        # What is on its way is written first.
-        until = time.monotonic() + 20
-        while len(contents(tmp_path / "set")) < 11 and time.monotonic() < until:
-            time.sleep(0.02)
+        # The images of the first batch are written first.
+        assert wait_for(lambda: len(contents(tmp_path / "set")) >= 11)
         (tmp_path / "set").rename(tmp_path / "taken")
         (tmp_path / "set").mkdir()
         (tmp_path / "set" / "theirs.txt").write_text("mine")
 
-    backend = Disturbing(16).disturb_at(2, swap)
+    backend = RecordingBackend(16, answer=at(8, swap))
     with pytest.raises(DestinationError, match="could not be written to: No such file"):
         augment_folder(
             tmp_path / "photos", tmp_path / "set", PromptEdit(backend=backend), per_image=8
@@ -350,8 +152,8 @@ def test_odd_images_are_augmented_and_damaged_ones_named(tmp_path, format):
         tmp_path / "photos", tmp_path / "set", mix, per_image=2, format=format,
         include_originals=True,
     )  # fmt: skip
-    assert broken == {Path(one.source).name for one in done.skipped}
-    assert all("\n" not in one.reason and "not a readable" in one.reason for one in done.skipped)
+    assert broken == {Path(skipped.source).name for skipped in done.skipped}
+    assert not [skipped for skipped in done.skipped if "\n" in skipped.reason]
     rows = read_manifest(tmp_path / "set")
     assert 3 * 12 == len(rows) == done.made
     for row in rows:
@@ -435,56 +237,32 @@ def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
         assert same_images(*images)
 
 
-@pytest.fixture
-def sockets(tmp_path_factory, monkeypatch):
-    """A private folder for sockets; no model process of it outlives the test."""
-    folder = tmp_path_factory.mktemp("s")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    monkeypatch.setenv("DIFFAUG_WORKER", "process")
-    yield folder
-    unload()
-    for pid in models_of(folder):
-        os.kill(pid, signal.SIGKILL)
-
-
-def models_of(folder):
-    """The pids of the model processes that listen in a folder, whoever else runs some."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = f"XDG_RUNTIME_DIR={folder}\0".encode() in (entry / "environ").read_bytes()
-            if ours and b"process/watchdog.py" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-def test_killed_amid_an_epoch_of_four_workers_the_model_comes_back_and_no_image_is_lost(sockets):
+def test_a_model_killed_while_four_workers_ask_it_comes_back_and_no_image_is_lost(
+    socket_folder, monkeypatch
+):
     edit = PromptEdit(["snowy"], backend=tiny_spec("edit"), cache=False)
     data = Photos(edit)
     expected = [data[index] for index in range(8)]
     unload()
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
     killed = []
 
     def kill():
-        while not (found := models_of(sockets)):
-            time.sleep(0.02)
-        while not list(sockets.rglob("*.sock")):
-            time.sleep(0.02)
-        time.sleep(0.3)  # the model is being loaded, or asked
-        os.kill(found[0], signal.SIGKILL)
-        killed.append(found[0])
+        # From when it listens, the workers ask it; its model is not loaded yet.
+        assert wait_for(lambda: list(socket_folder.rglob("*.sock")))
+        killed.extend(servers())
+        os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    made = torch.cat(list(DataLoader(data, 1, num_workers=4, prefetch_factor=1)))
-    killer.join(30)
-    assert 1 == len(killed) and killed != models_of(sockets)
-    assert all(same_images(a, b) for a, b in zip(expected, made, strict=True))
+    loader = DataLoader(data, 1, num_workers=4, prefetch_factor=1)
+    images = torch.cat(list(loader))
+    killer.join()
+    assert 1 == len(killed) and killed != servers()
+    assert all(same_images(a, b) for a, b in zip(expected, images, strict=True))
 
 
-def test_a_model_process_killed_before_its_socket_has_its_name_is_no_hindrance(sockets):
+def test_a_model_process_killed_before_its_socket_has_its_name_is_no_hindrance(socket_folder):
     spec = tiny_spec("edit")
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(f"{_Place(pin(spec)).path}.new")
@@ -505,10 +283,10 @@ def test_the_script_kills_a_run_goes_on_and_finds_the_same_set(tmp_path, capsys)
     command = ["--engine", "local", "--kills", "1", "--images", "4", "--backend"]
     command += [str(model_folder("edit")), "--source", str(tmp_path / "photos")]
     command += ["--fractals", str(tmp_path / "photos"), "--out", str(tmp_path / "faults.json")]
-    found = load_script().main(command)["local"]
-    assert [] == found["problems"]
-    assert 1 == sum(found["kills"].values()) and found["sets"] >= 1
-    assert found == json.loads((tmp_path / "faults.json").read_text())["ways"]["local"]
+    results = load_script().main(command)["local"]
+    assert [] == results["problems"]
+    assert 1 == sum(results["kills"].values()) and results["sets"] >= 1
+    assert results == json.loads((tmp_path / "faults.json").read_text())["ways"]["local"]
     assert "local        1 kills" in capsys.readouterr().out
 
 
@@ -526,12 +304,12 @@ def test_the_script_sees_half_images_lost_images_and_rows_there_twice(tmp_path):
     manifest.write_bytes(manifest.read_bytes() + manifest.read_bytes().splitlines(True)[-1])
     problems, images, alone = script.faults_in(tmp_path / "bad")
     assert (3, 3, 0) == (len(problems), images, alone)
-    said = " ".join(problems)
-    assert "is half written" in said and "has two rows" in said and "a row and no image" in said
+    text = " ".join(problems)
+    assert "is half written" in text and "has two rows" in text and "a row and no image" in text
     (tmp_path / "bad" / ".diffaug.lock").touch()
-    said = script.differences(tmp_path / "set", tmp_path / "bad")
-    assert 4 == len(said)
-    assert {"is missing", "is left over", "differs"} == {one.rpartition("' ")[2] for one in said}
+    lines = script.differences(tmp_path / "set", tmp_path / "bad")
+    assert 4 == len(lines)
+    assert {"is missing", "is left over", "differs"} == {line.rpartition("' ")[2] for line in lines}
 
 
 def overtaken(monkeypatch, other):

@@ -38,11 +38,11 @@ def rehearse(folder, *sections):
 def test_sections_pass_and_add_up_over_calls(tmp_path):
     printed, _ = rehearse(tmp_path, "machine", "tensors")
     assert "PASS an image has one key wherever it lies" in printed
-    printed, found = rehearse(tmp_path, "memory")
+    printed, results = rehearse(tmp_path, "memory")
     assert "machine" not in printed.split()
-    assert ["machine", "tensors", "memory"] == list(found["sections"])
-    assert "cpu" == found["machine"]["device"]
-    for section in found["sections"].values():
+    assert ["machine", "tensors", "memory"] == list(results["sections"])
+    assert "cpu" == results["machine"]["device"]
+    for section in results["sections"].values():
         assert section["finished"] and section["rows"]
         assert not [row["check"] for row in section["rows"] if row["ok"] is False]
 
@@ -50,8 +50,8 @@ def test_sections_pass_and_add_up_over_calls(tmp_path):
 @pytest.mark.slow
 def test_every_section_passes(tmp_path):
     sections = ["speed", "same", "tuning", "works", "processes"]
-    _, found = rehearse(tmp_path, *sections)
-    assert sections == list(found["sections"])
+    _, results = rehearse(tmp_path, *sections)
+    assert sections == list(results["sections"])
 
 
 def test_a_section_that_fails_is_reported_and_the_others_run(benchmark, tmp_path, monkeypatch):
@@ -89,9 +89,9 @@ def test_the_table_copes_with_missing_sections(benchmark):
         {"check": "edit", "ok": None, "figures": {"images_per_s": 7.5, "peak_gb": 6}},
         {"check": "goal", "ok": False, "figures": {"times": 9}},
     ]
-    made = tables.gpu(
+    table = tables.gpu(
         {"machine": machine, "sections": {"speed": {"finished": False, "rows": rows}}}
     )
-    assert "| edit | 7.5 |" in made and made.count("| 6 |") == 1
-    assert "| speed | 0 | 1 | cut off |" in made
-    assert "| speed | goal | **no** | times 9 |" in made
+    assert "| edit | 7.5 |" in table and table.count("| 6 |") == 1
+    assert "| speed | 0 | 1 | cut off |" in table
+    assert "| speed | goal | **no** | times 9 |" in table

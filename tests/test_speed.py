@@ -49,7 +49,7 @@ def test_ours_and_the_released_arithmetic_make_the_same_picture(speed):
 @pytest.mark.parametrize("side", ["right", "bottom"])
 def test_the_baseline_is_the_published_formula(speed, side):
     levels = np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
-    made = speed.released_mix(*(Image.fromarray(one) for one in levels), side)
+    mixed = speed.released_mix(*(Image.fromarray(pixels) for pixels in levels), side)
     start = (40 if side == "right" else 30) // 2 - 10
     weight = np.zeros(40 if side == "right" else 30)
     weight[start : start + 20] = np.arange(20) / 19
@@ -57,7 +57,7 @@ def test_the_baseline_is_the_published_formula(speed, side):
     weight = weight[None, :, None] if side == "right" else weight[:, None, None]
     image, edited, fractal = levels.astype(float)
     joined = np.floor((1 - weight) * image + weight * edited + 1e-6)
-    apart = np.abs(np.asarray(made) - np.floor(0.8 * joined + 0.2 * fractal))
+    apart = np.abs(np.asarray(mixed) - np.floor(0.8 * joined + 0.2 * fractal))
     assert apart.max() <= 1 and (apart > 0).mean() < 0.15
 
 

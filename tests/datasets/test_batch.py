@@ -5,20 +5,12 @@ import time
 
 import pytest
 import torch
+from model_processes import wait_for
 from torchvision.transforms import v2
 
 from diffaug import BatchAugment, DiffMix, DiffuseMix, FractalBank, HalfConcat, RecordingBackend
 
 BANK = FractalBank(2, 16)
-
-
-class Slow(RecordingBackend):
-    """Take a while for each call, and note when and where it began."""
-
-    def generate(self, requests):
-        self.calls = [*getattr(self, "calls", []), (time.monotonic(), threading.get_ident())]
-        time.sleep(0.05)
-        return super().generate(requests)
 
 
 def batches(count=4):
@@ -56,13 +48,19 @@ def test_draws_follow_the_seed_and_leave_training_its_own():
 
 
 def test_the_next_batch_is_generated_while_one_is_trained_on():
-    backend = Slow(16)
-    started = []
-    for _ in BatchAugment(batches(), mix(backend)):
-        time.sleep(0.1)
-        started.append(len(backend.calls))
-    assert [2, 3, 4, 4] == started
-    assert threading.get_ident() not in {thread for _, thread in backend.calls}
+    threads = set()
+
+    def note_thread(request, usual):
+        threads.add(threading.get_ident())
+        return usual
+
+    backend = RecordingBackend(16, answer=note_thread)
+    for number, _ in enumerate(BatchAugment(batches(), mix(backend))):
+        begun = 3 * min(number + 2, 4)
+        assert wait_for(lambda begun=begun: len(backend.requests) >= begun)
+        time.sleep(0.05)
+        assert begun == len(backend.requests)  # one batch ahead and no more
+    assert threads and threading.get_ident() not in threads
 
 
 def test_labels_are_mixed_too():
@@ -80,8 +78,12 @@ def test_without_a_model_there_is_no_thread():
 
 
 def test_leaving_early_ends_the_thread():
+    def slowly(request, usual):
+        time.sleep(0.02)
+        return usual
+
     before = threading.active_count()
-    for _ in BatchAugment(batches(), mix(Slow(16))):
+    for _ in BatchAugment(batches(), mix(RecordingBackend(16, answer=slowly))):
         break
     assert before == threading.active_count()
 

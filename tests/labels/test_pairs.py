@@ -276,7 +276,6 @@ def test_a_sampler_that_cannot_be_is_one_clear_line(options, error, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -298,10 +297,10 @@ def test_a_sampler_that_cannot_be_is_one_clear_line(options, error, message):
         ({"gamma": None}, TypeError, "'gamma' must be a number, got None"),
     ],
 )
-def test_pairs_that_cannot_be_are_one_clear_line(strategy, changes, error, message):
+def test_pairs_that_cannot_be_are_one_clear_line(changes, error, message):
     arguments = {"source": [0, 1], "strength": 0.5, "gamma": 0.5, **changes}
     with pytest.raises(error, match=message) as caught:
-        sampler(strategy)(arguments.pop("source"), arguments.pop("strength"), **arguments)
+        sampler("uniform")(arguments.pop("source"), arguments.pop("strength"), **arguments)
     assert "\n" not in str(caught.value)
 
 

@@ -7,12 +7,11 @@ import os
 import shutil
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from answers import refused
+from answers import at, refused
 from image_folders import contents, picture, save
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -326,12 +325,7 @@ def test_progress_goes_to_stderr_once_a_run_takes_longer_than_an_error(photos, t
     augment_folder(photos, tmp_path / "quick", mixer(), progress=True)
     assert "" == capsys.readouterr().err
 
-    class Slow(RecordingBackend):
-        def generate(self, requests):
-            time.sleep(1.1)
-            return super().generate(requests)
-
-    transform = mixer(backend=Slow())
+    transform = mixer(backend=RecordingBackend(answer=at(8, lambda: time.sleep(1.1))))
     augment_folder(photos, tmp_path / "set", transform, per_image=2, progress=True)
     out, err = capsys.readouterr()
     assert "" == out
@@ -538,12 +532,9 @@ def test_a_resume_keeps_the_batch_size_it_was_begun_with(photos, tmp_path):
 
 
 def test_a_set_of_nothing_but_originals_is_an_error_but_is_finished(photos, tmp_path):
-    class Refusing(RecordingBackend):
-        def generate(self, requests):
-            return [replace(answer, fallback=True) for answer in super().generate(requests)]
-
+    backend = RecordingBackend(16, answer=refused)
     with pytest.raises(GenerationError, match=r"all 7 images .* came out blank or refused, and"):
-        augment_folder(photos, tmp_path / "set", mixer(backend=Refusing(16)), per_image=1)
+        augment_folder(photos, tmp_path / "set", mixer(backend=backend), per_image=1)
     assert all(row["fallback"] for row in read_manifest(tmp_path / "set"))
 
 

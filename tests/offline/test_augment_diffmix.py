@@ -6,11 +6,12 @@ import shutil
 import signal
 import warnings
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from answers import refuse
+from answers import at, raise_error, refuse
 from image_folders import contents, picture, save
 from PIL import Image
 from tiny_pipelines import SIZE, save_classes, save_learned, tiny_spec
@@ -45,15 +46,6 @@ def photos(tmp_path):
 
 def mixer(names=NAMES, **options):
     return DiffMix(names, **{"backend": RecordingBackend(16), "gamma": 0.8, **options})
-
-
-class Interrupting(RecordingBackend):
-    """Stops the run at its third call."""
-
-    def generate(self, requests):
-        if len(self.requests) >= 16:
-            raise KeyboardInterrupt
-        return super().generate(requests)
 
 
 def test_there_are_so_many_images_as_sources_times_copies_in_the_target_s_folder(photos, tmp_path):
@@ -167,8 +159,9 @@ def test_an_interrupted_run_goes_on_to_the_same_set(photos, tmp_path, options):
     settings = {"per_image": 5, "format": "png", **options}
     strengths = [0.2, 0.5, 0.9]
     augment_folder(photos, tmp_path / "whole", mixer(strength=strengths), **settings)
+    third_batch = at(16, partial(raise_error, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        broken = mixer(strength=strengths, backend=Interrupting(16))
+        broken = mixer(strength=strengths, backend=RecordingBackend(16, answer=third_batch))
         augment_folder(photos, tmp_path / "set", broken, **settings)
     before = len(contents(tmp_path / "set"))
     done = augment_folder(photos, tmp_path / "set", mixer(strength=strengths), **settings)

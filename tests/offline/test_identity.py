@@ -70,10 +70,9 @@ def test_a_folder_is_its_weights_wherever_it_lies(tmp_path):
 
 
 def test_the_model_of_a_wrapped_backend_is_found():
-    class Inner(RecordingBackend):
-        spec = ModelSpec("org/name", revision="0" * 40)
-
-    assert Inner.spec == pinned(CachedBackend(Inner()))
+    backend = RecordingBackend()
+    backend.spec = ModelSpec("org/name", revision="0" * 40)
+    assert backend.spec == pinned(CachedBackend(backend))
     assert pinned(RecordingBackend()) is None
     assert pinned(None) is None
 

@@ -172,7 +172,7 @@ def test_a_run_that_was_killed_unlocks_its_folder(tmp_path):
     )
     process = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        timeout=60,
+        timeout=300,
         env={**os.environ},
         check=False,
     )

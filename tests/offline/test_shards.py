@@ -4,10 +4,12 @@ import filecmp
 import multiprocessing
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from answers import at, raise_error
 from tiny_pipelines import tiny_spec
 from torchvision.utils import save_image
 
@@ -108,15 +110,11 @@ class _Stopped(Exception):
 
 
 def test_a_part_that_was_stopped_goes_on(photos, tmp_path):
-    class Failing(RecordingBackend):
-        def generate(self, requests):
-            if len(self.requests) > 4:
-                raise _Stopped
-            return super().generate(requests)
-
+    second_batch = at(8, partial(raise_error, _Stopped()))
     options = {"per_image": 4, "seed": 1}
     augment_folder(photos, tmp_path / "one", edit(), **options)
-    broken = PromptEdit(["snowy", "sunset"], variants=None, backend=Failing(16))
+    backend = RecordingBackend(16, answer=second_batch)
+    broken = PromptEdit(["snowy", "sunset"], variants=None, backend=backend)
     augment_folder(photos, tmp_path / "parts", edit(), shard="2/2", **options)
     with pytest.raises(_Stopped):
         augment_folder(photos, tmp_path / "parts", broken, shard="1/2", **options)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from answers import CallCounting
 from PIL import Image
 
 from diffaug import DiffuseMix, FractalBank, FractalBlend, PromptEdit, RecordingBackend
@@ -35,16 +36,10 @@ def test_pictures_are_in_their_columns_and_keep_their_proportions():
 
 
 def test_a_sheet_shows_every_stage_and_asks_the_backend_once(photos, tmp_path):
-    calls = []
-
-    class Counting(RecordingBackend):
-        def generate(self, requests):
-            calls.append(len(requests))
-            return super().generate(requests)
-
-    transform = DiffuseMix(backend=Counting(16), fractals=FractalBank(2, 32))
+    backend = CallCounting(16)
+    transform = DiffuseMix(backend=backend, fractals=FractalBank(2, 32))
     assert [] == preview(photos, tmp_path / "sheet.png", transform, tile=64)
-    assert [3] == calls
+    assert [3] == backend.calls
     assert read_image(tmp_path / "sheet.png").shape[2] == GUTTER + 5 * (64 + GUTTER)
 
 

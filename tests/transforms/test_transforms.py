@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from answers import refused
+from answers import CallCounting, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,8 +15,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from diffaug import (
+    DiffMix,
     FractalBank,
     FractalBlend,
+    Generated,
     HalfConcat,
     ModelSpec,
     PromptEdit,
@@ -129,18 +131,27 @@ def test_p_is_the_share_of_images_of_a_batch_that_change():
 
 
 def test_a_batch_is_one_call_to_the_backend_and_each_image_is_drawn_for_itself():
-    calls = []
-
-    class Counting(RecordingBackend):
-        def generate(self, requests):
-            calls.append(len(requests))
-            return super().generate(requests)
-
-    backend = Counting(size=16)
+    backend = CallCounting(size=16)
     torch.manual_seed(0)
     HalfConcat(PromptEdit(backend=backend, p=0.5), p=0.5)(torch.rand(64, 3, 8, 8))
-    assert len(calls) == 1 and 4 <= calls[0] <= 30
+    assert len(backend.calls) == 1 and 4 <= backend.calls[0] <= 30
     assert len({request.prompt for request in backend.requests}) > 1
+
+
+def test_a_model_is_sent_the_image_as_it_is_and_its_answer_comes_out_as_it_is():
+    image = torch.arange(3 * 16 * 16, dtype=torch.uint8).view(3, 16, 16)
+    answer = image.flip(2).roll(1, 1)
+    backend = RecordingBackend(16, answer=lambda request, usual: Generated(answer, request.seed))
+    for transform in (
+        PromptEdit(backend=backend),
+        DiffMix(["a", "b"], p=0.5, pairs="other", gamma=0.5, backend=backend),
+    ):
+        sample = (image, 0) if isinstance(transform, DiffMix) else image
+        outputs = [transform(sample) for _ in range(12)]
+        outputs = [output[0] if isinstance(output, tuple) else output for output in outputs]
+        changed = [output for output in outputs if not torch.equal(image, output)]
+        assert changed and all(torch.equal(answer, output) for output in changed)
+    assert all(torch.equal(image, request.image) for request in backend.requests)
 
 
 def test_all_images_of_one_sample_share_a_draw():

@@ -10,22 +10,22 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from child_process import command, environment
 from contracts import check_backend, check_error, same_images
-from model_processes import Photos, servers, wait_for
+from model_processes import Photos, servers, set_environment, wait_for
 from tiny_pipelines import make_request, make_requests, tiny_spec
 from torch.utils.data import DataLoader, Dataset
 
 from diffaug import DiffusersBackend, PromptEdit
 from diffaug.backends.hub import pin
 from diffaug.backends.process import client, protocol
-from diffaug.backends.process.client import RESTARTS, WorkerBackend, _Place, wants_process
+from diffaug.backends.process.client import WorkerBackend, _Place, wants_process
 from diffaug.backends.process.watchdog import process_started
 from diffaug.errors import DiffaugError, GenerationError, ModelError
 
@@ -33,40 +33,44 @@ SPEC = tiny_spec("edit")
 pytestmark = pytest.mark.usefixtures("socket_folder")
 
 
+@pytest.mark.shared_process
 def test_it_keeps_what_every_backend_promises():
     bad = {"image": make_request(image=None), "strength": make_request(strength=0.5)}
     check_backend(lambda: WorkerBackend(SPEC), make_requests(count=3), bad)
     assert 1 == len(servers())
 
 
+@pytest.mark.shared_process
 def test_it_gives_the_images_of_the_direct_backend():
     requests = make_requests(count=5)
-    made = WorkerBackend(SPEC).generate(requests)
-    for one, other in zip(DiffusersBackend(SPEC).generate(requests), made, strict=True):
-        assert same_images(one.image, other.image) and one.seed == other.seed
+    answers = WorkerBackend(SPEC).generate(requests)
+    for direct, answer in zip(DiffusersBackend(SPEC).generate(requests), answers, strict=True):
+        assert same_images(direct.image, answer.image) and direct.seed == answer.seed
 
 
+@pytest.mark.shared_process
 def test_callers_of_one_process_share_it_and_each_gets_its_own():
-    def ask(place, requests, answers):
+    def ask(number, requests, answers):
         with WorkerBackend(SPEC) as backend:
-            answers[place] = [backend.generate([request])[0] for request in requests]
+            answers[number] = [backend.generate([request])[0] for request in requests]
 
-    requests = [make_requests(count=n + 2) for n in range(3)]
+    parts = [make_requests(count=n + 2) for n in range(3)]
     answers = {}
     threads = [
-        threading.Thread(target=ask, args=(n, some, answers)) for n, some in enumerate(requests)
+        threading.Thread(target=ask, args=(n, part, answers)) for n, part in enumerate(parts)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     direct = DiffusersBackend(SPEC)
-    for place, some in enumerate(requests):
-        for one, other in zip(direct.generate(some), answers[place], strict=True):
-            assert same_images(one.image, other.image)
+    for number, part in enumerate(parts):
+        for expected, answer in zip(direct.generate(part), answers[number], strict=True):
+            assert same_images(expected.image, answer.image)
     assert 1 == len(servers())
 
 
+@pytest.mark.shared_process
 def test_one_caller_s_mistake_is_not_another_s():
     backend, errors_seen, fine = WorkerBackend(SPEC), [], []
     backend.generate(make_requests(count=1))
@@ -84,7 +88,7 @@ def test_one_caller_s_mistake_is_not_another_s():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert 5 == len(errors_seen) and 10 == len(fine)
     check_error(errors_seen[0])
     assert "In the process that runs" in errors_seen[0].__notes__[0]
@@ -99,19 +103,17 @@ def test_errors_of_loading_come_back_as_they_are(tmp_path):
     assert 1 == len(servers())
 
 
-def test_killed_under_load_it_is_started_again_and_asked_again():
+def test_killed_under_load_it_is_started_again_and_asked_again(monkeypatch):
+    monkeypatch.setattr(client, "RESTARTS", 1)  # each takes seconds
     backend = WorkerBackend(SPEC)
-    made = backend.generate(make_requests(count=3))
-    for _ in range(RESTARTS):
-        [pid] = servers()
-        os.kill(pid, signal.SIGKILL)
-        again = backend.generate(make_requests(count=3))
-        assert all(same_images(a.image, b.image) for a, b in zip(made, again, strict=True))
+    before = backend.generate(make_requests(count=3))
     [pid] = servers()
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(
-        GenerationError, match=f"died {RESTARTS + 1} times; its last words"
-    ) as error:
+    after = backend.generate(make_requests(count=3))
+    assert all(same_images(a.image, b.image) for a, b in zip(before, after, strict=True))
+    [pid] = servers()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(GenerationError, match="died 2 times; its last words") as error:
         backend.generate(make_requests(count=3))
     check_error(error.value)
 
@@ -141,8 +143,11 @@ def test_a_process_killed_as_it_starts_is_started_again(monkeypatch, tmp_path):
 def test_a_process_whose_owner_is_killed_ends_while_it_still_imports(tmp_path):
     """Its imports take seconds; here they never end."""
     (tmp_path / "diffaug").mkdir()
-    (tmp_path / "diffaug" / "__init__.py").write_text("import time; time.sleep(100)")
-    mother = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    importing = tmp_path / "importing"
+    (tmp_path / "diffaug" / "__init__.py").write_text(
+        f"import pathlib, time; pathlib.Path({str(importing)!r}).touch(); time.sleep(600)"
+    )
+    mother = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     where = str(tmp_path / "1-model.sock")
     Path(where).with_suffix(".key").touch()
     job = {"owner": [mother.pid, process_started(mother.pid)], "socket": where}
@@ -153,27 +158,28 @@ def test_a_process_whose_owner_is_killed_ends_while_it_still_imports(tmp_path):
     child = subprocess.Popen([sys.executable, "-P", client._SCRIPT], stdin=subprocess.PIPE)
     child.stdin.write(json.dumps(job).encode() + b"\n")
     child.stdin.flush()
-    time.sleep(1)
-    assert child.poll() is None
+    assert wait_for(importing.exists) and child.poll() is None
     mother.kill()
     mother.wait()
-    assert 0 == child.wait(5)
+    assert 0 == child.wait(100)
     assert not Path(where).with_suffix(".key").exists()
 
 
+@pytest.mark.shared_process
 def test_a_pickled_backend_is_its_spec_and_finds_the_same_process():
     backend = WorkerBackend(SPEC)
     backend.generate(make_requests(count=1))
     data = pickle.dumps(backend)
     assert len(data) < 1024
-    [made] = pickle.loads(data).generate(make_requests(count=1))
-    assert same_images(backend.generate(make_requests(count=1))[0].image, made.image)
+    [answer] = pickle.loads(data).generate(make_requests(count=1))
+    assert same_images(backend.generate(make_requests(count=1))[0].image, answer.image)
     assert 1 == len(servers())
 
 
+@pytest.mark.shared_process
 def test_a_connection_inherited_through_a_fork_is_left_alone():
     backend = WorkerBackend(SPEC)
-    [made] = backend.generate(make_requests(count=1))
+    [answer] = backend.generate(make_requests(count=1))
     context = multiprocessing.get_context("fork")
     pipe, end = context.Pipe()
 
@@ -183,9 +189,9 @@ def test_a_connection_inherited_through_a_fork_is_left_alone():
 
     process = context.Process(target=child, daemon=True)
     process.start()
-    assert pipe.poll(60) and made.image.tolist() == pipe.recv()
-    process.join(10)
-    assert same_images(made.image, backend.generate(make_requests(count=1))[0].image)
+    assert pipe.poll(200) and answer.image.tolist() == pipe.recv()
+    process.join()
+    assert same_images(answer.image, backend.generate(make_requests(count=1))[0].image)
     assert 1 == len(servers())
 
 
@@ -208,8 +214,8 @@ def test_a_worker_s_model_ends_with_its_parent_and_that_of_a_rank_with_the_rank(
     for daemon in (False, True):
         process = context.Process(target=_where, args=(queue,), daemon=daemon)
         process.start()
-        inside, owner, number = queue.get(timeout=60)
-        process.join(10)
+        inside, owner, number = queue.get(timeout=200)
+        process.join()
         assert (daemon, os.getpid() if daemon else number) == (inside, owner)
     assert not client.in_child()
     [[inside, owner]] = DataLoader(_Wheres(), num_workers=1, multiprocessing_context="fork")
@@ -231,11 +237,6 @@ def test_processes_with_a_gpu_each_have_a_model_each(monkeypatch):
     assert 5 == len(set(paths))
 
 
-def set_environment(environment, worker):
-    os.environ.update(environment)
-
-
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_of_a_loader_share_one_process(method, monkeypatch):
     monkeypatch.setenv("DIFFAUG_WORKER", "process")
@@ -245,13 +246,13 @@ def test_workers_of_a_loader_share_one_process(method, monkeypatch):
         4,
         num_workers=2,
         multiprocessing_context=method,
-        # The server of forks may be an earlier test's, with that one's environment.
         worker_init_fn=partial(set_environment, dict(os.environ)),
     )
-    made = torch.cat(list(loader))
+    images = torch.cat(list(loader))
     assert 1 == len(servers())
-    assert torch.equal(made, torch.cat(list(loader)))
-    assert 1 == len(servers())
+    if method == "fork":  # workers of another kind take seconds to start
+        assert torch.equal(images, torch.cat(list(loader)))
+        assert 1 == len(servers())
     # The main process joins the one that is there, and loads nothing itself.
     assert isinstance(edit.live_backend(), WorkerBackend)
 
@@ -260,39 +261,25 @@ def test_in_mid_epoch_its_death_goes_unnoticed(monkeypatch):
     monkeypatch.setenv("DIFFAUG_WORKER", "process")
     edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
     loader = DataLoader(Photos(edit), 1, num_workers=2, prefetch_factor=1)
-    made = []
+    batches = []
     for number, batch in enumerate(loader):
-        made.append(batch)
+        batches.append(batch)
         if number == 2:
             os.kill(servers()[0], signal.SIGKILL)
-    assert 8 == len(made) and 1 == len(servers())
-
-
-OWNER = """
-import sys, time
-sys.path[:0] = {path!r}
-from model_processes import Photos
-from tiny_pipelines import tiny_spec
-from diffaug import PromptEdit
-from torch.utils.data import DataLoader
-edit = PromptEdit(["snowy"], backend=tiny_spec("edit"), cache=False)
-loader = DataLoader(Photos(edit), 1, num_workers=2, persistent_workers=True)
-list(loader)
-print("ready", flush=True)
-time.sleep(100)
-"""
+    assert 8 == len(batches) and 1 == len(servers())
 
 
 def test_kill_9_of_the_owner_leaves_no_process_and_no_socket(socket_folder, monkeypatch):
     monkeypatch.setenv("DIFFAUG_WORKER", "process")
-    code = OWNER.format(path=[str(Path(__file__).parents[2]), *sys.path])
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("loader_owner"), env=environment(), stdout=subprocess.PIPE, text=True
+    )
     assert "ready" == process.stdout.readline().strip()
     assert 1 == len(servers()) and list(socket_folder.rglob("*.sock"))
     process.kill()
     process.wait()
-    assert wait_for(lambda: not servers(), 5)
-    assert wait_for(lambda: not list((socket_folder / f"diffaug-{os.getuid()}").iterdir()), 5)
+    assert wait_for(lambda: not servers())
+    assert wait_for(lambda: not list((socket_folder / f"diffaug-{os.getuid()}").iterdir()))
 
 
 @pytest.mark.parametrize(
@@ -338,6 +325,7 @@ def test_a_long_path_gives_way_to_a_short_one(tmp_path, monkeypatch):
     assert len(str(_Place(SPEC).path)) < 104
 
 
+@pytest.mark.shared_process
 def test_who_does_not_know_the_key_is_turned_away():
     backend = WorkerBackend(SPEC)
     backend.generate(make_requests(count=1))
@@ -348,6 +336,7 @@ def test_who_does_not_know_the_key_is_turned_away():
     assert backend.generate(make_requests(count=1))
 
 
+@pytest.mark.shared_process
 def test_an_answer_that_was_not_waited_for_is_not_the_next_one_s(monkeypatch):
     """Ctrl-C in a notebook, and another cell asks for as many images."""
     backend, receive = WorkerBackend(SPEC), protocol.receive
@@ -361,8 +350,8 @@ def test_an_answer_that_was_not_waited_for_is_not_the_next_one_s(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         backend.generate([first])
     monkeypatch.setattr(protocol, "receive", receive)
-    [made] = backend.generate([second])
-    assert same_images(DiffusersBackend(SPEC).generate([second])[0].image, made.image)
+    [answer] = backend.generate([second])
+    assert same_images(DiffusersBackend(SPEC).generate([second])[0].image, answer.image)
 
 
 def test_too_much_at_once_is_refused_before_it_is_sent(monkeypatch):
@@ -380,9 +369,9 @@ def test_images_of_any_shape_and_layout_cross_a_socket():
     protocol.send(ours, {"ask": "echo"}, sent)
     header, received = protocol.receive(theirs)
     assert {"ask": "echo"} == header
-    for one, other in zip(sent, received, strict=True):
-        assert one.shape == other.shape and torch.equal(one, other)
-        other.zero_()  # nobody else's memory, and writable
+    for before, after in zip(sent, received, strict=True):
+        assert before.shape == after.shape and torch.equal(before, after)
+        after.zero_()  # nobody else's memory, and writable
 
 
 @pytest.mark.parametrize("shapes", [[[3, 2, 3]], [[-3, -2, 2]], [[3, 2], [2, 2]]])

@@ -24,41 +24,37 @@ def test_one_process_a_device_shares_the_work_and_ends_with_the_statement():
     requests = make_requests(count=7)
     with serve(SPEC, devices=TWO) as backend:
         assert 2 == len(servers())
-        made = backend.generate(requests)
+        answers = backend.generate(requests)
         check_backend(lambda: pickle.loads(pickle.dumps(backend)), requests[:3])
         assert 2 == len(servers())
-    assert wait_for(lambda: not servers(), 5)
-    for one, other in zip(DiffusersBackend(SPEC).generate(requests), made, strict=True):
-        assert same_images(one.image, other.image)
+    assert wait_for(lambda: not servers())
+    for direct, answer in zip(DiffusersBackend(SPEC).generate(requests), answers, strict=True):
+        assert same_images(direct.image, answer.image)
 
 
 def test_it_ends_after_an_error_too():
     with pytest.raises(RuntimeError, match="stop"), serve(SPEC, devices="cpu"):
         raise RuntimeError("stop")
-    assert wait_for(lambda: not servers(), 5)
+    assert wait_for(lambda: not servers())
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_a_loader_ask_the_same_processes(method):
     with serve(SPEC, devices="cpu") as backend:
         edit = PromptEdit(["snowy"], backend=backend)
         loader = DataLoader(Photos(edit), 4, num_workers=2, multiprocessing_context=method)
-        made = torch.cat(list(loader))
+        images = torch.cat(list(loader))
         assert 1 == len(servers())
-        direct = [PromptEdit(["snowy"], backend=DiffusersBackend(SPEC))(one) for one in photos()]
-        assert all(same_images(a, b) for a, b in zip(direct, made, strict=True))
-
-
-def photos():
-    return [Photos(lambda image: image)[index] for index in range(8)]
+        here = Photos(PromptEdit(["snowy"], backend=DiffusersBackend(SPEC)))
+        direct = [here[index] for index in range(len(here))]
+        assert all(same_images(a, b) for a, b in zip(direct, images, strict=True))
 
 
 def test_each_process_has_one_part_at_a_time(monkeypatch):
     pool = PoolBackend([WorkerBackend(SPEC), WorkerBackend(SPEC)])
     busy, most, asked, lock = dict.fromkeys(map(id, pool.backends), 0), [0], [], threading.Lock()
 
-    def generate(self, some):
+    def generate(self, requests):
         with lock:
             busy[id(self)] += 1
             most[0] = max(most[0], busy[id(self)])
@@ -66,20 +62,20 @@ def test_each_process_has_one_part_at_a_time(monkeypatch):
         time.sleep(0.02)
         with lock:
             busy[id(self)] -= 1
-        return some
+        return requests
 
     monkeypatch.setattr(WorkerBackend, "load", lambda self: 0)
     monkeypatch.setattr(WorkerBackend, "generate", generate)
     requests = make_requests(count=16)
     assert requests == pool.generate(requests)
-    assert 1 == most[0] and {4} == {asked.count(one) for one in busy}
+    assert 1 == most[0] and {4} == {asked.count(backend) for backend in busy}
 
 
 def test_the_least_busy_is_asked(monkeypatch):
     pool = PoolBackend([WorkerBackend(SPEC), WorkerBackend(SPEC)])
     busy, asked = {id(pool.backends[0]): 9, id(pool.backends[1]): 2}, []
     monkeypatch.setattr(WorkerBackend, "load", lambda self: busy[id(self)])
-    monkeypatch.setattr(WorkerBackend, "generate", lambda self, some: asked.append(self) or some)
+    monkeypatch.setattr(WorkerBackend, "generate", lambda self, part: asked.append(self) or part)
     pool.generate(make_requests(count=2))
     assert [pool.backends[1]] == asked
 
