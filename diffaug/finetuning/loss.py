@@ -1,22 +1,12 @@
 """How well a model predicts the noise that was added to an image: what fine-tuning lowers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from diffaug import arguments
-from diffaug.backends.hub import pin
-from diffaug.backends.loading import TOKEN, choose_device, load_pipeline
-from diffaug.backends.presets import resolve
-from diffaug.backends.request import check_rgb
-from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError
-from diffaug.finetuning.pictures import square
-from diffaug.seeds import derive_seed
 
 
 class NoisedImage(NamedTuple):
@@ -72,13 +62,16 @@ class Denoiser:
                 f"got {self.prediction_type!r}; choose another."
             )
 
-    def noise(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Draw what is random about one image: its encoding, its timestep, its noise."""
-        side = size // self.pipe.vae_scale_factor
+    def with_noise(
+        self, pixels: torch.Tensor, label: int, generator: torch.Generator
+    ) -> NoisedImage:
+        """Draw the encoding, the timestep and the noise of one square image."""
+        side = pixels.shape[-1] // self.pipe.vae_scale_factor
         shape = (self.pipe.vae.config.latent_channels, side, side)
         encoding = torch.randn(shape, generator=generator)
         timestep = torch.randint(len(self.scheduler.betas), (), generator=generator)
-        return encoding, timestep, torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        return NoisedImage(pixels, label, encoding, timestep, noise)
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
         """Turn prompts into the numbers of their tokens, (B, length)."""
@@ -110,53 +103,3 @@ class Denoiser:
             noisy.to(unet.dtype), timesteps, meaning.to(unet.dtype), return_dict=False
         )[0]
         return functional.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))
-
-
-@torch.no_grad()
-def noise_loss(
-    backend: str | Path | ModelSpec,
-    pictures: Sequence[torch.Tensor],
-    prompts: Sequence[str],
-    *,
-    seed: int = 0,
-    draws: int = 8,
-    device: str = "auto",
-) -> float:
-    """Measure how well a model knows images: its mean noise-prediction error on fixed noise.
-
-    Before and after fine-tuning, on images that were held out, it tells whether training helped.
-
-    Args:
-        backend: a preset, a model folder, a fine-tuned folder or a spec.
-        pictures: uint8 ``(3, H, W)``; their middle square is used.
-        prompts: one for each image, such as ``finetuned.read(folder).prompt(name)``.
-        seed: of the noise and the timesteps.
-        draws: of them for each image, >= 1.
-        device: as in :class:`ModelSpec`.
-
-    Raises:
-        ValueError: not one prompt for each image, or none; a ``<token>`` that was not learned.
-        ModelError: the model cannot be used.
-    """
-    arguments.whole("draws", draws, 1)
-    if not pictures or len(pictures) != len(prompts):
-        raise ValueError(
-            f"'prompts' must be one for each image, got {len(prompts)} for {len(pictures)}."
-        )
-    for picture in pictures:
-        check_rgb(picture, "pictures")
-    spec = replace(pin(resolve(backend)), device=str(choose_device(device)))
-    denoiser = Denoiser(load_pipeline(spec))
-    known = denoiser.pipe.tokenizer.get_added_vocab()
-    for token in (token for prompt in prompts for token in TOKEN.findall(prompt)):
-        if token not in known:
-            raise ValueError(f"'prompts' must use learned tokens, and {token!r} is none.")
-    total = 0.0
-    for number, (picture, words) in enumerate(zip(pictures, denoiser.words(prompts), strict=True)):
-        pixels = square(picture, spec.size)
-        items = []
-        for draw in range(draws):
-            generator = torch.Generator().manual_seed(derive_seed(seed, number, draw))
-            items.append(NoisedImage(pixels, 0, *denoiser.noise(spec.size, generator)))
-        total += float(denoiser.errors(items, words.expand(draws, -1)).mean())
-    return total / len(pictures)

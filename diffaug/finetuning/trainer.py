@@ -20,8 +20,8 @@ from diffaug.backends.pipeline import Job, run_batch
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError
+from diffaug.finetuning.data import Pictures
 from diffaug.finetuning.loss import Denoiser, NoisedImage, min_snr_weights
-from diffaug.finetuning.pictures import Pictures
 from diffaug.finetuning.settings import Settings
 from diffaug.seeds import derive_seed
 
@@ -132,8 +132,7 @@ class Trainer:
     def item(self, step: int, item: int) -> NoisedImage:
         """Draw image ``item`` of a step; nothing else has a say in it."""
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, step, item))
-        pixels, label = self.pictures.draw(generator)
-        return NoisedImage(pixels, label, *self.denoiser.noise(self.pictures.size, generator))
+        return self.denoiser.with_noise(*self.pictures.draw(generator), generator)
 
     def _items(self) -> list[NoisedImage]:
         """Return this process's items of the step to come, and begin to read the next ones."""

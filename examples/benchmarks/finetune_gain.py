@@ -31,8 +31,12 @@ from tiny_judge import train_judge
 
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec, finetune
 from diffaug.backends import finetuned
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
-from diffaug.finetuning.loss import noise_loss
+from diffaug.finetuning.data import square
+from diffaug.finetuning.loss import Denoiser
+from diffaug.seeds import derive_seed
 
 
 @torch.inference_mode()
@@ -44,6 +48,24 @@ def recognised(judge: SmallResNet, images: Tensor, wanted: Tensor) -> dict[str, 
         "named": (chances.argmax(1) == wanted).float().mean().item(),
         "probability": right.mean().item(),
     }
+
+
+@torch.no_grad()
+def noise_loss(spec: ModelSpec, images: Tensor, prompts: list[str], seed: int, draws: int) -> float:
+    """Return how far a model's noise prediction is off, for the same noise and timesteps each time.
+
+    The mean is over `draws` timesteps of each image's middle square.
+    """
+    denoiser = Denoiser(load_pipeline(pin(spec)))
+    total = 0.0
+    for index, (image, words) in enumerate(zip(images, denoiser.words(prompts), strict=True)):
+        pixels = square(image, spec.size)
+        generators = [
+            torch.Generator().manual_seed(derive_seed(seed, index, draw)) for draw in range(draws)
+        ]
+        items = [denoiser.with_noise(pixels, 0, generator) for generator in generators]
+        total += denoiser.errors(items, words.expand(draws, -1)).mean().item()
+    return total / len(images)
 
 
 def generate(
@@ -117,7 +139,7 @@ def main(
         moved = generate(spec, prompts[when], each, sources, strength)
         rows += [made.view(len(names), each, *made.shape[1:])[:, :4].flatten(0, 1)]
         figures[when] = {
-            "held_out_loss": noise_loss(spec, list(others[chosen]), texts, draws=draws),
+            "held_out_loss": noise_loss(spec, others[chosen], texts, 0, draws),
             "from_text": recognised(judge, made, wanted),
             "translated": recognised(judge, moved, wanted),
         }
