@@ -10,11 +10,11 @@ from diffaug.errors import ModelError
 
 
 class NoisedImage(NamedTuple):
-    """One image of one step, with all that is random about it."""
+    """One image of one step, with the noise that is added to it."""
 
     pixels: torch.Tensor  # (3, S, S), uint8
     label: int
-    encoding: torch.Tensor  # (4, s, s), which of the VAE's encodings
+    encoding: torch.Tensor  # (4, s, s), where in the VAE's distribution of latents
     timestep: torch.Tensor  # ()
     noise: torch.Tensor  # (4, s, s)
 
@@ -22,10 +22,10 @@ class NoisedImage(NamedTuple):
 def min_snr_weights(
     alphas_cumprod: torch.Tensor, gamma: float, prediction_type: str
 ) -> torch.Tensor:
-    """Weigh the loss at each timestep so that easy, nearly clean images do not rule it.
+    """Weigh the loss at each timestep so that easy, nearly clean images do not dominate it.
 
     Args:
-        alphas_cumprod: the share of the signal's variance, any shape.
+        alphas_cumprod: the signal's share of the variance, any shape.
         gamma: signal-to-noise ratio above which a timestep weighs less; 5 in the paper.
         prediction_type: ``"epsilon"`` (min(SNR, gamma) / SNR) or ``"v_prediction"``
             (min(SNR, gamma) / (SNR + 1)).
@@ -44,7 +44,7 @@ def min_snr_weights(
 
 
 class Denoiser:
-    """A pipeline's parts, and how far its prediction is from the noise that was added.
+    """Measure how far a pipeline's prediction is from the noise that was added.
 
     Raises:
         ModelError: the model predicts neither noise nor velocity.
@@ -58,7 +58,7 @@ class Denoiser:
         self.prediction_type: str = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ModelError(
-                "a model that is fine-tuned must predict epsilon or v_prediction, "
+                "a model to fine-tune must predict epsilon or v_prediction, "
                 f"got {self.prediction_type!r}; choose another."
             )
 
@@ -75,14 +75,14 @@ class Denoiser:
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
         """Turn prompts into the numbers of their tokens, (B, length)."""
-        read = self.pipe.tokenizer(
+        encoded = self.pipe.tokenizer(
             list(prompts),
             padding="max_length",
             truncation=True,
             max_length=self.pipe.tokenizer.model_max_length,
             return_tensors="pt",
         )
-        return torch.as_tensor(read.input_ids)
+        return torch.as_tensor(encoded.input_ids)
 
     def errors(self, items: Sequence[NoisedImage], words: torch.Tensor) -> torch.Tensor:
         """Return the mean squared error of each item's prediction, (B,)."""
@@ -92,8 +92,8 @@ class Denoiser:
             for name in ("pixels", "encoding", "timestep", "noise")
         )
         with torch.no_grad():
-            found = vae.encode(pixels.to(vae.dtype) / 127.5 - 1).latent_dist
-            latents = (found.mean + found.std * encoding).float() * vae.config.scaling_factor
+            encoded = vae.encode(pixels.to(vae.dtype) / 127.5 - 1).latent_dist
+            latents = (encoded.mean + encoded.std * encoding).float() * vae.config.scaling_factor
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target: torch.Tensor = noise
         if self.prediction_type == "v_prediction":

@@ -1,19 +1,30 @@
 """Fine-tuning for Diff-Mix: a folder of classes in, a model that knows a word for each out."""
 
+import gc
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffaug.arguments import whole
+import torch
+
 from diffaug.backends.hub import download
-from diffaug.backends.loading import choose_device, load_tokenizer
+from diffaug.backends.loading import choose_device, load_pipeline, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
-from diffaug.finetuning.data import Lessons, Words
+from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.run_folder import RunFolder
-from diffaug.finetuning.settings import Settings, base_spec, check_parts, choose_precision
+from diffaug.finetuning.settings import (
+    Settings,
+    base_spec,
+    check_parts,
+    choose_precision,
+    without_adapters,
+)
+from diffaug.finetuning.trainer import Trainer
+from diffaug.finetuning.words import check_words
 from diffaug.offline.sources import Skipped
+from diffaug.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -110,43 +121,98 @@ def finetune(
     """
     started = time.monotonic()
     settings = Settings(
-        seed=seed,
-        steps=steps,
-        rank=rank,
-        learning_rate=learning_rate,
-        embedding_learning_rate=embedding_learning_rate,
-        batch_size=batch_size,
+        seed=seed, steps=steps, rank=rank, learning_rate=learning_rate,
+        embedding_learning_rate=embedding_learning_rate, batch_size=batch_size,
         gradient_accumulation=gradient_accumulation,
-        gradient_checkpointing=gradient_checkpointing,
-        mixed_precision=mixed_precision,
-        min_snr_gamma=min_snr_gamma,
-        balanced=balanced,
-    )
-    whole("checkpoint_every", checkpoint_every, 1)
-    whole("sample_every", sample_every, 0)
-    words = Words(metaclass, initial_token)
+        gradient_checkpointing=gradient_checkpointing, mixed_precision=mixed_precision,
+        min_snr_gamma=min_snr_gamma, balanced=balanced, metaclass=metaclass,
+        initial_token=initial_token, shots=shots, checkpoint_every=checkpoint_every,
+        sample_every=sample_every,
+    )  # fmt: skip
     spec = base_spec(base, size, device)
-    chosen = choose_device(device)
-    precision = choose_precision(mixed_precision, chosen)
-    lessons = Lessons(source, shots, seed)
-
+    spec = replace(spec, device=str(choose_device(spec.device)))
+    precision = choose_precision(mixed_precision, torch.device(spec.device))
+    images = TrainingSet(source, shots, seed)
     name = base if isinstance(base, str) and base in PRESETS else name_of(spec.model)
-    run = RunFolder(destination, lessons, words, spec, settings, name)
-    there = run.recorded()
-    if there.get("finished"):
-        run.checkpoint.unlink(missing_ok=True)
+    folder = RunFolder(destination, images, spec, settings, name)
+
+    losses: list[float] = []
+    recorded = folder.recorded()
+    if recorded.get("finished"):
+        folder.checkpoint.unlink(missing_ok=True)
     else:
-        check_parts(download(run.spec), run.base)
-        initial = words.check(load_tokenizer(run.spec), len(lessons.names))
-        run.skipped = lessons.unreadable(strict) if not there else run.skipped
-        run.go(initial, chosen, precision, checkpoint_every, sample_every, progress)
+        check_parts(download(folder.spec), folder.base)
+        check_words(load_tokenizer(folder.spec), settings, len(images.names))
+        if not recorded:
+            folder.skipped = images.unreadable(strict)
+        losses = _train(folder, precision, progress)
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where CUDA was never used
+    last = losses[-100:]
     return FinetuneSummary(
-        folder=run.folder,
-        classes=len(lessons.names),
-        images=len(lessons.keys) - len(run.skipped),
+        folder=folder.folder,
+        classes=len(images.names),
+        images=len(images.keys) - len(folder.skipped),
         steps=steps,
-        trained=len(run.losses),
-        loss=sum(run.losses[-100:]) / len(run.losses[-100:]) if run.losses else None,
-        skipped=(*lessons.skipped, *run.skipped),
+        trained=len(losses),
+        loss=sum(last) / len(last) if last else None,
+        skipped=(*images.source.skipped, *folder.skipped),
         seconds=time.monotonic() - started,
+    )
+
+
+def _train(folder: RunFolder, precision: str, progress: bool) -> list[float]:
+    """Train from the last checkpoint, or from the start, to the end; return the losses."""
+    from accelerate import PartialState
+
+    settings, losses = folder.settings, list[float]()
+    processes = PartialState(cpu=torch.device(folder.spec.device).type == "cpu")
+    if settings.batch_size < processes.num_processes:
+        raise ValueError(
+            "'batch_size' must be at least the number of processes, "
+            f"{processes.num_processes}, got {settings.batch_size}."
+        )
+    first = processes.is_main_process
+    trainer = _trainer(folder, precision, processes.process_index, processes.num_processes)
+    folder.restore(trainer)
+    # The first process writes only after all others have read the folder.
+    processes.wait_for_everyone()
+    if first:
+        folder.begin()
+    total, done = settings.steps * settings.batch_size, trainer.step * settings.batch_size
+    try:
+        with progress_bar(progress and first, total, done=done) as bar:
+            while trainer.step < settings.steps:
+                losses.append(trainer.train())
+                if bar is not None:
+                    bar.set_postfix(step=trainer.step, loss=f"{losses[-1]:.4f}")
+                    bar.update(settings.batch_size)
+                if first and settings.sample_every and trainer.step % settings.sample_every == 0:
+                    folder.sample(trainer)
+                if first and trainer.step % settings.checkpoint_every == 0:
+                    folder.save(trainer)
+    except KeyboardInterrupt:
+        if first and trainer.whole and trainer.step:
+            folder.save(trainer)
+        raise
+    finally:
+        trainer.close()
+    if first:
+        folder.finish(trainer)
+    processes.wait_for_everyone()
+    return losses
+
+
+def _trainer(folder: RunFolder, precision: str, rank: int, world: int) -> Trainer:
+    """Load the base and prepare it to learn."""
+    dtype = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
+    # Not compiled or offloaded: gradients take the paths of eager modules.
+    spec = replace(
+        without_adapters(folder.spec),
+        dtype=dtype, safety_checker=False, compile=False, offload=False, pad=False,
+    )  # fmt: skip
+    images, settings = folder.images, folder.settings
+    sampler = images.sampler(folder.skipped, spec.size, settings.balanced)
+    return Trainer(
+        load_pipeline(spec), sampler, len(images.names), settings, precision, rank, world
     )

@@ -19,7 +19,7 @@ from diffaug.backends.hub import pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
 from diffaug.errors import DestinationError, UnreadableImageError
-from diffaug.finetuning import run_folder
+from diffaug.finetuning import run as finetuning_run
 from diffaug.finetuning.data import square
 from diffaug.finetuning.loss import Denoiser
 from diffaug.finetuning.run import finetune
@@ -222,7 +222,9 @@ def test_an_unreadable_image_is_skipped_with_its_reason_or_refused(tmp_path):
 @pytest.fixture
 def unloaded(monkeypatch):
     """Fail if a model is loaded."""
-    monkeypatch.setattr(run_folder, "load_pipeline", lambda spec: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        finetuning_run, "load_pipeline", lambda spec: pytest.fail("a model was loaded")
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,9 +232,6 @@ def unloaded(monkeypatch):
     [
         ({"shots": 3}, "'shots' must be at most the images of each class, got 3 and class 'AC%2F"),
         ({"steps": 0}, "'steps' must be at least 1, got 0"),
-        ({"checkpoint_every": 0}, "'checkpoint_every' must be at least 1, got 0"),
-        ({"sample_every": -1}, "'sample_every' must be at least 0, got -1"),
-        ({"metaclass": 1}, "'metaclass' must be a string, got 1"),
         ({"initial_token": "bird"}, "'initial_token' must be one token of the base model"),
         ({"metaclass": "bird " * 40}, "'metaclass' must fit into a prompt of 77 tokens"),
         ({"mixed_precision": "fp16"}, "'mixed_precision' must be 'no' or 'bf16' on a CPU"),

@@ -9,7 +9,7 @@ from tiny_pipelines import SIZE, save_classes, tiny_spec
 
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import ModelError
-from diffaug.finetuning.data import Pictures, square
+from diffaug.finetuning.data import ImageSampler, square
 from diffaug.finetuning.loss import Denoiser, min_snr_weights
 from diffaug.images import read_image
 
@@ -99,7 +99,7 @@ def tree(tmp_path_factory):
 
 def pictures(tree, balanced):
     files = sorted(tree.glob("*/*.png"))
-    return Pictures(files, [file.parent.name == "one" for file in files], 16, balanced)
+    return ImageSampler(files, [file.parent.name == "one" for file in files], 16, balanced)
 
 
 @pytest.mark.parametrize(("balanced", "share"), [(False, 0.2), (True, 0.5)])
@@ -113,8 +113,8 @@ def test_half_of_the_images_are_flipped_and_one_seed_says_which(tree):
     files = [tree / "many" / "0.png"]  # 18 by 24: at 18 px only the columns are cut
     flips = 0
     for n in range(100):
-        found, label = Pictures(files, [0], 18, False).draw(seeded(n))
-        again, _ = Pictures(files, [0], 18, False).draw(seeded(n))
+        found, label = ImageSampler(files, [0], 18, False).draw(seeded(n))
+        again, _ = ImageSampler(files, [0], 18, False).draw(seeded(n))
         assert torch.equal(found, again) and 0 == label
         cuts = [read_image(files[0])[:, :, start : start + 18] for start in range(7)]
         straight = any(torch.equal(found, cut) for cut in cuts)

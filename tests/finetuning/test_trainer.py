@@ -11,7 +11,7 @@ from tiny_pipelines import SIZE, model_folder, save_classes, tiny_spec
 from diffaug import ModelSpec
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import GenerationError
-from diffaug.finetuning.data import Lessons, Words
+from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.settings import Settings, base_spec, choose_precision
 from diffaug.finetuning.trainer import LearnedRows, Trainer
 
@@ -27,6 +27,11 @@ SETTINGS = Settings(
     mixed_precision="no",
     min_snr_gamma=None,
     balanced=False,
+    metaclass="bird",
+    initial_token=None,
+    shots=None,
+    checkpoint_every=500,
+    sample_every=0,
 )
 
 
@@ -43,20 +48,9 @@ def make(tree):
     def make(precision="no", rank=0, world=1, **changes):
         dtype = "bfloat16" if precision == "bf16" else "float32"
         pipe = load_pipeline(tiny_spec("translate", dtype=dtype))
-        lessons, words = Lessons(tree), Words("bird")
-        made.append(
-            Trainer(
-                pipe,
-                lessons.pictures([], SIZE, False),
-                words.tokens(3),
-                words.prompts(3),
-                5,
-                replace(SETTINGS, **changes),
-                precision,
-                rank,
-                world,
-            )
-        )
+        sampler = TrainingSet(tree).sampler([], SIZE, False)
+        settings = replace(SETTINGS, **changes)
+        made.append(Trainer(pipe, sampler, 3, settings, precision, rank, world))
         return made[-1]
 
     yield make
@@ -106,7 +100,8 @@ def test_all_words_start_from_one_and_the_lora_from_nothing(make):
     trainer = make()
     assert torch.equal(before, torch.get_rng_state())
     table = trainer.pipe.text_encoder.get_input_embeddings().table.weight
-    assert torch.equal(table[5].expand(3, -1), trainer.rows)
+    initial = trainer.pipe.tokenizer.convert_tokens_to_ids("b")  # of "bird"
+    assert torch.equal(table[initial].expand(3, -1), trainer.rows)
     for name, weight in trainer.learning.items():
         if ".lora_" in name:
             assert ("lora_B" in name) == bool((weight == 0).all())
@@ -255,6 +250,14 @@ def test_a_loss_that_is_no_number_is_an_error_and_changes_nothing(make):
         ({"embedding_learning_rate": "fast"}, "'embedding_learning_rate' must be a number"),
         ({"min_snr_gamma": 0}, "'min_snr_gamma' must be above 0 and finite, got 0"),
         ({"mixed_precision": "fp8"}, "'mixed_precision' must be one of auto, no, fp16, bf16"),
+        ({"shots": 0}, "'shots' must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "'checkpoint_every' must be at least 1, got 0"),
+        ({"sample_every": -1}, "'sample_every' must be at least 0, got -1"),
+        ({"metaclass": None}, "'metaclass' must be a string, got None"),
+        ({"metaclass": 3}, "'metaclass' must be a string, got 3"),
+        ({"metaclass": "<bird>"}, "'metaclass' must be plain words without < and >"),
+        ({"initial_token": 3}, "'initial_token' must be a string, got 3"),
+        ({"initial_token": " "}, "'initial_token' must be one word, or None"),
     ],
 )
 def test_a_setting_outside_its_range_is_named(changes, message):
