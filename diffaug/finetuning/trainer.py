@@ -203,17 +203,16 @@ class Trainer:
         ).to(self.device)
 
     def _add_up(self, loss: torch.Tensor) -> torch.Tensor:
-        """Sum gradients and losses over all processes."""
+        """Sum gradients and losses over all processes, whose shares of a batch may differ."""
         if self.world == 1:
             return loss
         from accelerate.utils import reduce
 
-        gradients = [weight.grad for weight in self.learning.values() if weight.grad is not None]
-        flat = reduce(torch.cat([loss.view(1), *(one.view(-1) for one in gradients)]), "sum")
-        loss, *parts = flat.split([1, *(one.numel() for one in gradients)])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return loss[0]
+        weights = self.learning.values()
+        loss, *gradients = reduce([loss, *(weight.grad for weight in weights)], "sum")
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        return loss
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Return all that the next step depends on: tensors, and the rest as text."""

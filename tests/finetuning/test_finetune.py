@@ -311,27 +311,19 @@ def test_a_destination_that_is_a_file_or_in_the_source_is_refused(tree, tmp_path
 
 def test_two_processes_make_the_weights_of_one(tmp_path):
     tree = save_classes(tmp_path / "photos", a=2, b=2)
-    settings = {"batch_size": 3, "steps": 2, "learning_rate": 1e-3}
-    run(tree, tmp_path / "one", **settings)
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom diffaug.finetuning.run import finetune\n"
-        "source, destination, base = sys.argv[1:]\n"
-        "finetune(source, destination, base=base, metaclass='bird', steps=2, rank=2, batch_size=3,"
-        " device='cpu', learning_rate=1e-3)\n"
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    paths = [tree, tmp_path / "two", model_folder("translate")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    run(tree, tmp_path / "one", batch_size=3, steps=2, learning_rate=1e-3)
+    launch = "-m torch.distributed.run --standalone --nproc_per_node 2 -m diffaug finetune".split()
+    options = "--metaclass bird --device cpu --steps 2 --rank 2 --batch-size 3".split()
     done = subprocess.run(
-        [*launch, "--master_port", "29611", script, *paths],
+        [sys.executable, *launch, tree, tmp_path / "two", "--base", model_folder("translate")]
+        + [*options, "--learning-rate", "1e-3"],
         capture_output=True,
         text=True,
         timeout=280,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert 0 == done.returncode, done.stderr
     for name in ("embeddings.safetensors", "adapters/pytorch_lora_weights.safetensors"):
-        found = load_file(tmp_path / "two" / name)
-        for key, tensor in load_file(tmp_path / "one" / name).items():
-            torch.testing.assert_close(tensor, found[key], rtol=0, atol=1e-4)
+        tensors = load_file(tmp_path / "two" / name)
+        for key, expected in load_file(tmp_path / "one" / name).items():
+            torch.testing.assert_close(expected, tensors[key], rtol=0, atol=1e-4)
