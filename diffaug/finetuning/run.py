@@ -3,6 +3,7 @@
 import gc
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,13 +138,13 @@ def finetune(
     folder = RunFolder(destination, images, spec, settings, name)
 
     losses: list[float] = []
-    recorded = folder.recorded()
-    if recorded.get("finished"):
+    stage = folder.stage()
+    if stage == "finished":
         folder.checkpoint.unlink(missing_ok=True)
     else:
         check_parts(download(folder.spec), folder.base)
         check_words(load_tokenizer(folder.spec), settings, len(images.names))
-        if not recorded:
+        if stage == "new":
             folder.skipped = images.unreadable(strict)
         losses = _train(folder, precision, progress)
         gc.collect()
@@ -165,7 +166,7 @@ def _train(folder: RunFolder, precision: str, progress: bool) -> list[float]:
     """Train from the last checkpoint, or from the start, to the end; return the losses."""
     from accelerate import PartialState
 
-    settings, losses = folder.settings, list[float]()
+    settings = folder.settings
     processes = PartialState(cpu=torch.device(folder.spec.device).type == "cpu")
     if settings.batch_size < processes.num_processes:
         raise ValueError(
@@ -173,12 +174,26 @@ def _train(folder: RunFolder, precision: str, progress: bool) -> list[float]:
             f"{processes.num_processes}, got {settings.batch_size}."
         )
     first = processes.is_main_process
-    trainer = _trainer(folder, precision, processes.process_index, processes.num_processes)
-    folder.restore(trainer)
-    # The first process writes only after all others have read the folder.
-    processes.wait_for_everyone()
-    if first:
-        folder.begin()
+    # The first process alone writes.
+    with folder if first else nullcontext():
+        trainer = _trainer(folder, precision, processes.process_index, processes.num_processes)
+        try:
+            folder.restore(trainer)
+            processes.wait_for_everyone()  # all have read the folder before it changes
+            if first:
+                folder.begin()
+            losses = _train_steps(folder, trainer, first, progress)
+            if first:
+                folder.finish(trainer)
+        finally:
+            trainer.close()
+        processes.wait_for_everyone()
+    return losses
+
+
+def _train_steps(folder: RunFolder, trainer: Trainer, first: bool, progress: bool) -> list[float]:
+    """Do the steps that are left, with checkpoints and pictures on the way."""
+    settings, losses = folder.settings, list[float]()
     total, done = settings.steps * settings.batch_size, trainer.step * settings.batch_size
     try:
         with progress_bar(progress and first, total, done=done) as bar:
@@ -195,11 +210,6 @@ def _train(folder: RunFolder, precision: str, progress: bool) -> list[float]:
         if first and trainer.whole and trainer.step:
             folder.save(trainer)
         raise
-    finally:
-        trainer.close()
-    if first:
-        folder.finish(trainer)
-    processes.wait_for_everyone()
     return losses
 
 

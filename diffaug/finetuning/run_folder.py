@@ -2,11 +2,8 @@
 
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from diffaug.backends import finetuned
@@ -14,22 +11,20 @@ from diffaug.backends.hub import pin
 from diffaug.backends.presets import PRESETS
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError
-from diffaug.files import write_whole
 from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.settings import Settings, without_adapters
 from diffaug.finetuning.trainer import Trainer
 from diffaug.finetuning.words import class_tokens
 from diffaug.images import encode_image
+from diffaug.offline.destination import OutputFolder, check_outside
 from diffaug.offline.identity import versions
 from diffaug.offline.sources import Skipped
 from diffaug.seeds import derive_seed
 
 CHECKPOINT = "checkpoint.safetensors"
-#: What a process that was killed amid writing leaves behind.
-_CUT = re.compile(r".+\.[0-9a-f]{16}\.tmp")
 
 
-class RunFolder:
+class RunFolder(OutputFolder):
     """A fine-tuned folder while it is made.
 
     Args:
@@ -51,17 +46,12 @@ class RunFolder:
         settings: Settings,
         base: str,
     ) -> None:
-        self.base = base
-        self.folder = Path(destination).expanduser().absolute()
-        self.checkpoint = self.folder / CHECKPOINT
-        if self.folder.resolve().is_relative_to(images.root.resolve()):
-            raise DestinationError(
-                f"'{destination}' lies inside the source '{images.root}', whose next run would "
-                "take it for a class; choose a folder outside it."
-            )
-        self.images, self.settings = images, settings
+        self.images, self.settings, self.base = images, settings, base
         self.spec = pin(spec)
         self.skipped: list[Skipped] = []
+        super().__init__(destination, self._identity(), finetuned.RECORD)
+        self.checkpoint = self.folder / CHECKPOINT
+        check_outside(self.folder, images.root)
 
     def _identity(self) -> dict[str, Any]:
         """Return what makes a run this one; what is long is a hash."""
@@ -87,68 +77,39 @@ class RunFolder:
             "skipped": [image._asdict() for image in self.skipped],
             "source": self.images.source.name,
             "versions": versions(),
-            "identity": self._identity(),
+            "identity": self.identity,
         }
 
-    def recorded(self) -> dict[str, Any]:
-        """Return what the folder says of this run so far, nothing for a new one.
+    def stage(self) -> str:
+        """Say how far this run is: ``"new"``, ``"begun"`` or ``"finished"``.
 
         Raises:
-            DestinationError: it holds something else; the message says what.
+            DestinationError: the folder holds something else, or was finished after other steps.
         """
-        file = self.folder / finetuned.RECORD
-        with self._told("read"):
-            found = sorted(os.listdir(self.folder)) if self.folder.exists() else []
-        names = [name for name in found if not name.startswith(".") and not _CUT.fullmatch(name)]
-        if not names:
-            return {}
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-            known, steps = there["identity"], int(there["settings"]["steps"])
-            self.skipped = [Skipped(**image) for image in there["skipped"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        record = self.recorded()
+        if record is None:
+            return "new"
+        self.skipped = [Skipped(**image) for image in record["skipped"]]
+        if not record["finished"]:
+            return "begun"
+        if record["settings"]["steps"] != self.settings.steps:
             raise DestinationError(
-                f"'{self.folder}' must be empty or hold a run of this fine-tuning, and it holds "
-                f"'{names[0]}' and no {finetuned.RECORD} of diffaug's; choose another folder."
-            ) from error
-        here = json.loads(json.dumps(self._identity()))
-        for name in [*here, *known]:
-            if name not in known or known[name] != here.get(name):
-                raise DestinationError(
-                    f"'{self.folder}' holds a different run: '{name}' is {known.get(name)!r} there "
-                    f"and {here.get(name)!r} here; choose another folder, or the same settings."
-                )
-        if there["finished"] and steps != self.settings.steps:
-            raise DestinationError(
-                f"'{self.folder}' was finished after {steps} steps, and cannot be trained to "
-                f"{self.settings.steps}, for the optimizer's state is gone; choose another folder."
+                f"'{self.folder}' was finished after {record['settings']['steps']} steps, and "
+                f"cannot be trained to {self.settings.steps}, for the optimizer's state is gone; "
+                "choose another folder."
             )
-        return dict(there)
-
-    @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DestinationError(
-                f"'{self.folder}' could not be {done}: {error.strerror or error}; once it can, the "
-                "same call goes on where it stopped."
-            ) from error
-
-    def _write(self, files: Mapping[str, Any]) -> None:
-        """Write files whole: bytes, text, or plain values as JSON; in this order."""
-        with self._told("written to"):
-            for name, content in files.items():
-                if not isinstance(content, (bytes, str)):
-                    content = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-                data = content.encode() if isinstance(content, str) else content
-                write_whole(self.folder / name, data)
+        return "finished"
 
     def begin(self) -> None:
-        """Remove what a killed process left behind, and record the run before its first step."""
-        for abandoned in filter(lambda path: _CUT.fullmatch(path.name), self.folder.rglob("*")):
-            abandoned.unlink(missing_ok=True)
+        """Record the run, before its first step."""
         self._write({finetuned.RECORD: self._record(finished=False)})
+
+    def _write(self, files: Mapping[str, Any]) -> None:
+        """Write files whole, in this order: bytes, text, or plain values as JSON."""
+        for name, content in files.items():
+            if not isinstance(content, (bytes, str)):
+                content = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+            self.write(name, content.encode() if isinstance(content, str) else content)
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint."""

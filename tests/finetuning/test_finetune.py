@@ -18,7 +18,7 @@ from diffaug.backends import finetuned
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
-from diffaug.errors import DestinationError, UnreadableImageError
+from diffaug.errors import DestinationError, ModelError, UnreadableImageError
 from diffaug.finetuning import run as finetuning_run
 from diffaug.finetuning.data import square
 from diffaug.finetuning.loss import Denoiser
@@ -282,12 +282,19 @@ def test_other_images_or_another_base_make_another_run(tree, tmp_path, unloaded,
 
 
 @pytest.mark.parametrize(
-    ("file", "text"), [("notes.txt", "mine"), ("finetune.json", "{}"), ("finetune.json", "[")]
+    ("file", "text", "message"),
+    [
+        ("notes.txt", "mine", "must be empty or of this run, and it holds 'notes.txt' and no fine"),
+        ("finetune.json", "{}", "finetune.json' is not diffaug's"),
+        ("finetune.json", "[", "finetune.json' could not be read"),
+    ],
 )
-def test_a_folder_that_holds_something_else_is_refused(tree, tmp_path, unloaded, file, text):
+def test_a_folder_that_holds_something_else_is_refused(
+    tree, tmp_path, unloaded, file, text, message
+):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / file).write_text(text)
-    with pytest.raises(DestinationError, match=f"must be empty or hold .* it holds '{file}'"):
+    with pytest.raises(DestinationError, match=message):
         run(tree, tmp_path / "run")
     assert text == (tmp_path / "run" / file).read_text()
 
@@ -295,10 +302,26 @@ def test_a_folder_that_holds_something_else_is_refused(tree, tmp_path, unloaded,
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tree, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / f"finetune.json.{'0a' * 8}.tmp").write_text("{")
+    (folder / f".diffaug.{'0a' * 8}.tmp").write_text("{")
     (folder / ".hidden").write_text("mine")
     run(tree, folder, steps=1)
-    assert not list(folder.glob("*.tmp")) and (folder / ".hidden").exists()
+    assert not list(folder.glob(".*.tmp")) and (folder / ".hidden").exists()
+
+
+def test_a_folder_is_of_one_run_at_a_time_and_gone_if_nothing_came_of_it(
+    tree, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+
+    def load(spec):
+        with pytest.raises(DestinationError, match="is being written to by another run; wait"):
+            run(tree, folder)
+        raise ModelError("no such model")
+
+    monkeypatch.setattr(finetuning_run, "load_pipeline", load)
+    with pytest.raises(ModelError, match="no such model"):
+        run(tree, folder)
+    assert not folder.exists()
 
 
 def test_a_destination_that_is_a_file_or_in_the_source_is_refused(tree, tmp_path, unloaded):
