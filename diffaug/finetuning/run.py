@@ -30,17 +30,17 @@ from diffaug.progress import progress_bar
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """Say what a fine-tuning did.
+    """What a fine-tuning did.
 
     Args:
-        folder: what to give as ``backend`` from now on.
-        classes: how many have a word now.
-        images: how many it learned from.
-        steps: how many the folder has seen in all.
-        trained: how many of them in this call.
-        loss: mean over the last 100 of those; None if there were none.
-        skipped: images left out, each with the reason.
-        seconds: how long it took.
+        folder: the fine-tuned folder; give it as ``backend``.
+        classes: how many classes have a word.
+        images: how many images the model learned from.
+        steps: how many steps the model was trained for in all.
+        trained: how many of these steps this call did.
+        loss: the mean over the last 100 steps of this call; None if it did none.
+        skipped: images that were left out, each with the reason.
+        seconds: how long this call took.
     """
 
     folder: Path
@@ -81,38 +81,47 @@ def finetune(
 ) -> FinetuneSummary:
     """Teach a model a word for each class of a folder: textual inversion and LoRA together.
 
-    Run it again after any interruption and it goes on, to the same folder as without one. With
-    ``accelerate launch`` several GPUs share each step; all must see ``destination``.
+    After an interruption the same call resumes from the last checkpoint, and the result is that of
+    a run without a stop. With ``accelerate launch`` several GPUs share each step; all of them must
+    see ``destination``.
 
     Args:
         source: a folder with one folder per class.
         destination: a new folder, or one that this same run was stopped in.
         base: a Stable Diffusion model: a preset, folder, Hub id or spec. Its own adapters, such as
-            a LoRA for few steps, are left out here and come back when it generates.
-        metaclass: what all classes are (``"bird"``); ends each prompt.
-        shots: images a class, chosen by ``labels.few_shot_subset``; None for all.
-        seed: of the choice, the first weights, and every draw.
-        steps: 35,000 is the paper's, for 6,000 images of 200 classes.
+            a LoRA for few steps, take no part in the training; they are used again to generate.
+        metaclass: what all classes are (``"bird"``); every prompt ends with it.
+        shots: images of each class, as ``few_shot_subset`` chooses them; None for all.
+        seed: of this choice, of the first weights, and of every draw.
+        steps: the default is the paper's, for 6,000 images of 200 classes.
         rank: of the LoRA; its alpha is the same.
-        learning_rate, embedding_learning_rate: of the LoRA and of the words; constant.
+        learning_rate, embedding_learning_rate: of the LoRA and of the words; both are constant.
         batch_size: images in one step, over all processes.
-        gradient_accumulation: passes that a process takes its share in: less memory.
-        gradient_checkpointing: compute the U-Net twice: slower, much less memory.
-        mixed_precision: ``"no"``, ``"fp16"``, ``"bf16"``, or ``"auto"`` for what the device can do.
-        min_snr_gamma: weigh the loss by min-SNR (5 is usual); None for the paper's plain one.
-        balanced: draw each class as often as any other (long tails).
-        initial_token: the word all new ones start from; the first token of the metaclass, or of
-            "object", by default.
+        gradient_accumulation: a process computes its images of a step in so many parts, which
+            takes less memory.
+        gradient_checkpointing: compute the U-Net twice, which is slower and takes much less memory.
+        mixed_precision: ``"no"``, ``"fp16"``, ``"bf16"``, or ``"auto"`` for the best of the device.
+        min_snr_gamma: weigh the loss by min-SNR (5 is usual); None for the paper's loss.
+        balanced: draw each class as often as any other (for long tails).
+        initial_token: the word that all new words start from; by default the first token of the
+            metaclass, or of "object".
         size: side in pixels; None for the model's own.
-        device, strict, progress: as for ``augment_folder``.
-        checkpoint_every, sample_every: steps between checkpoints, and between pictures (0: none).
+        device: such as ``"cuda:0"`` or ``"cpu"``; ``"auto"`` for a GPU if there is one.
+        checkpoint_every: steps from one checkpoint to the next.
+        sample_every: steps from one picture of samples to the next; 0 for no pictures.
+        strict: stop at the first unreadable image instead of skipping it.
+        progress: show a bar on stderr.
 
     Raises:
-        ValueError, TypeError: an argument or a class folder will not do.
-        DestinationError: the destination holds something else, or another run.
-        ModelError: the base is incomplete. GenerationError: it does not fit into memory.
+        ValueError, TypeError: an argument is outside its range, or a class folder has no images.
+        UnreadableImageError: with ``strict``, an image cannot be read.
+        DestinationError: the destination holds something else or another run, or another process
+            is writing to it.
+        ModelError: the base is incomplete.
+        GenerationError: a batch does not fit into memory, or the loss is not a number.
 
     Example:
+        >>> from diffaug import finetune
         >>> finetune("cub", "runs/cub", base="tiny")
         Traceback (most recent call last):
         ValueError: 'base' must translate or generate images, and 'tiny' edits them; try 'sd15'.

@@ -28,11 +28,11 @@ class RunFolder(OutputFolder):
     """A fine-tuned folder while it is made.
 
     Args:
-        destination: where it is to be.
+        destination: the folder.
         images: what the model learns from.
         spec: the base model.
         settings: how to train it.
-        base: what the user calls the base.
+        base: the name that the user gave to the base model.
 
     Raises:
         DestinationError: it lies inside the source.
@@ -54,7 +54,7 @@ class RunFolder(OutputFolder):
         check_outside(self.folder, images.root)
 
     def _identity(self) -> dict[str, Any]:
-        """Return what makes a run this one; what is long is a hash."""
+        """Return what must not change when the run is resumed; long lists become hashes."""
         names, keys = self.images.names, self.images.keys
         return {
             **self.settings.identity(),
@@ -81,7 +81,7 @@ class RunFolder(OutputFolder):
         }
 
     def stage(self) -> str:
-        """Say how far this run is: ``"new"``, ``"begun"`` or ``"finished"``.
+        """Return how far this run is: ``"new"``, ``"begun"`` or ``"finished"``.
 
         Raises:
             DestinationError: the folder holds something else, or was finished after other steps.
@@ -122,7 +122,7 @@ class RunFolder(OutputFolder):
         """Resume from the checkpoint, if there is one.
 
         Raises:
-            DestinationError: it is damaged, or has seen more steps than the run is to have.
+            DestinationError: it is damaged, or is from a later step than the last one of this run.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -150,7 +150,7 @@ class RunFolder(OutputFolder):
         self._write({f"samples/step-{trainer.step:06d}.png": data})
 
     def finish(self, trainer: Trainer) -> None:
-        """Write what was learned, and last that it is whole."""
+        """Write what was learned, and at last the record that says so."""
         from safetensors.torch import save
 
         lora, rows = trainer.results()

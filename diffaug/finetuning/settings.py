@@ -18,11 +18,10 @@ PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What ``finetune`` was asked for, checked; it explains each.
+    """The checked settings of a run; ``finetune`` explains each of them.
 
     Raises:
-        ValueError, TypeError: a value is outside its range, or a word could be taken for a learned
-            one.
+        ValueError, TypeError: a value is outside its range, or a word looks like a learned one.
     """
 
     seed: int
@@ -67,14 +66,14 @@ class Settings:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes a run this one; more steps may follow, and memory may be saved."""
+        """Return what must not change when a run is resumed."""
         return self._without(
             *("steps", "gradient_accumulation", "gradient_checkpointing"),
             *("checkpoint_every", "sample_every"),
         )
 
     def recorded(self) -> dict[str, Any]:
-        """Return what the finished folder says of the training."""
+        """Return what the record of the run says under ``settings``."""
         return self._without("shots", "checkpoint_every", "sample_every")
 
     def _without(self, *names: str) -> dict[str, Any]:

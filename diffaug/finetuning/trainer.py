@@ -136,7 +136,7 @@ class Trainer:
         self.rows = learned.rows
 
     def item(self, step: int, index: int) -> NoisedImage:
-        """Draw an image of a step, in whichever process."""
+        """Draw an image of a step; it is the same in every process."""
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, step, index))
         return self.denoiser.with_noise(*self.sampler.draw(generator), generator)
 
@@ -273,6 +273,6 @@ class Trainer:
 
 
 def _split(items: Sequence[NoisedImage], parts: int) -> Iterator[Sequence[NoisedImage]]:
-    """Cut a batch into so many parts, or as many as it has items."""
+    """Cut a batch into equal parts; the last one may be smaller."""
     size = math.ceil(len(items) / parts)
     yield from (items[start : start + size] for start in range(0, len(items), size))

@@ -1,4 +1,4 @@
-"""Fine-tuning from a folder of classes to a folder that works, whole or stopped on the way."""
+"""Fine-tuning from a folder of classes to a folder that works, with and without stops."""
 
 import json
 import os
@@ -62,12 +62,12 @@ def test_a_finished_folder_holds_what_was_learned_and_says_what_it_is(finished, 
     assert dict.fromkeys(tokens.values(), (torch.float32, (16,))) == {
         token: (row.dtype, tuple(row.shape)) for token, row in rows.items()
     }
-    found = finetuned.read(finished)
-    assert (None, 0, "bird") == (found.shots, found.seed, found.metaclass)
+    learned = finetuned.read(finished)
+    assert (None, 0, "bird") == (learned.shots, learned.seed, learned.metaclass)
     assert [f"{name}/{n}.png" for name in sorted(NAMES) for n in range(NAMES[name])] == list(
-        found.files
+        learned.files
     )
-    assert "<class_0>" == found.token("AC/DC") and "<class_2>" == found.token("Mu\u0308ller")
+    assert "<class_0>" == learned.token("AC/DC") and "<class_2>" == learned.token("Mu\u0308ller")
     record = json.loads((finished / "finetune.json").read_text())
     assert (4, 2, 2) == tuple(record["settings"][name] for name in ("steps", "rank", "batch_size"))
     card = (finished / "README.md").read_text()
@@ -92,7 +92,7 @@ def test_what_was_learned_works_whole_and_in_part(finished):
         DiffusersBackend(finetuned.reduce(spec, "none")).generate([request])
 
 
-def test_pictures_on_the_way_are_of_the_model_as_it_is_then(finished):
+def test_sample_pictures_show_the_model_at_their_step(finished):
     first, second = (finished / "samples" / f"step-00000{n}.png" for n in (2, 4))
     assert not torch.equal(read_image(first), read_image(second))
 
@@ -121,7 +121,7 @@ def test_training_lowers_the_loss_on_images_held_out(tree, tmp_path):
 
 
 def stop_after(monkeypatch, steps, update=False):
-    """Interrupt training before a step, or amid the update of its weights."""
+    """Interrupt training before a step, or during the update of its weights."""
     train = Trainer.train
 
     def interrupted(trainer):
@@ -134,7 +134,7 @@ def stop_after(monkeypatch, steps, update=False):
 
 
 @pytest.mark.parametrize(("stop", "update", "kept"), [(3, False, "3"), (3, True, "2")])
-def test_a_run_that_was_stopped_goes_on_to_the_same_folder_bit_for_bit(
+def test_a_stopped_run_resumes_to_the_same_folder_bit_for_bit(
     tree, tmp_path, monkeypatch, stop, update, kept
 ):
     from safetensors import safe_open
@@ -199,12 +199,12 @@ def test_a_finished_run_is_left_alone_and_cannot_be_made_longer(tree, tmp_path, 
 def test_the_few_images_chosen_are_recorded_and_others_never_read(tmp_path, monkeypatch):
     tree = save_classes(tmp_path / "photos", a=4, b=3)
     keys = [f"a/{n}.png" for n in range(4)] + [f"b/{n}.png" for n in range(3)]
-    chosen = [keys[place] for place in few_shot_subset([0] * 4 + [1] * 3, 2, 5)]
+    chosen = [keys[index] for index in few_shot_subset([0] * 4 + [1] * 3, 2, 5)]
     for key in set(keys) - set(chosen):
         (tree / key).write_bytes(b"never read")
     done = run(tree, tmp_path / "run", shots=2, seed=5, strict=True, steps=1)
-    found = finetuned.read(tmp_path / "run")
-    assert (chosen, 2, 5) == (list(found.files), found.shots, found.seed)
+    learned = finetuned.read(tmp_path / "run")
+    assert (chosen, 2, 5) == (list(learned.files), learned.shots, learned.seed)
     assert 4 == done.images
 
 
@@ -213,7 +213,8 @@ def test_an_unreadable_image_is_skipped_with_its_reason_or_refused(tmp_path):
     (tree / "a" / "1.png").write_bytes(b"")
     (tree / "beside.png").write_bytes(b"")
     done = run(tree, tmp_path / "run", steps=1)
-    assert ["beside.png", "a/1.png"] == [one.source for one in done.skipped] and 2 == done.images
+    assert ["beside.png", "a/1.png"] == [image.source for image in done.skipped]
+    assert 2 == done.images
     assert done.skipped == run(tree, tmp_path / "run", steps=1).skipped
     with pytest.raises(UnreadableImageError, match=r"1\.png' is not a readable image"):
         run(tree, tmp_path / "other", steps=1, strict=True)

@@ -27,11 +27,11 @@ def pipe():
 def test_min_snr_weights_are_the_paper_s(gamma):
     shares = [0.01, 0.3, 0.5, 0.9, 0.999]
     snr = [share / (1 - share) for share in shares]
-    epsilon = torch.tensor([min(one, gamma) / one for one in snr])
-    velocity = torch.tensor([min(one, gamma) / (one + 1) for one in snr])
-    found = torch.tensor(shares)
-    torch.testing.assert_close(epsilon, min_snr_weights(found, gamma, "epsilon"))
-    torch.testing.assert_close(velocity, min_snr_weights(found, gamma, "v_prediction"))
+    epsilon = torch.tensor([min(ratio, gamma) / ratio for ratio in snr])
+    velocity = torch.tensor([min(ratio, gamma) / (ratio + 1) for ratio in snr])
+    alphas = torch.tensor(shares)
+    torch.testing.assert_close(epsilon, min_snr_weights(alphas, gamma, "epsilon"))
+    torch.testing.assert_close(velocity, min_snr_weights(alphas, gamma, "v_prediction"))
 
 
 def test_min_snr_weights_are_finite_where_no_signal_is_left():
@@ -97,15 +97,15 @@ def tree(tmp_path_factory):
     return save_classes(tmp_path_factory.mktemp("photos"), many=4, one=1)
 
 
-def pictures(tree, balanced):
+def sampler(tree, balanced):
     files = sorted(tree.glob("*/*.png"))
     return ImageSampler(files, [file.parent.name == "one" for file in files], 16, balanced)
 
 
 @pytest.mark.parametrize(("balanced", "share"), [(False, 0.2), (True, 0.5)])
 def test_images_are_drawn_uniformly_or_each_class_as_often(tree, balanced, share):
-    drawn = pictures(tree, balanced)
-    count = Counter(drawn.draw(seeded(n))[1] for n in range(400))
+    images = sampler(tree, balanced)
+    count = Counter(images.draw(seeded(n))[1] for n in range(400))
     assert share == pytest.approx(count[1] / 400, abs=0.08)
 
 
@@ -113,12 +113,12 @@ def test_half_of_the_images_are_flipped_and_one_seed_says_which(tree):
     files = [tree / "many" / "0.png"]  # 18 by 24: at 18 px only the columns are cut
     flips = 0
     for n in range(100):
-        found, label = ImageSampler(files, [0], 18, False).draw(seeded(n))
+        drawn, label = ImageSampler(files, [0], 18, False).draw(seeded(n))
         again, _ = ImageSampler(files, [0], 18, False).draw(seeded(n))
-        assert torch.equal(found, again) and 0 == label
+        assert torch.equal(drawn, again) and 0 == label
         cuts = [read_image(files[0])[:, :, start : start + 18] for start in range(7)]
-        straight = any(torch.equal(found, cut) for cut in cuts)
-        flipped = any(torch.equal(found, cut.flip(-1)) for cut in cuts)
+        straight = any(torch.equal(drawn, cut) for cut in cuts)
+        flipped = any(torch.equal(drawn, cut.flip(-1)) for cut in cuts)
         assert straight != flipped
         flips += flipped
     assert 30 < flips < 70
