@@ -1,9 +1,9 @@
-"""What a fine-tuned folder holds, and what it says of itself; ``finetune`` writes it.
+"""What a fine-tuned folder holds; ``finetune`` writes it.
 
 ::
 
     adapters/pytorch_lora_weights.safetensors   what the U-Net learned
-    embeddings.safetensors                      what each token means: '<class_0>' -> (hidden,)
+    embeddings.safetensors                      the token embeddings: '<class_0>' -> (hidden,)
     classes.json                                the metaclass, and each class's token
     finetune.json                               the base model, the settings, the training images
 """
@@ -32,15 +32,15 @@ LearnedParts = Literal["all", "embeddings", "none"]
 
 @dataclass(frozen=True)
 class Learned:
-    """What a fine-tuned folder says of itself.
+    """What the small files of a fine-tuned folder say.
 
     Args:
         folder: where it is now.
-        base: the model it was trained on, as it was named: a preset, a Hub id or a folder.
-        revision: of the base; the learned parts fit no other.
+        base: the model it was trained on, as the user named it: a preset, a Hub id or a folder.
+        revision: of the base; the learned parts fit this revision alone.
         metaclass: what all classes are, such as ``"bird"``; may be empty.
         tokens: the token of each class, in class order.
-        shots: training images a class; None for all there were.
+        shots: training images of each class; None for all.
         seed: of the training, and of the choice of images.
         files: the training images, as paths below the source.
         spec: the base, and how to run it.
@@ -57,18 +57,18 @@ class Learned:
     spec: ModelSpec
 
     def token(self, name: str) -> str:
-        """Return the token of a class, whose name may be spelt with spaces for underscores.
+        """Return the token of a class; spaces and underscores in its name are the same.
 
         Raises:
-            ValueError: no such class was learned; the message says what comes close.
+            ValueError: no such class was learned; the message says which names are similar.
         """
         if name in self.tokens:
             return self.tokens[name]
-        spelt = {spelling(known): known for known in self.tokens}
-        if spelling(name) in spelt:
-            return self.tokens[spelt[spelling(name)]]
-        close = difflib.get_close_matches(spelling(name), spelt, n=3)
-        hint = f"; did you mean {' or '.join(repr(spelt[one]) for one in close)}?" if close else "."
+        names = {spelling(known): known for known in self.tokens}
+        if spelling(name) in names:
+            return self.tokens[names[spelling(name)]]
+        close = [names[key] for key in difflib.get_close_matches(spelling(name), names, n=3)]
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
         raise ValueError(
             f"'{self.folder}' must have learned every class, and {name!r} is not among its "
             f"{len(self.tokens)} classes{hint}"
@@ -80,7 +80,7 @@ class Learned:
 
 
 def class_prompt(subject: str, metaclass: str = "") -> str:
-    """Put a token, or a name, and a metaclass into the sentence of Diff-Mix.
+    """Put a token or a name, and a metaclass, into the prompt of Diff-Mix.
 
     Example:
         >>> class_prompt("<class_0>", "bird"), class_prompt("<class_0>")
@@ -92,7 +92,7 @@ def class_prompt(subject: str, metaclass: str = "") -> str:
 def clean_name(name: str) -> str:
     """Turn a class's name, or its folder's, into words.
 
-    Underscores and runs of white space become one space, and ``%2F`` a slash again.
+    Underscores and runs of white space become one space, and ``%2F`` becomes a slash.
 
     Example:
         >>> clean_name(" Black_footed  Albatross"), clean_name("AC%2FDC")
@@ -102,10 +102,10 @@ def clean_name(name: str) -> str:
 
 
 def spelling(name: str) -> str:
-    """Return what two ways to write one class's name have in common.
+    """Return a form that is the same for all ways to write the name of a class.
 
-    Case, spaces and underscores, Unicode's composed and decomposed letters (file systems differ),
-    and the ``%2F`` of a folder's name against the slash of the class's do not count.
+    These differences do not count: upper and lower case; spaces and underscores; composed and
+    decomposed letters of Unicode (file systems differ); ``%2F`` in a folder's name and a slash.
 
     Example:
         >>> spelling("AC%2FDC_live") == spelling("ac/dc Live")
@@ -115,7 +115,7 @@ def spelling(name: str) -> str:
 
 
 def is_learned(folder: str | Path) -> bool:
-    """Tell whether a folder is a fine-tuned one, finished or not."""
+    """Return whether a folder is a fine-tuned one, finished or not."""
     return Path(folder, RECORD).is_file()
 
 
@@ -123,7 +123,8 @@ def read(folder: str | Path) -> Learned:
     """Read a fine-tuned folder's small files, and check that its parts belong together.
 
     Raises:
-        ModelError: a part is absent, damaged or of another folder, or the training has not ended.
+        ModelError: a part is absent, damaged or from another folder, or the training is not
+            finished.
     """
     folder = Path(folder).expanduser().resolve()
     record, classes = _read_json(folder / RECORD), _read_json(folder / CLASSES)
@@ -135,11 +136,11 @@ def read(folder: str | Path) -> Learned:
     if not record.get("finished"):
         raise ModelError(
             f"'{folder}' holds a fine-tuning that has not ended; start it again as before, and it "
-            "goes on where it stopped."
+            "resumes where it stopped."
         )
     try:
         subset, spec = record["subset"], ModelSpec(**record["spec"])
-        found = Learned(
+        learned = Learned(
             folder=folder,
             base=record["base"],
             revision=spec.revision,
@@ -156,14 +157,14 @@ def read(folder: str | Path) -> Learned:
             f"({type(error).__name__}: {error}); fine-tune anew."
         ) from error
     rows = tensor_names(folder / EMBEDDINGS)
-    for name, token in found.tokens.items():
+    for name, token in learned.tokens.items():
         if token not in rows:
             raise ModelError(
                 f"'{folder / EMBEDDINGS}' lacks {token!r}, the token of class {name!r} in "
                 f"{CLASSES}; copy the whole folder anew."
             )
     tensor_names(folder / LORA)
-    return found
+    return learned
 
 
 def tensor_names(file: Path) -> list[str]:
@@ -184,23 +185,23 @@ def tensor_names(file: Path) -> list[str]:
 
 
 def find(spec: ModelSpec) -> Learned | None:
-    """Return what is known of the fine-tuned folder whose parts are among a spec's adapters.
+    """Read the fine-tuned folder whose parts are among a spec's adapters; None if there is none.
 
     Raises:
         ModelError: the folder is incomplete.
     """
     folders = (_home(adapter) for adapter in spec.adapters)
-    folder = next((found for found in folders if found), None)
+    folder = next((folder for folder in folders if folder), None)
     return read(folder) if folder else None
 
 
 def reduce(spec: ModelSpec, keep: LearnedParts) -> ModelSpec:
-    """Leave out learned parts of a spec: the LoRA (``"embeddings"``), or both (``"none"``).
+    """Return a spec with all its learned parts, with the embeddings alone, or with none.
 
     Other adapters, such as a LoRA for few steps, stay.
 
     Raises:
-        ValueError: ``keep`` is none of these.
+        ValueError: ``keep`` is not ``"all"``, ``"embeddings"`` or ``"none"``.
     """
     if keep not in get_args(LearnedParts):
         raise ValueError(

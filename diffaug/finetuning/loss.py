@@ -1,30 +1,20 @@
 """How well a model predicts the noise that was added to an image: what fine-tuning lowers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from diffaug import arguments
-from diffaug.backends.hub import pin
-from diffaug.backends.loading import TOKEN, choose_device, load_pipeline
-from diffaug.backends.presets import resolve
-from diffaug.backends.request import check_rgb
-from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError
-from diffaug.finetuning.pictures import square
-from diffaug.seeds import derive_seed
 
 
 class NoisedImage(NamedTuple):
-    """One image of one step, with all that is random about it."""
+    """One image of one step, with the noise that is added to it."""
 
     pixels: torch.Tensor  # (3, S, S), uint8
     label: int
-    encoding: torch.Tensor  # (4, s, s), which of the VAE's encodings
+    encoding: torch.Tensor  # (4, s, s), where in the VAE's distribution of latents
     timestep: torch.Tensor  # ()
     noise: torch.Tensor  # (4, s, s)
 
@@ -32,10 +22,10 @@ class NoisedImage(NamedTuple):
 def min_snr_weights(
     alphas_cumprod: torch.Tensor, gamma: float, prediction_type: str
 ) -> torch.Tensor:
-    """Weigh the loss at each timestep so that easy, nearly clean images do not rule it.
+    """Weigh the loss at each timestep so that easy, nearly clean images do not dominate it.
 
     Args:
-        alphas_cumprod: the share of the signal's variance, any shape.
+        alphas_cumprod: the signal's share of the variance, any shape.
         gamma: signal-to-noise ratio above which a timestep weighs less; 5 in the paper.
         prediction_type: ``"epsilon"`` (min(SNR, gamma) / SNR) or ``"v_prediction"``
             (min(SNR, gamma) / (SNR + 1)).
@@ -54,7 +44,7 @@ def min_snr_weights(
 
 
 class Denoiser:
-    """A pipeline's parts, and how far its prediction is from the noise that was added.
+    """Measure how far a pipeline's prediction is from the noise that was added.
 
     Raises:
         ModelError: the model predicts neither noise nor velocity.
@@ -68,28 +58,31 @@ class Denoiser:
         self.prediction_type: str = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ModelError(
-                "a model that is fine-tuned must predict epsilon or v_prediction, "
+                "a model to fine-tune must predict epsilon or v_prediction, "
                 f"got {self.prediction_type!r}; choose another."
             )
 
-    def noise(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Draw what is random about one image: its encoding, its timestep, its noise."""
-        side = size // self.pipe.vae_scale_factor
+    def with_noise(
+        self, pixels: torch.Tensor, label: int, generator: torch.Generator
+    ) -> NoisedImage:
+        """Draw the encoding, the timestep and the noise of one square image."""
+        side = pixels.shape[-1] // self.pipe.vae_scale_factor
         shape = (self.pipe.vae.config.latent_channels, side, side)
         encoding = torch.randn(shape, generator=generator)
         timestep = torch.randint(len(self.scheduler.betas), (), generator=generator)
-        return encoding, timestep, torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        return NoisedImage(pixels, label, encoding, timestep, noise)
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
         """Turn prompts into the numbers of their tokens, (B, length)."""
-        read = self.pipe.tokenizer(
+        encoded = self.pipe.tokenizer(
             list(prompts),
             padding="max_length",
             truncation=True,
             max_length=self.pipe.tokenizer.model_max_length,
             return_tensors="pt",
         )
-        return torch.as_tensor(read.input_ids)
+        return torch.as_tensor(encoded.input_ids)
 
     def errors(self, items: Sequence[NoisedImage], words: torch.Tensor) -> torch.Tensor:
         """Return the mean squared error of each item's prediction, (B,)."""
@@ -99,8 +92,8 @@ class Denoiser:
             for name in ("pixels", "encoding", "timestep", "noise")
         )
         with torch.no_grad():
-            found = vae.encode(pixels.to(vae.dtype) / 127.5 - 1).latent_dist
-            latents = (found.mean + found.std * encoding).float() * vae.config.scaling_factor
+            encoded = vae.encode(pixels.to(vae.dtype) / 127.5 - 1).latent_dist
+            latents = (encoded.mean + encoded.std * encoding).float() * vae.config.scaling_factor
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target: torch.Tensor = noise
         if self.prediction_type == "v_prediction":
@@ -110,53 +103,3 @@ class Denoiser:
             noisy.to(unet.dtype), timesteps, meaning.to(unet.dtype), return_dict=False
         )[0]
         return functional.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))
-
-
-@torch.no_grad()
-def noise_loss(
-    backend: str | Path | ModelSpec,
-    pictures: Sequence[torch.Tensor],
-    prompts: Sequence[str],
-    *,
-    seed: int = 0,
-    draws: int = 8,
-    device: str = "auto",
-) -> float:
-    """Measure how well a model knows images: its mean noise-prediction error on fixed noise.
-
-    Before and after fine-tuning, on images that were held out, it tells whether training helped.
-
-    Args:
-        backend: a preset, a model folder, a fine-tuned folder or a spec.
-        pictures: uint8 ``(3, H, W)``; their middle square is used.
-        prompts: one for each image, such as ``finetuned.read(folder).prompt(name)``.
-        seed: of the noise and the timesteps.
-        draws: of them for each image, >= 1.
-        device: as in :class:`ModelSpec`.
-
-    Raises:
-        ValueError: not one prompt for each image, or none; a ``<token>`` that was not learned.
-        ModelError: the model cannot be used.
-    """
-    arguments.whole("draws", draws, 1)
-    if not pictures or len(pictures) != len(prompts):
-        raise ValueError(
-            f"'prompts' must be one for each image, got {len(prompts)} for {len(pictures)}."
-        )
-    for picture in pictures:
-        check_rgb(picture, "pictures")
-    spec = replace(pin(resolve(backend)), device=str(choose_device(device)))
-    denoiser = Denoiser(load_pipeline(spec))
-    known = denoiser.pipe.tokenizer.get_added_vocab()
-    for token in (token for prompt in prompts for token in TOKEN.findall(prompt)):
-        if token not in known:
-            raise ValueError(f"'prompts' must use learned tokens, and {token!r} is none.")
-    total = 0.0
-    for number, (picture, words) in enumerate(zip(pictures, denoiser.words(prompts), strict=True)):
-        pixels = square(picture, spec.size)
-        items = []
-        for draw in range(draws):
-            generator = torch.Generator().manual_seed(derive_seed(seed, number, draw))
-            items.append(NoisedImage(pixels, 0, *denoiser.noise(spec.size, generator)))
-        total += float(denoiser.errors(items, words.expand(draws, -1)).mean())
-    return total / len(pictures)

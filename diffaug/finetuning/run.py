@@ -1,34 +1,46 @@
 """Fine-tuning for Diff-Mix: a folder of classes in, a model that knows a word for each out."""
 
+import gc
 import os
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffaug.arguments import whole
+import torch
+
 from diffaug.backends.hub import download
-from diffaug.backends.loading import choose_device, load_tokenizer
+from diffaug.backends.loading import choose_device, load_pipeline, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
-from diffaug.finetuning.data import Lessons, Words
+from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.run_folder import RunFolder
-from diffaug.finetuning.settings import Settings, base_spec, check_parts, choose_precision
+from diffaug.finetuning.settings import (
+    Settings,
+    base_spec,
+    check_parts,
+    choose_precision,
+    without_adapters,
+)
+from diffaug.finetuning.trainer import Trainer
+from diffaug.finetuning.words import check_words
 from diffaug.offline.sources import Skipped
+from diffaug.progress import progress_bar
 
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """Say what a fine-tuning did.
+    """What a fine-tuning did.
 
     Args:
-        folder: what to give as ``backend`` from now on.
-        classes: how many have a word now.
-        images: how many it learned from.
-        steps: how many the folder has seen in all.
-        trained: how many of them in this call.
-        loss: mean over the last 100 of those; None if there were none.
-        skipped: images left out, each with the reason.
-        seconds: how long it took.
+        folder: the fine-tuned folder; give it as ``backend``.
+        classes: how many classes have a word.
+        images: how many images the model learned from.
+        steps: how many steps the model was trained for in all.
+        trained: how many of these steps this call did.
+        loss: the mean over the last 100 steps of this call; None if it did none.
+        skipped: images that were left out, each with the reason.
+        seconds: how long this call took.
     """
 
     folder: Path
@@ -69,38 +81,47 @@ def finetune(
 ) -> FinetuneSummary:
     """Teach a model a word for each class of a folder: textual inversion and LoRA together.
 
-    Run it again after any interruption and it goes on, to the same folder as without one. With
-    ``accelerate launch`` several GPUs share each step; all must see ``destination``.
+    After an interruption the same call resumes from the last checkpoint, and the result is that of
+    a run without a stop. With ``accelerate launch`` several GPUs share each step; all of them must
+    see ``destination``.
 
     Args:
         source: a folder with one folder per class.
         destination: a new folder, or one that this same run was stopped in.
         base: a Stable Diffusion model: a preset, folder, Hub id or spec. Its own adapters, such as
-            a LoRA for few steps, are left out here and come back when it generates.
-        metaclass: what all classes are (``"bird"``); ends each prompt.
-        shots: images a class, chosen by ``labels.few_shot_subset``; None for all.
-        seed: of the choice, the first weights, and every draw.
-        steps: 35,000 is the paper's, for 6,000 images of 200 classes.
+            a LoRA for few steps, take no part in the training; they are used again to generate.
+        metaclass: what all classes are (``"bird"``); every prompt ends with it.
+        shots: images of each class, as ``few_shot_subset`` chooses them; None for all.
+        seed: of this choice, of the first weights, and of every draw.
+        steps: the default is the paper's, for 6,000 images of 200 classes.
         rank: of the LoRA; its alpha is the same.
-        learning_rate, embedding_learning_rate: of the LoRA and of the words; constant.
+        learning_rate, embedding_learning_rate: of the LoRA and of the words; both are constant.
         batch_size: images in one step, over all processes.
-        gradient_accumulation: passes that a process takes its share in: less memory.
-        gradient_checkpointing: compute the U-Net twice: slower, much less memory.
-        mixed_precision: ``"no"``, ``"fp16"``, ``"bf16"``, or ``"auto"`` for what the device can do.
-        min_snr_gamma: weigh the loss by min-SNR (5 is usual); None for the paper's plain one.
-        balanced: draw each class as often as any other (long tails).
-        initial_token: the word all new ones start from; the first token of the metaclass, or of
-            "object", by default.
+        gradient_accumulation: a process computes its images of a step in so many parts, which
+            takes less memory.
+        gradient_checkpointing: compute the U-Net twice, which is slower and takes much less memory.
+        mixed_precision: ``"no"``, ``"fp16"``, ``"bf16"``, or ``"auto"`` for the best of the device.
+        min_snr_gamma: weigh the loss by min-SNR (5 is usual); None for the paper's loss.
+        balanced: draw each class as often as any other (for long tails).
+        initial_token: the word that all new words start from; by default the first token of the
+            metaclass, or of "object".
         size: side in pixels; None for the model's own.
-        device, strict, progress: as for ``augment_folder``.
-        checkpoint_every, sample_every: steps between checkpoints, and between pictures (0: none).
+        device: such as ``"cuda:0"`` or ``"cpu"``; ``"auto"`` for a GPU if there is one.
+        checkpoint_every: steps from one checkpoint to the next.
+        sample_every: steps from one picture of samples to the next; 0 for no pictures.
+        strict: stop at the first unreadable image instead of skipping it.
+        progress: show a bar on stderr.
 
     Raises:
-        ValueError, TypeError: an argument or a class folder will not do.
-        DestinationError: the destination holds something else, or another run.
-        ModelError: the base is incomplete. GenerationError: it does not fit into memory.
+        ValueError, TypeError: an argument is outside its range, or a class folder has no images.
+        UnreadableImageError: with ``strict``, an image cannot be read.
+        DestinationError: the destination holds something else or another run, or another process
+            is writing to it.
+        ModelError: the base is incomplete.
+        GenerationError: a batch does not fit into memory, or the loss is not a number.
 
     Example:
+        >>> from diffaug import finetune
         >>> finetune("cub", "runs/cub", base="tiny")
         Traceback (most recent call last):
         ValueError: 'base' must translate or generate images, and 'tiny' edits them; try 'sd15'.
@@ -110,43 +131,107 @@ def finetune(
     """
     started = time.monotonic()
     settings = Settings(
-        seed=seed,
-        steps=steps,
-        rank=rank,
-        learning_rate=learning_rate,
-        embedding_learning_rate=embedding_learning_rate,
-        batch_size=batch_size,
+        seed=seed, steps=steps, rank=rank, learning_rate=learning_rate,
+        embedding_learning_rate=embedding_learning_rate, batch_size=batch_size,
         gradient_accumulation=gradient_accumulation,
-        gradient_checkpointing=gradient_checkpointing,
-        mixed_precision=mixed_precision,
-        min_snr_gamma=min_snr_gamma,
-        balanced=balanced,
-    )
-    whole("checkpoint_every", checkpoint_every, 1)
-    whole("sample_every", sample_every, 0)
-    words = Words(metaclass, initial_token)
+        gradient_checkpointing=gradient_checkpointing, mixed_precision=mixed_precision,
+        min_snr_gamma=min_snr_gamma, balanced=balanced, metaclass=metaclass,
+        initial_token=initial_token, shots=shots, checkpoint_every=checkpoint_every,
+        sample_every=sample_every,
+    )  # fmt: skip
     spec = base_spec(base, size, device)
-    chosen = choose_device(device)
-    precision = choose_precision(mixed_precision, chosen)
-    lessons = Lessons(source, shots, seed)
-
+    spec = replace(spec, device=str(choose_device(spec.device)))
+    precision = choose_precision(mixed_precision, torch.device(spec.device))
+    images = TrainingSet(source, shots, seed)
     name = base if isinstance(base, str) and base in PRESETS else name_of(spec.model)
-    run = RunFolder(destination, lessons, words, spec, settings, name)
-    there = run.recorded()
-    if there.get("finished"):
-        run.checkpoint.unlink(missing_ok=True)
+    folder = RunFolder(destination, images, spec, settings, name)
+
+    losses: list[float] = []
+    stage = folder.stage()
+    if stage == "finished":
+        folder.checkpoint.unlink(missing_ok=True)
     else:
-        check_parts(download(run.spec), run.base)
-        initial = words.check(load_tokenizer(run.spec), len(lessons.names))
-        run.skipped = lessons.unreadable(strict) if not there else run.skipped
-        run.go(initial, chosen, precision, checkpoint_every, sample_every, progress)
+        check_parts(download(folder.spec), folder.base)
+        check_words(load_tokenizer(folder.spec), settings, len(images.names))
+        if stage == "new":
+            folder.skipped = images.unreadable(strict)
+        losses = _train(folder, precision, progress)
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing where CUDA was never used
+    last = losses[-100:]
     return FinetuneSummary(
-        folder=run.folder,
-        classes=len(lessons.names),
-        images=len(lessons.keys) - len(run.skipped),
+        folder=folder.folder,
+        classes=len(images.names),
+        images=len(images.keys) - len(folder.skipped),
         steps=steps,
-        trained=len(run.losses),
-        loss=sum(run.losses[-100:]) / len(run.losses[-100:]) if run.losses else None,
-        skipped=(*lessons.skipped, *run.skipped),
+        trained=len(losses),
+        loss=sum(last) / len(last) if last else None,
+        skipped=(*images.source.skipped, *folder.skipped),
         seconds=time.monotonic() - started,
+    )
+
+
+def _train(folder: RunFolder, precision: str, progress: bool) -> list[float]:
+    """Train from the last checkpoint, or from the start, to the end; return the losses."""
+    from accelerate import PartialState
+
+    settings = folder.settings
+    processes = PartialState(cpu=torch.device(folder.spec.device).type == "cpu")
+    if settings.batch_size < processes.num_processes:
+        raise ValueError(
+            "'batch_size' must be at least the number of processes, "
+            f"{processes.num_processes}, got {settings.batch_size}."
+        )
+    first = processes.is_main_process
+    # The first process alone writes.
+    with folder if first else nullcontext():
+        trainer = _trainer(folder, precision, processes.process_index, processes.num_processes)
+        try:
+            folder.restore(trainer)
+            processes.wait_for_everyone()  # all have read the folder before it changes
+            if first:
+                folder.begin()
+            losses = _train_steps(folder, trainer, first, progress)
+            if first:
+                folder.finish(trainer)
+        finally:
+            trainer.close()
+        processes.wait_for_everyone()
+    return losses
+
+
+def _train_steps(folder: RunFolder, trainer: Trainer, first: bool, progress: bool) -> list[float]:
+    """Do the steps that are left, with checkpoints and pictures on the way."""
+    settings, losses = folder.settings, list[float]()
+    total, done = settings.steps * settings.batch_size, trainer.step * settings.batch_size
+    try:
+        with progress_bar(progress and first, total, done=done) as bar:
+            while trainer.step < settings.steps:
+                losses.append(trainer.train())
+                if bar is not None:
+                    bar.set_postfix(step=trainer.step, loss=f"{losses[-1]:.4f}")
+                    bar.update(settings.batch_size)
+                if first and settings.sample_every and trainer.step % settings.sample_every == 0:
+                    folder.sample(trainer)
+                if first and trainer.step % settings.checkpoint_every == 0:
+                    folder.save(trainer)
+    except KeyboardInterrupt:
+        if first and trainer.whole and trainer.step:
+            folder.save(trainer)
+        raise
+    return losses
+
+
+def _trainer(folder: RunFolder, precision: str, rank: int, world: int) -> Trainer:
+    """Load the base and prepare it to learn."""
+    dtype = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
+    # Not compiled or offloaded: gradients take the paths of eager modules.
+    spec = replace(
+        without_adapters(folder.spec),
+        dtype=dtype, safety_checker=False, compile=False, offload=False, pad=False,
+    )  # fmt: skip
+    images, settings = folder.images, folder.settings
+    sampler = images.sampler(folder.skipped, spec.size, settings.balanced)
+    return Trainer(
+        load_pipeline(spec), sampler, len(images.names), settings, precision, rank, world
     )

@@ -1,4 +1,4 @@
-"""How a model is fine-tuned, which model can be, and at which precision."""
+"""How a model is fine-tuned, which models can be, and at which precision."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +16,12 @@ from diffaug.backends.spec import ModelSpec
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to train, checked; ``finetune`` explains each.
+    """The checked settings of a run; ``finetune`` explains each of them.
 
     Raises:
-        ValueError, TypeError: a value is outside its range.
+        ValueError, TypeError: a value is outside its range, or a word looks like a learned one.
     """
 
     seed: int
@@ -35,19 +35,30 @@ class Settings:
     mixed_precision: str
     min_snr_gamma: float | None
     balanced: bool
+    metaclass: str
+    initial_token: str | None
+    shots: int | None
+    checkpoint_every: int
+    sample_every: int
 
     def __post_init__(self) -> None:
-        arguments.whole("seed", self.seed, 0)
-        for name in ("steps", "rank", "batch_size", "gradient_accumulation"):
-            arguments.whole(name, getattr(self, name), 1)
+        for name, least in {
+            **{"seed": 0, "steps": 1, "rank": 1, "batch_size": 1, "gradient_accumulation": 1},
+            **{"shots": 1, "checkpoint_every": 1, "sample_every": 0},
+        }.items():
+            if name != "shots" or self.shots is not None:
+                arguments.whole(name, getattr(self, name), least)
         for name in ("learning_rate", "embedding_learning_rate", "min_snr_gamma"):
-            value = getattr(self, name)
-            if name == "min_snr_gamma" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"'{name}' must be a number, got {value!r}.")
-            if not 0 < value < math.inf:
-                raise ValueError(f"'{name}' must be above 0 and finite, got {value}.")
+            if name != "min_snr_gamma" or self.min_snr_gamma is not None:
+                _check_positive(name, getattr(self, name))
+        object.__setattr__(self, "metaclass", _plain_words("metaclass", self.metaclass))
+        if self.initial_token is not None:
+            word = _plain_words("initial_token", self.initial_token)
+            if not word:
+                raise ValueError(
+                    "'initial_token' must be one word, or None for the metaclass's own."
+                )
+            object.__setattr__(self, "initial_token", word)
         if self.mixed_precision not in PRECISIONS:
             raise ValueError(
                 f"'mixed_precision' must be one of {', '.join(PRECISIONS)}, "
@@ -55,16 +66,45 @@ class Settings:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes a run this one; more steps may follow, and memory may be saved."""
-        others = ("steps", "gradient_accumulation", "gradient_checkpointing")
-        return {name: value for name, value in asdict(self).items() if name not in others}
+        """Return what must not change when a run is resumed."""
+        return self._without(
+            *("steps", "gradient_accumulation", "gradient_checkpointing"),
+            *("checkpoint_every", "sample_every"),
+        )
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the record of the run says under ``settings``."""
+        return self._without("shots", "checkpoint_every", "sample_every")
+
+    def _without(self, *names: str) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name not in names}
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"'{name}' must be a number, got {value!r}.")
+    if not 0 < value < math.inf:
+        raise ValueError(f"'{name}' must be above 0 and finite, got {value}.")
+
+
+def _plain_words(name: str, value: Any) -> str:
+    """Return a text with single spaces."""
+    if not isinstance(value, str):
+        raise TypeError(f"'{name}' must be a string, got {value!r}.")
+    if "<" in value or ">" in value:
+        raise ValueError(f"'{name}' must be plain words without < and >, got {value!r}.")
+    return " ".join(value.split())
 
 
 def base_spec(base: str | Path | ModelSpec, size: int | None, device: str) -> ModelSpec:
-    """Return the spec of a model that can be fine-tuned, as far as can be told before loading."""
+    """Return the spec of a base model, refused if its small files show that it cannot be trained.
+
+    Raises:
+        ValueError, TypeError: it is no model, fine-tuned already, or not like Stable Diffusion.
+    """
     if isinstance(base, (str, Path)) and finetuned.is_learned(Path(base).expanduser()):
         raise ValueError(
-            f"'base' must be a model, and '{base}' is fine-tuned already; give what it was made of."
+            f"'base' must be a model, and '{base}' is fine-tuned already; give the base of that."
         )
     try:
         spec = resolve(base)
@@ -84,31 +124,42 @@ def base_spec(base: str | Path | ModelSpec, size: int | None, device: str) -> Mo
     return replace(spec, device=device, size=spec.size if size is None else size)
 
 
+def without_adapters(spec: ModelSpec) -> ModelSpec:
+    """Return a base without its own adapters, and with its own scheduler if it had any."""
+    if not spec.adapters:
+        return spec
+    return replace(spec, adapters=(), scheduler=None, steps=25, guidance_scale=7.5)
+
+
 def check_parts(folder: Path, model: str) -> None:
-    """Refuse a model that is not built like Stable Diffusion, by its ``model_index.json``."""
+    """Check in its ``model_index.json`` that a model is built like Stable Diffusion.
+
+    Raises:
+        ValueError: it is not.
+    """
     index = read_index(folder)
-    kinds = {part: kind[1] for part, kind in index.items() if isinstance(kind, list)}
-    for part, wanted in {
+    classes = {part: names[1] for part, names in index.items() if isinstance(names, list)}
+    for part, expected in {
         **{"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"},
         **{"vae": "AutoencoderKL", "text_encoder_2": None},
     }.items():
-        if kinds.get(part) != wanted:
+        if classes.get(part) != expected:
             raise ValueError(
                 f"'base' must be like Stable Diffusion, with a U-Net and one CLIP text encoder; "
-                f"the {part} of '{model}' is {kinds.get(part) or 'absent'}; try 'sd15'."
+                f"the {part} of '{model}' is {classes.get(part) or 'absent'}; try 'sd15'."
             )
 
 
-def choose_precision(asked: str, device: torch.device) -> str:
+def choose_precision(mixed_precision: str, device: torch.device) -> str:
     """Turn ``"auto"`` into what a device is good at.
 
     Raises:
         ValueError: the device cannot do what was asked for.
     """
-    if asked == "fp16" and device.type == "cpu":
+    if mixed_precision == "fp16" and device.type == "cpu":
         raise ValueError("'mixed_precision' must be 'no' or 'bf16' on a CPU, got 'fp16'.")
-    if asked != "auto":
-        return asked
+    if mixed_precision != "auto":
+        return mixed_precision
     if device.type != "cuda":
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -1,7 +1,7 @@
-"""One step of Diff-Mix's fine-tuning after the other: draws, loss, update, and the state between.
+"""The steps of Diff-Mix's fine-tuning: draws, loss, update, and the state between two of them.
 
-Everything random about image ``item`` of step ``n`` follows from ``(seed, n, item)`` alone. So no
-random state is kept, and how many processes share a step does not matter.
+Everything random about an image of a step follows from ``(seed, step, index)`` alone. So no random
+state is kept, and how many processes share a step does not matter.
 """
 
 import json
@@ -15,22 +15,30 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from diffaug.backends.finetuned import class_prompt
 from diffaug.backends.loading import add_tokens, is_out_of_memory
 from diffaug.backends.pipeline import Job, run_batch
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError
+from diffaug.finetuning.data import ImageSampler
 from diffaug.finetuning.loss import Denoiser, NoisedImage, min_snr_weights
-from diffaug.finetuning.pictures import Pictures
 from diffaug.finetuning.settings import Settings
+from diffaug.finetuning.words import class_tokens, initial_token_id
 from diffaug.seeds import derive_seed
 
-#: What of each attention of the U-Net learns.
+#: The layers of each attention of the U-Net that learn.
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 class LearnedRows(nn.Module):
-    """A frozen table of token embeddings, and rows of its own for the tokens behind it."""
+    """A frozen table of token embeddings, and rows that learn for the tokens after its last.
+
+    Args:
+        table: of the tokens that the model knows.
+        first: number of the first new token.
+        rows: the embeddings of the new tokens.
+    """
 
     def __init__(self, table: nn.Embedding, first: int, rows: torch.Tensor) -> None:
         super().__init__()
@@ -49,11 +57,9 @@ class Trainer:
     """A pipeline that learns: the LoRA of its U-Net and one embedding for each class.
 
     Args:
-        pipe: on its device, in its frozen parts' precision; changed here.
-        pictures: what to learn from.
-        tokens: one for each class.
-        prompts: one for each class.
-        initial: number of the token that all new ones start from.
+        pipe: on its device, in the precision of its frozen parts; it is changed here.
+        sampler: draws the images to learn from.
+        classes: how many there are.
         settings: how to train.
         precision: ``"no"``, ``"fp16"`` or ``"bf16"``.
         rank, world: which of how many processes this is.
@@ -62,25 +68,24 @@ class Trainer:
     def __init__(
         self,
         pipe: Any,
-        pictures: Pictures,
-        tokens: Sequence[str],
-        prompts: Sequence[str],
-        initial: int,
+        sampler: ImageSampler,
+        classes: int,
         settings: Settings,
         precision: str = "no",
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.settings, self.pictures, self.prompts = settings, pictures, prompts
-        self.tokens = list(tokens)
+        self.settings, self.sampler = settings, sampler
+        self.tokens = class_tokens(classes)
+        self.prompts = [class_prompt(token, settings.metaclass) for token in self.tokens]
         self.rank, self.world = rank, world
         self.denoiser = Denoiser(pipe)
         self.pipe, self.device = pipe, pipe.unet.device
         for part in (pipe.unet, pipe.vae, pipe.text_encoder):
             part.requires_grad_(False).eval()  # no dropout, which would draw numbers of its own
         self._add_lora()
-        self._add_rows(initial)
-        self.words = self.denoiser.words(prompts)
+        self._add_rows()
+        self.words = self.denoiser.words(self.prompts)
         named = [*pipe.unet.named_parameters(), ("embeddings", self.rows)]
         self.learning = {name: weight for name, weight in named if weight.requires_grad}
         self.lora = [weight for name, weight in self.learning.items() if name != "embeddings"]
@@ -120,32 +125,32 @@ class Trainer:
         if self.settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
 
-    def _add_rows(self, initial: int) -> None:
+    def _add_rows(self) -> None:
         encoder = self.pipe.text_encoder
         table = encoder.get_input_embeddings()
+        initial = initial_token_id(self.pipe.tokenizer, self.settings)
         first, *_ = add_tokens(self.pipe.tokenizer, self.tokens)
         rows = table.weight[initial].detach().float().repeat(len(self.tokens), 1)
         learned = LearnedRows(table, first, rows)
         encoder.set_input_embeddings(learned)
         self.rows = learned.rows
 
-    def item(self, step: int, item: int) -> NoisedImage:
-        """Draw image ``item`` of a step; nothing else has a say in it."""
-        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, step, item))
-        pixels, label = self.pictures.draw(generator)
-        return NoisedImage(pixels, label, *self.denoiser.noise(self.pictures.size, generator))
+    def item(self, step: int, index: int) -> NoisedImage:
+        """Draw an image of a step; it is the same in every process."""
+        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, step, index))
+        return self.denoiser.with_noise(*self.sampler.draw(generator), generator)
 
     def _items(self) -> list[NoisedImage]:
-        """Return this process's items of the step to come, and begin to read the next ones."""
+        """Return this process's images of the step to come, and begin to read the next ones."""
 
         def submit(step: int) -> tuple[int, list[Future[NoisedImage]]]:
-            numbers = range(self.rank, self.settings.batch_size, self.world)
-            return step, [self._readers.submit(self.item, step, number) for number in numbers]
+            indices = range(self.rank, self.settings.batch_size, self.world)
+            return step, [self._readers.submit(self.item, step, index) for index in indices]
 
-        step, waiting = self._ahead if self._ahead[0] == self.step else submit(self.step)
+        step, futures = self._ahead if self._ahead[0] == self.step else submit(self.step)
         if step + 1 < self.settings.steps:
             self._ahead = submit(step + 1)
-        return [one.result() for one in waiting]
+        return [future.result() for future in futures]
 
     def train(self) -> float:
         """Do one step; return its loss, the mean over the batch of all processes.
@@ -169,7 +174,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for part in _split(items, self.settings.gradient_accumulation):
             with self._autocast():
-                errors = self.denoiser.errors(part, self.words[[one.label for one in part]])
+                errors = self.denoiser.errors(part, self.words[[item.label for item in part]])
             loss = (errors * self._weights(part)).sum() / self.settings.batch_size
             self._scaler.scale(loss).backward()
             total += loss.detach()
@@ -192,23 +197,22 @@ class Trainer:
         if self.settings.min_snr_gamma is None:
             return torch.ones(len(items), device=self.device)
         shares = self.denoiser.scheduler.alphas_cumprod.cpu()
-        shares = shares[torch.stack([one.timestep for one in items])]
+        shares = shares[torch.stack([item.timestep for item in items])]
         return min_snr_weights(
             shares, self.settings.min_snr_gamma, self.denoiser.prediction_type
         ).to(self.device)
 
     def _add_up(self, loss: torch.Tensor) -> torch.Tensor:
-        """Sum gradients and losses over all processes."""
+        """Sum gradients and losses over all processes, whose shares of a batch may differ."""
         if self.world == 1:
             return loss
         from accelerate.utils import reduce
 
-        gradients = [weight.grad for weight in self.learning.values() if weight.grad is not None]
-        flat = reduce(torch.cat([loss.view(1), *(one.view(-1) for one in gradients)]), "sum")
-        loss, *parts = flat.split([1, *(one.numel() for one in gradients)])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return loss[0]
+        weights = self.learning.values()
+        loss, *gradients = reduce([loss, *(weight.grad for weight in weights)], "sum")
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        return loss
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Return all that the next step depends on: tensors, and the rest as text."""
@@ -220,18 +224,18 @@ class Trainer:
         return tensors, {"step": str(self.step), "scaler": json.dumps(self._scaler.state_dict())}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> None:
-        """Go on from a state.
+        """Resume from a state.
 
         Raises:
-            KeyError, ValueError, RuntimeError: it is not one of this run.
+            KeyError, ValueError, RuntimeError: it is of another run.
         """
         scaler, step = json.loads(texts["scaler"]), int(texts["step"])
         moments: dict[int, dict[str, torch.Tensor]] = {}
         with torch.no_grad():
-            for number, (name, weight) in enumerate(self.learning.items()):
+            for index, (name, weight) in enumerate(self.learning.items()):
                 weight.copy_(tensors[name])
                 kinds = ("step", "exp_avg", "exp_avg_sq")
-                moments[number] = {kind: tensors[f"{name}:{kind}"].clone() for kind in kinds}
+                moments[index] = {kind: tensors[f"{name}:{kind}"].clone() for kind in kinds}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         if scaler:
@@ -249,15 +253,15 @@ class Trainer:
             dict(zip(self.tokens, rows.unbind(), strict=True)),
         )
 
-    def pictures_of(self, spec: ModelSpec, classes: int = 4) -> torch.Tensor:
+    def sample(self, spec: ModelSpec, classes: int = 4) -> torch.Tensor:
         """Generate an image of each of the first classes, side by side, uint8 (3, S, n S)."""
         from diffusers import AutoPipelineForText2Image
 
         pipe = AutoPipelineForText2Image.from_pipe(self.pipe)
         pipe.set_progress_bar_config(disable=True)
         jobs = [
-            Job(place, GenerationRequest(prompt, place), None, derive_seed(place))
-            for place, prompt in enumerate(self.prompts[:classes])
+            Job(index, GenerationRequest(prompt, index), None, derive_seed(index))
+            for index, prompt in enumerate(self.prompts[:classes])
         ]
         with self._autocast():
             outputs = run_batch(pipe, replace(spec, task="generate"), jobs, spec.steps)
@@ -269,6 +273,6 @@ class Trainer:
 
 
 def _split(items: Sequence[NoisedImage], parts: int) -> Iterator[Sequence[NoisedImage]]:
-    """Cut a batch into so many parts, or as many as it has items."""
+    """Cut a batch into equal parts; the last one may be smaller."""
     size = math.ceil(len(items) / parts)
     yield from (items[start : start + size] for start in range(0, len(items), size))

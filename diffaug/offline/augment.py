@@ -5,13 +5,12 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from diffaug.backends import finetuned
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError
-from diffaug.offline.destination import Destination
+from diffaug.offline.destination import Destination, check_outside
 from diffaug.offline.generate import Maker
 from diffaug.offline.identity import identity, pinned
 from diffaug.offline.options import Options
@@ -82,6 +81,7 @@ def augment_folder(
 
     Example:
         >>> import tempfile, torch
+        >>> from pathlib import Path
         >>> from torchvision.utils import save_image
         >>> from diffaug import PromptEdit, RecordingBackend, augment_folder
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -98,12 +98,8 @@ def augment_folder(
         devices=devices, strict=strict, dry_run=dry_run, progress=progress,
     )  # fmt: skip
     images = FolderSource(source, only)
-    below = Path(destination).expanduser().resolve()
-    if isinstance(images.files, LocalTree) and below.is_relative_to(images.files.root.resolve()):
-        raise DestinationError(
-            f"'{destination}' lies inside the source '{source}', whose next run would take it for "
-            "a class; choose a folder outside it."
-        )
+    if isinstance(images.files, LocalTree):
+        check_outside(destination, images.files.root)
     return _augment(images, destination, transform, options)
 
 
@@ -146,6 +142,7 @@ def augment_dataset(
 
     Example:
         >>> import tempfile, torch
+        >>> from pathlib import Path
         >>> from diffaug import PromptEdit, RecordingBackend, augment_dataset
         >>> data = [(torch.rand(3, 32, 32), 1)]
         >>> with tempfile.TemporaryDirectory() as folder:

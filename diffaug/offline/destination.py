@@ -25,7 +25,7 @@ from diffaug.offline.manifest import (
     each_row,
     parse_row,
     read_manifest,
-    read_run,
+    read_record,
     row_line,
     write_file,
     write_manifest,
@@ -77,6 +77,19 @@ def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
             write_manifest(place.folder, rows)
 
 
+def check_outside(destination: str | os.PathLike[str], source: Path) -> None:
+    """Refuse a destination inside its source.
+
+    Raises:
+        DestinationError: it lies there.
+    """
+    if Path(destination).expanduser().resolve().is_relative_to(source.resolve()):
+        raise DestinationError(
+            f"'{destination}' lies inside the source '{source}', whose next run would take it for "
+            "a class; choose a folder outside it."
+        )
+
+
 class Journal:
     """Rows appended one by one; a last line cut by a crash counts as not written.
 
@@ -121,31 +134,36 @@ class Journal:
             file.write(row_line(row))
 
 
-class Destination:
-    """The folder of a set, for the one run that may add to it at a time.
+class OutputFolder:
+    """A folder that one run at a time may write to, and that says which run it is of.
 
-    Nothing stays of it until ``begin``: an error before leaves no trace.
+    Nothing stays of it until its record is written: an error before leaves no trace.
 
     Args:
         folder: need not exist.
-        identity: the plain values that make a run what it is. A folder with another run's images is
-            refused; so is one with anything else in it.
+        identity: the plain values that make a run what it is. A folder of another run is refused;
+            so is one with anything else in it.
+        record: name of the JSON file that holds the identity.
         wait: for the run that has the folder, rather than being refused.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], identity: Mapping[str, Any], *, wait: bool = False
+        self,
+        folder: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        record: str,
+        *,
+        wait: bool = False,
     ) -> None:
         self.folder = Path(folder).expanduser().absolute()
-        self.journal = Journal(self.folder)
         self.identity = json.loads(json.dumps(identity))
-        self.begun = False
+        self.record = record
         self._wait = wait
-        self._made: list[Path] = []
+        self._new_folders: list[Path] = []
         self._lock: Any = None
 
     def recorded(self) -> dict[str, Any] | None:
-        """Return what ``run.json`` says of this run so far, None for a new folder.
+        """Return what the folder says of this run so far, None for a new folder.
 
         Raises:
             DestinationError: the folder holds something else; the message says what.
@@ -154,30 +172,23 @@ class Destination:
             if not self.folder.exists():
                 return None
             names = sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
-        run = read_run(self.folder)
+        run = read_record(self.folder / self.record)
         if run is None:
             if not names:
                 return None
             raise DestinationError(
-                f"'{self.folder}' must be empty or hold a set of this run, and it holds "
-                f"'{names[0]}' and no {RUN}; choose another folder."
+                f"'{self.folder}' must be empty or of this run, and it holds '{names[0]}' and "
+                f"no {self.record}; choose another folder."
             )
-        there = run["identity"]
-        for name in [*self.identity, *there]:
-            if name not in there or there[name] != self.identity.get(name):
+        known = run["identity"]
+        for name in [*self.identity, *known]:
+            if name not in known or known[name] != self.identity.get(name):
                 raise DestinationError(
-                    f"'{self.folder}' holds a different run: '{name}' is {there.get(name)!r} there "
+                    f"'{self.folder}' holds a different run: '{name}' is {known.get(name)!r} there "
                     f"and {self.identity.get(name)!r} here; choose another folder, "
                     "or the same settings."
                 )
         return run
-
-    def rows(self) -> Iterator[Row]:
-        """Read what is known of every image that is there; the later of two rows counts."""
-        known = each_row(self.folder) if (self.folder / MANIFEST).exists() else iter(())
-        for row in chain(known, self.journal.rows()):
-            if _has_bytes(self.folder / row["file_name"]):
-                yield row
 
     def __enter__(self) -> Self:
         """Lock the folder, making it if need be."""
@@ -185,7 +196,7 @@ class Destination:
 
         with self._told("written to"):
             parents = (self.folder, *self.folder.parents)
-            self._made = [folder for folder in parents if not folder.exists()]
+            self._new_folders = [folder for folder in parents if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / f"{HIDDEN}lock")
             try:
@@ -209,10 +220,52 @@ class Destination:
         with suppress(OSError):
             os.unlink(self._lock.lock_file)
         self._lock.release()
-        if not self.begun:
-            for folder in self._made:
-                with suppress(OSError):
-                    folder.rmdir()
+        for folder in self._new_folders:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all."""
+        with self._told("written to"):
+            write_file(self.folder, name, data)
+
+    @contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        """Turn an error of the file system into one line."""
+        try:
+            yield
+        except OSError as error:
+            in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
+            raise DestinationError(
+                f"'{self.folder}' could not be {done}: {error.strerror or error}; "
+                + (
+                    "choose another folder."
+                    if in_the_way
+                    else "once it can, the same command goes on where it stopped."
+                )
+            ) from error
+
+
+class Destination(OutputFolder):
+    """The folder of a set, for the one run that may add to it at a time.
+
+    Args:
+        folder, identity, wait: as for :class:`OutputFolder`.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], identity: Mapping[str, Any], *, wait: bool = False
+    ) -> None:
+        super().__init__(folder, identity, RUN, wait=wait)
+        self.journal = Journal(self.folder)
+        self.begun = False
+
+    def rows(self) -> Iterator[Row]:
+        """Read what is known of every image that is there; the later of two rows counts."""
+        known = each_row(self.folder) if (self.folder / MANIFEST).exists() else iter(())
+        for row in chain(known, self.journal.rows()):
+            if _has_bytes(self.folder / row["file_name"]):
+                yield row
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Record the run, before its first image."""
@@ -224,8 +277,8 @@ class Destination:
 
     def add(self, row: Row, data: bytes) -> None:
         """Write an image, and then its row: a row's image is always there, and whole."""
+        self.write(row["file_name"], data)
         with self._told("written to"):
-            write_file(self.folder, row["file_name"], data)
             self.journal.append(row)
 
     def take(self, file: Path, row: Row) -> None:
@@ -247,7 +300,7 @@ class Destination:
     def tidy(self) -> None:
         """Remove what a killed run left hidden, if no other one is at work here."""
         with suppress(DestinationError), self:
-            self.begun = True
+            pass
 
     def finish(self, run: Mapping[str, Any], order: Callable[[Row], Any]) -> int:
         """Write the manifest, sorted by ``order``, and remove what was hidden; count the images."""
@@ -260,21 +313,6 @@ class Destination:
             write_run(self.folder, {"identity": self.identity, **run, "images": images})
             self.journal.path.unlink(missing_ok=True)
         return images
-
-    @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
-            raise DestinationError(
-                f"'{self.folder}' could not be {done}: {error.strerror or error}; "
-                + (
-                    "choose another folder."
-                    if in_the_way
-                    else "once it can, the same command goes on where it stopped."
-                )
-            ) from error
 
 
 def _sorted_parts(

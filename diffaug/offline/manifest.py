@@ -99,18 +99,26 @@ def read_run(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         >>> read_run("no/such/folder") is None
         True
     """
-    path = Path(folder, RUN)
+    return read_record(Path(folder, RUN))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read the JSON file of what made a folder; None where there is none.
+
+    Raises:
+        DestinationError: it is not readable, or does not say which run it is of.
+    """
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise DestinationError(
             f"'{path}' could not be read ({error}); choose another folder."
         ) from error
-    if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
+    if not isinstance(record, dict) or not isinstance(record.get("identity"), dict):
         raise DestinationError(f"'{path}' is not diffaug's; choose another folder.")
-    return run
+    return record
 
 
 def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What fine-tuning the embedded base is worth: held-out loss, and whether classes are recognised.
+"""Measure what fine-tuning the embedded base gains: held-out loss, and classes recognised.
 
     python examples/benchmarks/finetune_gain.py --data 'train.parquet' --val 'val.parquet' \
         --classes 'brown bear' 'golden retriever' 'ice cream' ladybug --steps 600 \
@@ -31,19 +31,40 @@ from tiny_judge import train_judge
 
 from diffaug import DiffusersBackend, GenerationRequest, ModelSpec, finetune
 from diffaug.backends import finetuned
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
-from diffaug.finetuning.loss import noise_loss
+from diffaug.finetuning.data import square
+from diffaug.finetuning.loss import Denoiser
+from diffaug.seeds import derive_seed
 
 
 @torch.inference_mode()
 def recognised(judge: SmallResNet, images: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Return the share of images named as wanted, and the mean probability of what is wanted."""
-    chances = judge(images.float() / 255).softmax(1)
-    right = chances.gather(1, wanted[:, None])
+    """Return the share of images that the judge names as wanted, and its mean probability."""
+    probabilities = judge(images.float() / 255).softmax(1)
     return {
-        "named": (chances.argmax(1) == wanted).float().mean().item(),
-        "probability": right.mean().item(),
+        "named": (probabilities.argmax(1) == wanted).float().mean().item(),
+        "probability": probabilities.gather(1, wanted[:, None]).mean().item(),
     }
+
+
+@torch.no_grad()
+def noise_loss(spec: ModelSpec, images: Tensor, prompts: list[str], seed: int, draws: int) -> float:
+    """Return how far a model's noise prediction is off, for the same noise and timesteps each time.
+
+    The mean is over `draws` timesteps of each image's middle square.
+    """
+    denoiser = Denoiser(load_pipeline(pin(spec)))
+    total = 0.0
+    for index, (image, words) in enumerate(zip(images, denoiser.words(prompts), strict=True)):
+        pixels = square(image, spec.size)
+        generators = [
+            torch.Generator().manual_seed(derive_seed(seed, index, draw)) for draw in range(draws)
+        ]
+        items = [denoiser.with_noise(pixels, 0, generator) for generator in generators]
+        total += denoiser.errors(items, words.expand(draws, -1)).mean().item()
+    return total / len(images)
 
 
 def generate(
@@ -52,16 +73,16 @@ def generate(
     """Return `each` images for every prompt, in order; translated from sources if given."""
     requests = [
         GenerationRequest(
-            prompt, seed=place * each + copy,
-            image=None if sources is None else sources[(place * each + copy) % len(sources)],
+            prompt, seed=index * each + copy,
+            image=None if sources is None else sources[(index * each + copy) % len(sources)],
             strength=None if sources is None else strength,
         )
-        for place, prompt in enumerate(prompts)
+        for index, prompt in enumerate(prompts)
         for copy in range(each)
     ]  # fmt: skip
     task = "generate" if sources is None else "translate"
     with DiffusersBackend(ModelSpec(**{**vars(spec), "task": task})) as backend:
-        return torch.stack([made.image for made in backend.generate(requests)])
+        return torch.stack([generated.image for generated in backend.generate(requests)])
 
 
 def main(
@@ -107,19 +128,19 @@ def main(
     specs = {"before": resolve(base), "after": resolve(work / "tuned")}
     chosen = torch.linspace(0, len(others) - 1, min(held_out, len(others))).long()
     wanted = torch.arange(len(names)).repeat_interleave(each)
-    # Photographs of another class each: they are in the order of the classes.
+    # A photograph of another class for each prompt: they are in the order of the classes.
     sources = others[truths.argsort(stable=True)].roll(len(others) // 2, 0)
     figures: dict[str, object] = {}
     rows = []
     for when, spec in specs.items():
-        texts = [prompts[when][int(truths[place])] for place in chosen]
-        made = generate(spec, prompts[when], each, None, strength)
-        moved = generate(spec, prompts[when], each, sources, strength)
-        rows += [made.view(len(names), each, *made.shape[1:])[:, :4].flatten(0, 1)]
+        texts = [prompts[when][int(truths[index])] for index in chosen]
+        samples = generate(spec, prompts[when], each, None, strength)
+        translated = generate(spec, prompts[when], each, sources, strength)
+        rows += [samples.view(len(names), each, *samples.shape[1:])[:, :4].flatten(0, 1)]
         figures[when] = {
-            "held_out_loss": noise_loss(spec, list(others[chosen]), texts, draws=draws),
-            "from_text": recognised(judge, made, wanted),
-            "translated": recognised(judge, moved, wanted),
+            "held_out_loss": noise_loss(spec, others[chosen], texts, 0, draws),
+            "from_text": recognised(judge, samples, wanted),
+            "translated": recognised(judge, translated, wanted),
         }
     if sheet is not None:
         save_image(make_grid(torch.cat(rows) / 255, nrow=4 * len(names)), sheet)
@@ -152,8 +173,8 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = vars(parser.parse_args())
     target = options.pop("json")
-    found = main(options.pop("data"), options.pop("val"), options.pop("classes"), **options)
-    text = json.dumps(found, indent=2) + "\n"
+    figures = main(options.pop("data"), options.pop("val"), options.pop("classes"), **options)
+    text = json.dumps(figures, indent=2) + "\n"
     print(text)
     if target is not None:
         target.write_text(text)

@@ -175,7 +175,7 @@ def test_wrong_folders_are_one_line(photos, tmp_path, model):
     assert "must be an existing folder" in line(tmp_path / "nowhere", tmp_path / "set")
     assert "must hold images" in line(tmp_path / "empty", tmp_path / "set")
     assert "lies inside the source" in line(photos, photos / "set")
-    assert "must be empty or hold a set of this run" in line(photos, photos.parent)
+    assert "must be empty or of this run" in line(photos, photos.parent)
 
 
 def test_a_different_run_in_the_destination_is_refused(photos, tmp_path, model):

@@ -1,4 +1,4 @@
-"""Fine-tuning from a folder of classes to a folder that works, whole or stopped on the way."""
+"""Fine-tuning from a folder of classes to a folder that works, with and without stops."""
 
 import json
 import os
@@ -15,10 +15,13 @@ from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_
 
 from diffaug import DiffusersBackend
 from diffaug.backends import finetuned
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
-from diffaug.errors import DestinationError, UnreadableImageError
-from diffaug.finetuning import run_folder
-from diffaug.finetuning.loss import noise_loss
+from diffaug.errors import DestinationError, ModelError, UnreadableImageError
+from diffaug.finetuning import run as finetuning_run
+from diffaug.finetuning.data import square
+from diffaug.finetuning.loss import Denoiser
 from diffaug.finetuning.run import finetune
 from diffaug.finetuning.trainer import Trainer
 from diffaug.images import read_image
@@ -59,12 +62,12 @@ def test_a_finished_folder_holds_what_was_learned_and_says_what_it_is(finished, 
     assert dict.fromkeys(tokens.values(), (torch.float32, (16,))) == {
         token: (row.dtype, tuple(row.shape)) for token, row in rows.items()
     }
-    found = finetuned.read(finished)
-    assert (None, 0, "bird") == (found.shots, found.seed, found.metaclass)
+    learned = finetuned.read(finished)
+    assert (None, 0, "bird") == (learned.shots, learned.seed, learned.metaclass)
     assert [f"{name}/{n}.png" for name in sorted(NAMES) for n in range(NAMES[name])] == list(
-        found.files
+        learned.files
     )
-    assert "<class_0>" == found.token("AC/DC") and "<class_2>" == found.token("Mu\u0308ller")
+    assert "<class_0>" == learned.token("AC/DC") and "<class_2>" == learned.token("Mu\u0308ller")
     record = json.loads((finished / "finetune.json").read_text())
     assert (4, 2, 2) == tuple(record["settings"][name] for name in ("steps", "rank", "batch_size"))
     card = (finished / "README.md").read_text()
@@ -89,9 +92,20 @@ def test_what_was_learned_works_whole_and_in_part(finished):
         DiffusersBackend(finetuned.reduce(spec, "none")).generate([request])
 
 
-def test_pictures_on_the_way_are_of_the_model_as_it_is_then(finished):
+def test_sample_pictures_show_the_model_at_their_step(finished):
     first, second = (finished / "samples" / f"step-00000{n}.png" for n in (2, 4))
     assert not torch.equal(read_image(first), read_image(second))
+
+
+@torch.no_grad()
+def held_out_loss(backend, files, prompts, draws=8):
+    """Return a model's loss on the middle of each image, at fixed noise."""
+    denoiser = Denoiser(load_pipeline(pin(replace(resolve(backend), device="cpu"))))
+    items = [
+        denoiser.with_noise(square(read_image(file), SIZE), 0, torch.Generator().manual_seed(n))
+        for n, file in enumerate(files * draws)
+    ]
+    return float(denoiser.errors(items, denoiser.words(prompts * draws)).mean())
 
 
 def test_training_lowers_the_loss_on_images_held_out(tree, tmp_path):
@@ -99,19 +113,15 @@ def test_training_lowers_the_loss_on_images_held_out(tree, tmp_path):
     source = save_classes(tmp_path / "seen", **dict.fromkeys(sorted(NAMES), 3))
     run(source, tmp_path / "run", steps=30, embedding_learning_rate=1e-2, checkpoint_every=100)
     files = [held / name / f"{n}.png" for name in NAMES for n in (3, 4)]
-    images = [read_image(file) for file in files]
-    found = finetuned.read(tmp_path / "run")
-    after = noise_loss(
-        tmp_path / "run", images, [found.prompt(file.parent.name) for file in files], device="cpu"
-    )
-    before = noise_loss(
-        model_folder("translate"), images, ["a photo of a bird"] * len(images), device="cpu"
-    )
+    tuned = finetuned.read(tmp_path / "run")
+    prompts = [tuned.prompt(file.parent.name) for file in files]
+    after = held_out_loss(tmp_path / "run", files, prompts)
+    before = held_out_loss(model_folder("translate"), files, ["a photo of a bird"] * len(files))
     assert after < 0.98 * before
 
 
 def stop_after(monkeypatch, steps, update=False):
-    """Interrupt training before a step, or amid the update of its weights."""
+    """Interrupt training before a step, or during the update of its weights."""
     train = Trainer.train
 
     def interrupted(trainer):
@@ -124,7 +134,7 @@ def stop_after(monkeypatch, steps, update=False):
 
 
 @pytest.mark.parametrize(("stop", "update", "kept"), [(3, False, "3"), (3, True, "2")])
-def test_a_run_that_was_stopped_goes_on_to_the_same_folder_bit_for_bit(
+def test_a_stopped_run_resumes_to_the_same_folder_bit_for_bit(
     tree, tmp_path, monkeypatch, stop, update, kept
 ):
     from safetensors import safe_open
@@ -189,12 +199,12 @@ def test_a_finished_run_is_left_alone_and_cannot_be_made_longer(tree, tmp_path, 
 def test_the_few_images_chosen_are_recorded_and_others_never_read(tmp_path, monkeypatch):
     tree = save_classes(tmp_path / "photos", a=4, b=3)
     keys = [f"a/{n}.png" for n in range(4)] + [f"b/{n}.png" for n in range(3)]
-    chosen = [keys[place] for place in few_shot_subset([0] * 4 + [1] * 3, 2, 5)]
+    chosen = [keys[index] for index in few_shot_subset([0] * 4 + [1] * 3, 2, 5)]
     for key in set(keys) - set(chosen):
         (tree / key).write_bytes(b"never read")
     done = run(tree, tmp_path / "run", shots=2, seed=5, strict=True, steps=1)
-    found = finetuned.read(tmp_path / "run")
-    assert (chosen, 2, 5) == (list(found.files), found.shots, found.seed)
+    learned = finetuned.read(tmp_path / "run")
+    assert (chosen, 2, 5) == (list(learned.files), learned.shots, learned.seed)
     assert 4 == done.images
 
 
@@ -203,7 +213,8 @@ def test_an_unreadable_image_is_skipped_with_its_reason_or_refused(tmp_path):
     (tree / "a" / "1.png").write_bytes(b"")
     (tree / "beside.png").write_bytes(b"")
     done = run(tree, tmp_path / "run", steps=1)
-    assert ["beside.png", "a/1.png"] == [one.source for one in done.skipped] and 2 == done.images
+    assert ["beside.png", "a/1.png"] == [image.source for image in done.skipped]
+    assert 2 == done.images
     assert done.skipped == run(tree, tmp_path / "run", steps=1).skipped
     with pytest.raises(UnreadableImageError, match=r"1\.png' is not a readable image"):
         run(tree, tmp_path / "other", steps=1, strict=True)
@@ -212,7 +223,9 @@ def test_an_unreadable_image_is_skipped_with_its_reason_or_refused(tmp_path):
 @pytest.fixture
 def unloaded(monkeypatch):
     """Fail if a model is loaded."""
-    monkeypatch.setattr(run_folder, "load_pipeline", lambda spec: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        finetuning_run, "load_pipeline", lambda spec: pytest.fail("a model was loaded")
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,9 +233,6 @@ def unloaded(monkeypatch):
     [
         ({"shots": 3}, "'shots' must be at most the images of each class, got 3 and class 'AC%2F"),
         ({"steps": 0}, "'steps' must be at least 1, got 0"),
-        ({"checkpoint_every": 0}, "'checkpoint_every' must be at least 1, got 0"),
-        ({"sample_every": -1}, "'sample_every' must be at least 0, got -1"),
-        ({"metaclass": 1}, "'metaclass' must be a string, got 1"),
         ({"initial_token": "bird"}, "'initial_token' must be one token of the base model"),
         ({"metaclass": "bird " * 40}, "'metaclass' must fit into a prompt of 77 tokens"),
         ({"mixed_precision": "fp16"}, "'mixed_precision' must be 'no' or 'bf16' on a CPU"),
@@ -273,12 +283,19 @@ def test_other_images_or_another_base_make_another_run(tree, tmp_path, unloaded,
 
 
 @pytest.mark.parametrize(
-    ("file", "text"), [("notes.txt", "mine"), ("finetune.json", "{}"), ("finetune.json", "[")]
+    ("file", "text", "message"),
+    [
+        ("notes.txt", "mine", "must be empty or of this run, and it holds 'notes.txt' and no fine"),
+        ("finetune.json", "{}", "finetune.json' is not diffaug's"),
+        ("finetune.json", "[", "finetune.json' could not be read"),
+    ],
 )
-def test_a_folder_that_holds_something_else_is_refused(tree, tmp_path, unloaded, file, text):
+def test_a_folder_that_holds_something_else_is_refused(
+    tree, tmp_path, unloaded, file, text, message
+):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / file).write_text(text)
-    with pytest.raises(DestinationError, match=f"must be empty or hold .* it holds '{file}'"):
+    with pytest.raises(DestinationError, match=message):
         run(tree, tmp_path / "run")
     assert text == (tmp_path / "run" / file).read_text()
 
@@ -286,10 +303,26 @@ def test_a_folder_that_holds_something_else_is_refused(tree, tmp_path, unloaded,
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tree, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / f"finetune.json.{'0a' * 8}.tmp").write_text("{")
+    (folder / f".diffaug.{'0a' * 8}.tmp").write_text("{")
     (folder / ".hidden").write_text("mine")
     run(tree, folder, steps=1)
-    assert not list(folder.glob("*.tmp")) and (folder / ".hidden").exists()
+    assert not list(folder.glob(".*.tmp")) and (folder / ".hidden").exists()
+
+
+def test_a_folder_is_of_one_run_at_a_time_and_gone_if_nothing_came_of_it(
+    tree, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+
+    def load(spec):
+        with pytest.raises(DestinationError, match="is being written to by another run; wait"):
+            run(tree, folder)
+        raise ModelError("no such model")
+
+    monkeypatch.setattr(finetuning_run, "load_pipeline", load)
+    with pytest.raises(ModelError, match="no such model"):
+        run(tree, folder)
+    assert not folder.exists()
 
 
 def test_a_destination_that_is_a_file_or_in_the_source_is_refused(tree, tmp_path, unloaded):
@@ -302,27 +335,19 @@ def test_a_destination_that_is_a_file_or_in_the_source_is_refused(tree, tmp_path
 
 def test_two_processes_make_the_weights_of_one(tmp_path):
     tree = save_classes(tmp_path / "photos", a=2, b=2)
-    settings = {"batch_size": 3, "steps": 2, "learning_rate": 1e-3}
-    run(tree, tmp_path / "one", **settings)
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom diffaug.finetuning.run import finetune\n"
-        "source, destination, base = sys.argv[1:]\n"
-        "finetune(source, destination, base=base, metaclass='bird', steps=2, rank=2, batch_size=3,"
-        " device='cpu', learning_rate=1e-3)\n"
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    paths = [tree, tmp_path / "two", model_folder("translate")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    run(tree, tmp_path / "one", batch_size=3, steps=2, learning_rate=1e-3)
+    launch = "-m torch.distributed.run --standalone --nproc_per_node 2 -m diffaug finetune".split()
+    options = "--metaclass bird --device cpu --steps 2 --rank 2 --batch-size 3".split()
     done = subprocess.run(
-        [*launch, "--master_port", "29611", script, *paths],
+        [sys.executable, *launch, tree, tmp_path / "two", "--base", model_folder("translate")]
+        + [*options, "--learning-rate", "1e-3"],
         capture_output=True,
         text=True,
         timeout=280,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert 0 == done.returncode, done.stderr
     for name in ("embeddings.safetensors", "adapters/pytorch_lora_weights.safetensors"):
-        found = load_file(tmp_path / "two" / name)
-        for key, tensor in load_file(tmp_path / "one" / name).items():
-            torch.testing.assert_close(tensor, found[key], rtol=0, atol=1e-4)
+        tensors = load_file(tmp_path / "two" / name)
+        for key, expected in load_file(tmp_path / "one" / name).items():
+            torch.testing.assert_close(expected, tensors[key], rtol=0, atol=1e-4)

@@ -5,13 +5,12 @@ from collections import Counter
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from tiny_pipelines import SIZE, model_folder, save_classes, save_learned, tiny_spec
+from tiny_pipelines import SIZE, save_classes, tiny_spec
 
-from diffaug.backends import finetuned
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import ModelError
-from diffaug.finetuning.loss import Denoiser, NoisedImage, min_snr_weights, noise_loss
-from diffaug.finetuning.pictures import Pictures, square
+from diffaug.finetuning.data import ImageSampler, square
+from diffaug.finetuning.loss import Denoiser, min_snr_weights
 from diffaug.images import read_image
 
 
@@ -28,11 +27,11 @@ def pipe():
 def test_min_snr_weights_are_the_paper_s(gamma):
     shares = [0.01, 0.3, 0.5, 0.9, 0.999]
     snr = [share / (1 - share) for share in shares]
-    epsilon = torch.tensor([min(one, gamma) / one for one in snr])
-    velocity = torch.tensor([min(one, gamma) / (one + 1) for one in snr])
-    found = torch.tensor(shares)
-    torch.testing.assert_close(epsilon, min_snr_weights(found, gamma, "epsilon"))
-    torch.testing.assert_close(velocity, min_snr_weights(found, gamma, "v_prediction"))
+    epsilon = torch.tensor([min(ratio, gamma) / ratio for ratio in snr])
+    velocity = torch.tensor([min(ratio, gamma) / (ratio + 1) for ratio in snr])
+    alphas = torch.tensor(shares)
+    torch.testing.assert_close(epsilon, min_snr_weights(alphas, gamma, "epsilon"))
+    torch.testing.assert_close(velocity, min_snr_weights(alphas, gamma, "v_prediction"))
 
 
 def test_min_snr_weights_are_finite_where_no_signal_is_left():
@@ -47,7 +46,7 @@ def test_the_error_is_that_of_the_prediction_against_noise_or_velocity(pipe, pre
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=prediction)
     denoiser = Denoiser(pipe)
     pixels = torch.randint(0, 256, (3, SIZE, SIZE), generator=seeded(), dtype=torch.uint8)
-    items = [NoisedImage(pixels, 0, *denoiser.noise(SIZE, seeded(n))) for n in range(2)]
+    items = [denoiser.with_noise(pixels, 0, seeded(n)) for n in range(2)]
     words = denoiser.words(["a cat", "a dog"])
     expected = []
     for item, prompt in zip(items, ["a cat", "a dog"], strict=True):
@@ -74,7 +73,9 @@ def test_every_timestep_may_be_drawn(pipe):
         pipe.scheduler.config, prediction_type="epsilon", num_train_timesteps=3
     )
     denoiser = Denoiser(pipe)
-    assert {0, 1, 2} == {int(denoiser.noise(SIZE, seeded(n))[1]) for n in range(30)}
+    pixels = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
+    items = [denoiser.with_noise(pixels, 0, seeded(n)) for n in range(30)]
+    assert {0, 1, 2} == {int(item.timestep) for item in items}
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 41), (33, 16), (7, 5), (1, 9)])
@@ -96,15 +97,15 @@ def tree(tmp_path_factory):
     return save_classes(tmp_path_factory.mktemp("photos"), many=4, one=1)
 
 
-def pictures(tree, balanced):
+def sampler(tree, balanced):
     files = sorted(tree.glob("*/*.png"))
-    return Pictures(files, [file.parent.name == "one" for file in files], 16, balanced)
+    return ImageSampler(files, [file.parent.name == "one" for file in files], 16, balanced)
 
 
 @pytest.mark.parametrize(("balanced", "share"), [(False, 0.2), (True, 0.5)])
 def test_images_are_drawn_uniformly_or_each_class_as_often(tree, balanced, share):
-    drawn = pictures(tree, balanced)
-    count = Counter(drawn.draw(seeded(n))[1] for n in range(400))
+    images = sampler(tree, balanced)
+    count = Counter(images.draw(seeded(n))[1] for n in range(400))
     assert share == pytest.approx(count[1] / 400, abs=0.08)
 
 
@@ -112,40 +113,12 @@ def test_half_of_the_images_are_flipped_and_one_seed_says_which(tree):
     files = [tree / "many" / "0.png"]  # 18 by 24: at 18 px only the columns are cut
     flips = 0
     for n in range(100):
-        found, label = Pictures(files, [0], 18, False).draw(seeded(n))
-        again, _ = Pictures(files, [0], 18, False).draw(seeded(n))
-        assert torch.equal(found, again) and 0 == label
+        drawn, label = ImageSampler(files, [0], 18, False).draw(seeded(n))
+        again, _ = ImageSampler(files, [0], 18, False).draw(seeded(n))
+        assert torch.equal(drawn, again) and 0 == label
         cuts = [read_image(files[0])[:, :, start : start + 18] for start in range(7)]
-        straight = any(torch.equal(found, cut) for cut in cuts)
-        flipped = any(torch.equal(found, cut.flip(-1)) for cut in cuts)
+        straight = any(torch.equal(drawn, cut) for cut in cuts)
+        flipped = any(torch.equal(drawn, cut.flip(-1)) for cut in cuts)
         assert straight != flipped
         flips += flipped
     assert 30 < flips < 70
-
-
-def test_the_noise_loss_is_one_number_by_seed_and_knows_its_prompts(tmp_path):
-    folder = save_learned(tmp_path / "run")
-    found = finetuned.read(folder)
-    image = [torch.full((3, 20, 30), 90, dtype=torch.uint8)]
-    one, same, other = (
-        noise_loss(folder, image, [prompt], seed=4, draws=2, device="cpu")
-        for prompt in (found.prompt("A two"), found.prompt("a_two"), found.prompt("b_one"))
-    )
-    assert one == same != other
-    assert one != noise_loss(folder, image, [found.prompt("A two")], seed=5, draws=2, device="cpu")
-    with pytest.raises(ValueError, match="must use learned tokens, and '<class_9>' is none"):
-        noise_loss(folder, image, ["a photo of a <class_9>"], device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("images", "prompts", "changes", "message"),
-    [
-        ([], [], {}, "'prompts' must be one for each image, got 0 for 0"),
-        ([torch.zeros(3, 2, 2, dtype=torch.uint8)], [], {}, "one for each image, got 0 for 1"),
-        ([torch.zeros(3, 2, 2)], ["a"], {}, "'pictures' must be a uint8 tensor, got torch.float32"),
-        ([], [], {"draws": 0}, "'draws' must be at least 1, got 0"),
-    ],
-)
-def test_a_noise_loss_of_what_is_no_image_is_refused(images, prompts, changes, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        noise_loss(model_folder("translate"), images, prompts, **changes)

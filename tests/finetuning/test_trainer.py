@@ -1,4 +1,4 @@
-"""One step of fine-tuning: what changes, what stays, and that nothing but the seed has a say."""
+"""One step of fine-tuning: what changes, what stays, and that it follows from the seed alone."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from tiny_pipelines import SIZE, model_folder, save_classes, tiny_spec
 from diffaug import ModelSpec
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import GenerationError
-from diffaug.finetuning.data import Lessons, Words
+from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.settings import Settings, base_spec, choose_precision
 from diffaug.finetuning.trainer import LearnedRows, Trainer
 
@@ -27,6 +27,11 @@ SETTINGS = Settings(
     mixed_precision="no",
     min_snr_gamma=None,
     balanced=False,
+    metaclass="bird",
+    initial_token=None,
+    shots=None,
+    checkpoint_every=500,
+    sample_every=0,
 )
 
 
@@ -38,29 +43,18 @@ def tree(tmp_path_factory):
 @pytest.fixture
 def make(tree):
     """Make trainers, and close them at the end."""
-    made = []
+    trainers = []
 
     def make(precision="no", rank=0, world=1, **changes):
         dtype = "bfloat16" if precision == "bf16" else "float32"
         pipe = load_pipeline(tiny_spec("translate", dtype=dtype))
-        lessons, words = Lessons(tree), Words("bird")
-        made.append(
-            Trainer(
-                pipe,
-                lessons.pictures([], SIZE, False),
-                words.tokens(3),
-                words.prompts(3),
-                5,
-                replace(SETTINGS, **changes),
-                precision,
-                rank,
-                world,
-            )
-        )
-        return made[-1]
+        sampler = TrainingSet(tree).sampler([], SIZE, False)
+        settings = replace(SETTINGS, **changes)
+        trainers.append(Trainer(pipe, sampler, 3, settings, precision, rank, world))
+        return trainers[-1]
 
     yield make
-    for trainer in made:
+    for trainer in trainers:
         trainer.close()
 
 
@@ -89,28 +83,29 @@ def test_only_the_lora_and_the_new_rows_change(make, precision):
 def test_every_attention_learns_in_its_four_places(make):
     trainer = make()
     attentions = {
-        f"{name}.{place}.lora_{matrix}.default.weight"
+        f"{name}.{layer}.lora_{matrix}.default.weight"
         for name, module in trainer.pipe.unet.named_modules()
         if type(module).__name__ == "Attention"
-        for place in ("to_q", "to_k", "to_v", "to_out.0")
+        for layer in ("to_q", "to_k", "to_v", "to_out.0")
         for matrix in "AB"
     }
     assert attentions and attentions == trainer.learning.keys() - {"embeddings"}
     assert {2} == {min(weight.shape) for name, weight in trainer.learning.items() if "lora" in name}
 
 
-def test_all_words_start_from_one_and_the_lora_from_nothing(make):
+def test_all_words_start_from_one_word_and_the_lora_from_zero(make):
     from peft.tuners.lora import LoraLayer
 
     before = torch.get_rng_state()
     trainer = make()
     assert torch.equal(before, torch.get_rng_state())
     table = trainer.pipe.text_encoder.get_input_embeddings().table.weight
-    assert torch.equal(table[5].expand(3, -1), trainer.rows)
+    initial = trainer.pipe.tokenizer.convert_tokens_to_ids("b")  # of "bird"
+    assert torch.equal(table[initial].expand(3, -1), trainer.rows)
     for name, weight in trainer.learning.items():
         if ".lora_" in name:
             assert ("lora_B" in name) == bool((weight == 0).all())
-    layers = [one for one in trainer.pipe.unet.modules() if isinstance(one, LoraLayer)]
+    layers = [module for module in trainer.pipe.unet.modules() if isinstance(module, LoraLayer)]
     assert {1.0} == {layer.scaling["default"] for layer in layers}  # alpha is the rank
     torch.manual_seed(99)  # of no consequence
     again, other = weights(make()), weights(make(seed=1))
@@ -122,9 +117,9 @@ def test_learned_rows_stand_behind_the_old_ones_and_alone_get_gradients():
     table = torch.nn.Embedding(6, 2).requires_grad_(False)
     rows = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     module = LearnedRows(table, 5, rows)  # row 5 of the table is padding that no token has
-    found = module(torch.tensor([[0, 5, 6, 4]]))
-    assert torch.equal(torch.stack([table.weight[0], *rows, table.weight[4]]), found[0])
-    found.sum().backward()
+    embedded = module(torch.tensor([[0, 5, 6, 4]]))
+    assert torch.equal(torch.stack([table.weight[0], *rows, table.weight[4]]), embedded[0])
+    embedded.sum().backward()
     assert [[1.0, 1.0], [1.0, 1.0]] == module.rows.grad.tolist()
     assert table.weight.grad is None
 
@@ -142,20 +137,17 @@ def test_the_lora_s_gradient_is_clipped_and_that_of_the_words_is_not(make):
             weight *= 1e4 if "lora_A" in name else 1e2 if name == "embeddings" else 1
     trainer.train()
     # After one step AdamW's first moment is a tenth of the gradient that it saw.
-    seen = [trainer.optimizer.state[weight]["exp_avg"] * 10 for weight in trainer.lora]
-    assert 1.0 == pytest.approx(float(torch.cat([one.flatten() for one in seen]).norm()), rel=1e-3)
+    seen = [trainer.optimizer.state[weight]["exp_avg"].flatten() * 10 for weight in trainer.lora]
+    assert 1.0 == pytest.approx(float(torch.cat(seen).norm()), rel=1e-3)
 
 
 def test_an_image_of_a_step_is_the_same_in_whichever_process(make):
-    one, other = make(), make(rank=1, world=2)
-    for step, item in ((0, 1), (2, 3)):
-        expected, found = one.item(step, item), other.item(step, item)
-        assert all(
-            torch.equal(torch.as_tensor(a), torch.as_tensor(b))
-            for a, b in zip(expected, found, strict=True)
-        )
-    assert not torch.equal(one.item(0, 0).noise, one.item(0, 1).noise)
-    assert not torch.equal(one.item(0, 0).noise, one.item(1, 0).noise)
+    first, second = make(), make(rank=1, world=2)
+    for step, index in ((0, 1), (2, 3)):
+        fields = zip(first.item(step, index), second.item(step, index), strict=True)
+        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in fields)
+    assert not torch.equal(first.item(0, 0).noise, first.item(0, 1).noise)
+    assert not torch.equal(first.item(0, 0).noise, first.item(1, 0).noise)
 
 
 def test_processes_and_passes_share_a_batch_without_changing_its_gradient(make):
@@ -170,7 +162,7 @@ def test_processes_and_passes_share_a_batch_without_changing_its_gradient(make):
     torch.testing.assert_close(whole.rows.grad, passes.rows.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_checkpointing_gradients_changes_none(make):
+def test_gradient_checkpointing_changes_no_gradient(make):
     plain, saving = make(), make(gradient_checkpointing=True)
     assert plain.train() == pytest.approx(saving.train(), rel=1e-6)
     for name, weight in weights(plain).items():
@@ -181,18 +173,18 @@ def test_the_loss_is_weighted_by_min_snr_if_asked(make):
     plain, weighted = make(), make(min_snr_gamma=1.0)
     items = [plain.item(0, number) for number in range(4)]
     with torch.no_grad():
-        errors = plain.denoiser.errors(items, plain.words[[one.label for one in items]])
-    shares = [float(plain.denoiser.scheduler.alphas_cumprod[one.timestep]) for one in items]
+        errors = plain.denoiser.errors(items, plain.words[[item.label for item in items]])
+    shares = [float(plain.denoiser.scheduler.alphas_cumprod[item.timestep]) for item in items]
     snr = [share / (1 - share) for share in shares]
     expected = sum(
-        float(error) * min(one, 1.0) / one for error, one in zip(errors, snr, strict=True)
+        float(error) * min(ratio, 1.0) / ratio for error, ratio in zip(errors, snr, strict=True)
     )
     assert float(errors.mean()) == pytest.approx(plain.train(), rel=1e-5)
     assert expected / 4 == pytest.approx(weighted.train(), rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["no", "fp16"])
-def test_a_state_that_was_restored_goes_on_bit_for_bit(make, precision):
+def test_training_resumes_from_a_state_bit_for_bit(make, precision):
     straight = make(precision)
     losses = [straight.train() for _ in range(4)]
     first = make(precision)
@@ -200,12 +192,12 @@ def test_a_state_that_was_restored_goes_on_bit_for_bit(make, precision):
     second = make(precision)
     second.restore(*first.state())
     assert losses[2:] == [second.train() for _ in range(2)]
-    expected, found = straight.state(), second.state()
-    assert expected[0].keys() == found[0].keys() and expected[1] == found[1]
-    assert all(torch.equal(tensor, found[0][name]) for name, tensor in expected[0].items())
+    (expected, expected_texts), (tensors, texts) = straight.state(), second.state()
+    assert expected.keys() == tensors.keys() and expected_texts == texts
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in expected.items())
 
 
-def test_an_overflow_in_half_precision_leaves_out_one_update(make):
+def test_an_overflow_in_half_precision_skips_one_update(make):
     trainer = make("fp16")
     trainer.train()
     before, (tensors, texts) = weights(trainer), trainer.state()
@@ -255,6 +247,14 @@ def test_a_loss_that_is_no_number_is_an_error_and_changes_nothing(make):
         ({"embedding_learning_rate": "fast"}, "'embedding_learning_rate' must be a number"),
         ({"min_snr_gamma": 0}, "'min_snr_gamma' must be above 0 and finite, got 0"),
         ({"mixed_precision": "fp8"}, "'mixed_precision' must be one of auto, no, fp16, bf16"),
+        ({"shots": 0}, "'shots' must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "'checkpoint_every' must be at least 1, got 0"),
+        ({"sample_every": -1}, "'sample_every' must be at least 0, got -1"),
+        ({"metaclass": None}, "'metaclass' must be a string, got None"),
+        ({"metaclass": 3}, "'metaclass' must be a string, got 3"),
+        ({"metaclass": "<bird>"}, "'metaclass' must be plain words without < and >"),
+        ({"initial_token": 3}, "'initial_token' must be a string, got 3"),
+        ({"initial_token": " "}, "'initial_token' must be one word, or None"),
     ],
 )
 def test_a_setting_outside_its_range_is_named(changes, message):
