@@ -177,12 +177,6 @@ class ClassPairSampler:
         labels = soft_label(source, target, strengths, gamma, self.num_classes)
         return ClassPairs(source, target, strengths, weight, labels)
 
-    def sources(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw ``(n,)`` source classes for a whole set: by class; by image if counts are known."""
-        if self.class_counts is not None:
-            return _draw(self.class_counts.double().expand(n, -1), generator)
-        return torch.randint(self.num_classes, (n,), generator=generator)
-
     def plan(
         self,
         n: int,
@@ -191,14 +185,18 @@ class ClassPairSampler:
         gamma: float,
         generator: torch.Generator | None = None,
     ) -> ClassPairs:
-        """Draw ``n`` pairs for a whole set, sources too.
+        """Draw ``n`` pairs, the source classes too: by class, or by image if counts are known.
 
         Example:
             >>> from diffaug import ClassPairSampler
             >>> ClassPairSampler(10).plan(50, strength=0.7, gamma=0.5).soft_labels.shape
             torch.Size([50, 10])
         """
-        source = self.sources(whole("n", n, 0), generator)
+        n = whole("n", n, 0)
+        if self.class_counts is None:
+            source = torch.randint(self.num_classes, (n,), generator=generator)
+        else:
+            source = _draw(self.class_counts.double().expand(n, -1), generator)
         return self(source, strength, gamma=gamma, generator=generator)
 
 
