@@ -212,18 +212,18 @@ class Maker:
                 continue
             made = [next(answers) for _ in draft.requests]
             whole = [one for one in made if one is not None]
-            source, pixels = draft.planned.source, draft.item.pixels
+            source, pixels, params = draft.planned.source, draft.item.pixels, draft.params
             if len(whole) < len(made):
                 reason = "the model refused it, or made it blank, each time"
                 done.append(Skipped(source, reason))
                 continue
-            if draft.params is not None:
-                moved = self.transform.label_of(draft.params, draft.item.label) != draft.item.label
+            if params is not None:
+                moved = self.transform.label_of(params, draft.item.label) != draft.item.label
                 if moved and any(one.fallback for one in whole):
                     done.append(Skipped(source, "it came out blank or refused each time"))
                     continue
-                pixels = self.transform.finish(pixels, whole, [draft.params])
-            row = self._row(draft, whole)
+                pixels, [params] = self.transform.finish(pixels, whole, [params])
+            row = self._row(draft, params, whole)
             done.append(encoders.submit(self._encode, row, pixels[0]))
         keep([one if isinstance(one, Skipped) else one.result() for one in done])
 
@@ -234,13 +234,11 @@ class Maker:
             reason = f"it cannot be a {self.options.format} file: {error}"
             return Skipped(row["source"], reason)
 
-    def _row(self, draft: _Draft, made: list[Generated]) -> Row:
+    def _row(self, draft: _Draft, applied: Params | None, made: list[Generated]) -> Row:
         copy, item = draft.planned.copy, draft.item
         ask = draft.requests[0] if draft.requests else None
-        drawn = {} if draft.params is None else self.transform.describe(draft.params)
-        label = item.label
-        if draft.params is not None:
-            label = self.transform.label_of(draft.params, label)
+        described = {} if applied is None else self.transform.describe(applied)
+        label = item.label if applied is None else self.transform.label_of(applied, item.label)
         base = item.base
         if label != item.label:  # into the folder of the class that it shows
             base = f"{self.source.folder_of(label)}/{base.rpartition('/')[2]}"
@@ -249,7 +247,7 @@ class Maker:
         return {
             "prompt": ask.prompt if ask else None,
             "strength": ask.strength if ask else None,
-            **drawn,
+            **described,
             "file_name": f"{base}__{tag}.{self.options.format}",
             "source": draft.planned.source,
             "label": label,

@@ -78,13 +78,15 @@ def preview(
         for (_, pixels), params in zip(read, drawn, strict=True)
     ]
     flat = [request for some in requests for request in some]
-    made = iter(transform.live_backend().generate(flat) if flat else [])
+    answers = iter(transform.live_backend().generate(flat) if flat else [])
     rows = []
     for (name, pixels), params, asked in zip(read, drawn, requests, strict=True):
-        stages = transform.stages(pixels, [next(made) for _ in asked], [params])
+        generated = [next(answers) for _ in asked]
+        stages = transform.stages(pixels, generated, [params])
         pictures = {"original": pixels[0], **{stage: one[0] for stage, one in stages.items()}}
-        described = transform.describe(params)
-        label = transform.label_of(params, own := name.split("/")[0])
+        [applied] = transform.finish(pixels, generated, [params]).params
+        described = transform.describe(applied)
+        label = transform.label_of(applied, own := name.split("/")[0])
         if label != own:
             described["label"] = label
         rows.append(SheetRow(_caption(name, described), pictures))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torchvision.transforms import v2
@@ -19,6 +19,20 @@ from diffaug.backends.spec import ModelSpec
 #: What was drawn for one image: plain JSON values.
 Params = dict[str, Any]
 BackendLike = str | Path | ModelSpec | Backend
+
+
+class Finished(NamedTuple):
+    """What a transform made of some images.
+
+    Args:
+        images: the result ``(N, 3, H, W)``.
+        params: what was really applied to each image. It is what was drawn, except where the model
+            refused an image and its label must not change.
+    """
+
+    images: torch.Tensor
+    params: list[Params]
+
 
 _augmenting = ContextVar("augmenting", default=True)
 _generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
@@ -49,7 +63,7 @@ class ImageTransform(v2.Transform):
 
     A subclass overrides ``draw`` (every random number, once), ``requests`` (which images it needs
     generated) and ``finish`` (the result, from the image, what was generated, and what was drawn).
-    Online use, offline plans and previews call these three and nothing else.
+    Online use, offline sets and previews call these three hooks. No hook changes its arguments.
     """
 
     _transformed_types: tuple[Any, ...] = images.TRANSFORMED_TYPES
@@ -101,18 +115,18 @@ class ImageTransform(v2.Transform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
+    ) -> Finished:
         """Make the result (N, 3, H, W), in the dtype and on the device of the images."""
-        return image
+        return Finished(image, params)
 
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> dict[str, torch.Tensor]:
         """Return what each stage made, by name and in order, the result last; for previews."""
-        return {"result": self.finish(image, generated, params)}
+        return {"result": self.finish(image, generated, params).images}
 
     def describe(self, params: Params) -> Params:
-        """Say in plain values what was drawn, for a manifest."""
+        """Say in plain values what was applied, for a manifest."""
         return dict(params)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
@@ -139,19 +153,24 @@ class ImageTransform(v2.Transform):
         return {"drawn": self.sample(max(images.check_image(image) for image in flat_inputs))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        count = images.check_image(inpt)
-        live = [i for i, drawn in enumerate(params["drawn"][:count]) if drawn is not None]
+        return self.augment(inpt, params["drawn"])[0]
+
+    def augment(self, image: Any, drawn: list[Params | None]) -> tuple[Any, list[Params | None]]:
+        """Augment an image, or a batch of them; return what was really applied beside it."""
+        count = images.check_image(image)
+        live = {index: params for index, params in enumerate(drawn[:count]) if params is not None}
         if not live:
-            return inpt
-        pixels, restore = images.unpack(inpt)  # (N, 3, H, W)
-        chosen, drawn = take(pixels, live), [params["drawn"][i] for i in live]
-        requests = self.requests(chosen, drawn)
+            return image, drawn
+        pixels, restore = images.unpack(image)  # (N, 3, H, W)
+        chosen, params = take(pixels, list(live)), list(live.values())
+        requests = self.requests(chosen, params)
         generated = self.live_backend().generate(requests) if requests else []
-        result = self.finish(chosen, generated, drawn)
+        result, params = self.finish(chosen, generated, params)
         if len(live) < count:
             finished, result = result, pixels.clone()
-            result[live] = finished
-        return restore(result)
+            result[list(live)] = finished
+        applied = dict(enumerate(drawn)) | dict(zip(live, params, strict=True))
+        return restore(result), list(applied.values())
 
     def shrink(self, image: torch.Tensor) -> torch.Tensor:
         """Return images as the backend is sent them: uint8, on the CPU, not over its size."""
@@ -169,7 +188,7 @@ class ImageTransform(v2.Transform):
 
 
 def take(image: torch.Tensor, live: list[int]) -> torch.Tensor:
-    """Return the images of these places, in rising order; no copy if that is all of them."""
+    """Return the images at these indices, which rise; nothing is copied if these are all."""
     return image if len(live) == len(image) else image[live]
 
 

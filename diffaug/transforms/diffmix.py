@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffaug import images
 from diffaug.arguments import texts, whole
@@ -18,16 +19,8 @@ from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities, check_gamma, soft_label
 from diffaug.labels.pairs import ClassPairSampler
 from diffaug.seeds import MAX_SEED, derive_seed
-from diffaug.transforms.base import BackendLike, ImageTransform, Params, fit
+from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.strategies import FEW_SHOT_P, SETTINGS, Strategy, Strengths, find_strategy
-
-
-class _Label:
-    """A sample's label on its way through torchvision's flattening, with what was drawn for it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.drawn: list[Params | None] = []
 
 
 class DiffMix(ImageTransform):
@@ -78,7 +71,6 @@ class DiffMix(ImageTransform):
     """
 
     needs_label = True
-    _transformed_types = (*images.TRANSFORMED_TYPES, _Label)
     online_only = ImageTransform.online_only | {
         *("gamma", "pool", "seed", "num_classes", "labels_getter")  # a set's seed is the run's
     }
@@ -269,7 +261,10 @@ class DiffMix(ImageTransform):
     def pair_up(
         self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
     ) -> Iterator[tuple[str, int]]:
-        """Draw a class, then one of its images; for long tails, any image."""
+        """Draw a class, then one of its images; for long tails, any image.
+
+        Each number has a hash of its own, so a share of a set, or a larger set, draws the same.
+        """
         by_class: dict[str, list[str]] = {}
         for key, label in zip(keys, labels, strict=True):
             by_class.setdefault(label, []).append(key)
@@ -294,9 +289,19 @@ class DiffMix(ImageTransform):
                 "it is elsewhere, give 'labels_getter'. A dataset's own transform never sees it: "
                 "use JointTransform(dataset, transforms)."
             ) from error
-        label = _Label(samples.get(sample, place))
-        result = super().forward(samples.put(sample, place, label))
-        return samples.put(result, place, self._relabel(label))
+        label = samples.get(sample, place)
+        # Flattened as torchvision does it, without the label, which could be taken for an image.
+        leaves, structure = tree_flatten(samples.put(sample, place, None))
+        self.check_inputs(leaves)
+        places = [n for n, picked in enumerate(self._needs_transform_list(leaves)) if picked]
+        drawn = self._draw_translations([leaves[n] for n in places], label)
+        applied = []
+        for n in places:
+            leaves[n], params = self.augment(leaves[n], drawn)
+            applied.append(params)
+        # Several images of one sample share its label, which stays if one of them was refused.
+        weakest = [min(params, key=_strength) for params in zip(*applied, strict=True)]
+        return samples.put(tree_unflatten(leaves, structure), place, self._relabel(label, weakest))
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         super().check_inputs(flat_inputs)
@@ -306,17 +311,15 @@ class DiffMix(ImageTransform):
                 "would no longer be true; use it for classification."
             )
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        [label] = [value for value in flat_inputs if isinstance(value, _Label)]
-        pictures = [value for value in flat_inputs if not isinstance(value, _Label)]
-        params = super().make_params(pictures)
-        sources = self._sources(label.value, len(params["drawn"]))
-        pixels, _ = images.unpack(pictures[0])
-        label.drawn = params["drawn"] = [
-            drawn and self._in_pool(pixels[place : place + 1], source, drawn["variant"])
-            for place, (drawn, source) in enumerate(zip(params["drawn"], sources, strict=True))
+    def _draw_translations(self, flat_inputs: list[Any], label: Any) -> list[Params | None]:
+        """Draw a translation for each image; None where ``p`` passes over it."""
+        drawn = self.make_params(flat_inputs)["drawn"]
+        sources = self._sources(label, len(drawn))
+        pixels, _ = images.unpack(flat_inputs[0])
+        return [
+            params and self._in_pool(pixels[index : index + 1], source, params["variant"])
+            for index, (params, source) in enumerate(zip(drawn, sources, strict=True))
         ]
-        return params
 
     def _in_pool(self, image: torch.Tensor, source: int, variant: int) -> Params:
         """Return the translation of this number of an image (1, 3, H, W)."""
@@ -354,9 +357,6 @@ class DiffMix(ImageTransform):
             ) from error
         return array.ndim == 2 or (array.ndim == 1 and not array.is_floating_point())
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return inpt if isinstance(inpt, _Label) else super().transform(inpt, params)
-
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
         from_text = self.strategy.start == "text"
         return [
@@ -371,21 +371,24 @@ class DiffMix(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        for drawn, made in zip(params, generated, strict=True):
-            if made.fallback:  # the label must not promise what the picture does not hold
-                drawn["strength"] = 0.0
-        return fit(image, generated)
+    ) -> Finished:
+        # Where the model refused, the picture is still of its source class, and so is its label.
+        applied = [
+            {**drawn, "target": drawn["source"], "strength": 0.0} if answer.fallback else drawn
+            for drawn, answer in zip(params, generated, strict=True)
+        ]
+        return Finished(fit(image, generated), applied)
 
-    def _relabel(self, label: _Label) -> torch.Tensor:
-        rows = torch.zeros(len(label.drawn), self.num_classes)
-        for row, one, drawn in zip(rows, self._batch(label.value), label.drawn, strict=True):
-            row[:] = as_probabilities(one, self.num_classes)
-            if drawn is not None:
-                target, strength = drawn["target"], drawn["strength"]
+    def _relabel(self, label: Any, applied: list[Params | None]) -> torch.Tensor:
+        """Return the label or labels (B, C) after the translations that were really applied."""
+        rows = torch.zeros(len(applied), self.num_classes)
+        for row, source, params in zip(rows, self._batch(label), applied, strict=True):
+            row[:] = as_probabilities(source, self.num_classes)
+            if params is not None:
+                target, strength = params["target"], params["strength"]
                 row[:] = soft_label(row, target, strength, self.gamma, self.num_classes)
-        device = label.value.device if isinstance(label.value, torch.Tensor) else None
-        return (rows if self._is_batch(label.value) else rows[0]).to(device)
+        device = label.device if isinstance(label, torch.Tensor) else None
+        return (rows if self._is_batch(label) else rows[0]).to(device)
 
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
@@ -397,6 +400,10 @@ class DiffMix(ImageTransform):
             "source_label": self.class_names[params["source"]],
             "strength": params["strength"],
         }
+
+
+def _strength(params: Params | None) -> float:
+    return 0.0 if params is None else float(params["strength"])
 
 
 def _translating_spec(backend: str | Path | ModelSpec) -> ModelSpec:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from diffaug.backends.request import Generated, GenerationRequest
-from diffaug.transforms.base import BackendLike, ImageTransform, Params
+from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.fractal_blend import FractalBlend, Fractals
 from diffaug.transforms.half_concat import HalfConcat
 from diffaug.transforms.prompt_edit import PromptEdit
@@ -110,19 +110,19 @@ class DiffuseMix(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        joined = self.concat.finish(image, generated, params)
-        return self.blend.mix(joined, params, out=joined)
+    ) -> Finished:
+        joined, applied = self.concat.finish(image, generated, params)
+        return Finished(self.blend.mix(joined, params, out=joined), applied)
 
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> dict[str, torch.Tensor]:
-        joined = self.concat.finish(image, generated, params)
+        joined = self.concat.finish(image, generated, params).images
         return {
-            "edit": self.edit.finish(image, generated, [drawn["inner"] for drawn in params]),
+            "edit": fit(image, generated),
             "halves joined": joined,
             "fractal": self.blend.pick(image, params),
-            "result": self.blend.finish(joined, [], params),
+            "result": self.blend.mix(joined, params),
         }
 
     def describe(self, params: Params) -> Params:

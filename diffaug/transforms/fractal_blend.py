@@ -10,7 +10,7 @@ from diffaug.arguments import unit_range
 from diffaug.backends.request import Generated
 from diffaug.fractals import FractalBank, FractalFolder
 from diffaug.functional import Rounding
-from diffaug.transforms.base import ImageTransform, Params
+from diffaug.transforms.base import Finished, ImageTransform, Params
 
 Fractals = FractalBank | FractalFolder | str | os.PathLike[str] | None
 
@@ -65,8 +65,8 @@ class FractalBlend(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        return self.mix(image, params)
+    ) -> Finished:
+        return Finished(self.mix(image, params), params)
 
     def mix(
         self, image: torch.Tensor, params: list[Params], out: torch.Tensor | None = None

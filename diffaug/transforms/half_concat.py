@@ -10,7 +10,7 @@ from diffaug.arguments import texts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.functional import Rounding
 from diffaug.seeds import MAX_SEED
-from diffaug.transforms.base import ImageTransform, Params, take
+from diffaug.transforms.base import Finished, ImageTransform, Params, take
 from diffaug.transforms.prompt_edit import PromptEdit
 
 
@@ -88,15 +88,18 @@ class HalfConcat(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
+    ) -> Finished:
         live, chosen, drawn = self._live(image, params)
-        changed = self.inner.finish(chosen, generated, drawn) if live else chosen
-        others = dict(zip(live, changed, strict=True))
+        changed = self.inner.finish(chosen, generated, drawn) if live else Finished(chosen, [])
+        others = dict(zip(live, changed.images, strict=True))
+        inner = dict(zip(live, changed.params, strict=True))
         result = image.new_empty(image.shape)
-        for i, one in enumerate(image):
-            mask, other = params[i]["mask"], others.get(i, one)
-            functional.half_concat(one, other, mask, rounding=self.rounding, out=result[i])
-        return result
+        for index, source in enumerate(image):
+            mask, other = params[index]["mask"], others.get(index, source)
+            functional.half_concat(source, other, mask, rounding=self.rounding, out=result[index])
+        return Finished(
+            result, [{**drawn, "inner": inner.get(index)} for index, drawn in enumerate(params)]
+        )
 
     def describe(self, params: Params) -> Params:
         inner = {} if params["inner"] is None else self.inner.describe(params["inner"])
@@ -116,25 +119,26 @@ class _Foreign(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
+    ) -> Finished:
         with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
-            return torch.stack(
-                [
-                    self._one(source, drawn["inner_seed"])
-                    for source, drawn in zip(image, params, strict=True)
-                ]
-            )
+            results = [
+                self._call_seeded(source, drawn["inner_seed"])
+                for source, drawn in zip(image, params, strict=True)
+            ]
+        return Finished(torch.stack(results), params)
 
-    def _one(self, source: torch.Tensor, seed: int) -> torch.Tensor:
+    def _call_seeded(self, source: torch.Tensor, seed: int) -> torch.Tensor:
         # Not torch.manual_seed, which would reseed every GPU, and only this one is restored.
         torch.default_generator.manual_seed(seed)
         if source.is_cuda:
             with torch.cuda.device(source.device):
                 torch.cuda.manual_seed(seed)
-        made = self.call(source)
-        if _kind(made) != _kind(source):
-            raise ValueError(f"'transform' must keep the image {_kind(source)}, got {_kind(made)}.")
-        return made
+        result = self.call(source)
+        if _kind(result) != _kind(source):
+            raise ValueError(
+                f"'transform' must keep the image {_kind(source)}, got {_kind(result)}."
+            )
+        return result
 
 
 def _kind(image: Any) -> str:

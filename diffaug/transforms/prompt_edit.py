@@ -11,7 +11,7 @@ from diffaug.backends.base import is_backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.seeds import MAX_SEED, derive_seed
-from diffaug.transforms.base import BackendLike, ImageTransform, Params, fit
+from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, fill
 
 
@@ -104,5 +104,5 @@ class PromptEdit(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        return fit(image, generated)
+    ) -> Finished:
+        return Finished(fit(image, generated), params)

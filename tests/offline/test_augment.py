@@ -129,7 +129,7 @@ def test_a_row_says_how_its_image_was_made(photos, tmp_path):
     [request] = mix.requests(source, [drawn])
     assert request.seed == row["seed"]
     assert BANK.name(drawn["fractal"]) == row["fractal"]
-    [made] = mix.finish(source, mix.backend.generate([request]), [drawn])
+    [made] = mix.finish(source, mix.backend.generate([request]), [drawn]).images
     assert torch.equal(made, read_image(tmp_path / "set/-owl/x__0.png"))
 
 

@@ -226,7 +226,7 @@ def test_half_concat_leaves_out_what_the_inner_transform_passes_over():
     half = HalfConcat(PromptEdit(backend=RecordingBackend(size=8)), masks=["left"])
     drawn = half.draw(3)
     drawn[1]["inner"] = None
-    made = half.finish(image, half.backend.generate(half.requests(image, drawn)), drawn)
+    made = half.finish(image, half.backend.generate(half.requests(image, drawn)), drawn).images
     assert torch.equal(image[1], made[1]) and torch.equal(image[..., 4:], made[..., 4:])
     assert all((made[i, ..., :4] != image[i, ..., :4]).any() for i in (0, 2))
 
