@@ -1,6 +1,5 @@
 """Where an offline run's images come from: a class-per-folder tree, or a map-style dataset."""
 
-import operator
 import os
 import posixpath
 import re
@@ -18,6 +17,7 @@ from diffaug.errors import UnreadableImageError
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import dataset_labels
+from diffaug.labels.label import class_number
 from diffaug.offline.trees import open_tree
 
 #: File systems take names of 255 bytes, and copies get a number and an extension.
@@ -206,13 +206,12 @@ class DatasetSource:
     def _class_name(self, label: Any, label_key: str | None, index: int) -> str:
         if isinstance(label, str):
             return label
-        try:
-            number = operator.index(label)
-        except TypeError as error:
+        number = class_number(label)
+        if number is None:
             raise ValueError(
                 f"the label of item {index} must be a class number or name, "
                 f"got {type(label).__name__}."
-            ) from error
+            )
         names = self._names(label_key)
         if names is None:
             return str(number)
