@@ -181,8 +181,6 @@ class MixedDataset(Dataset):
         """
         self._epoch.set(epoch)
         tell_epoch(self.dataset, epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
 
 
 def _paths(dataset: Any) -> list[str] | None:
