@@ -56,13 +56,14 @@ def warm_cache(
 
     Args:
         dataset: map-style, of ``(image, label)`` or of dicts, without random transforms.
-        transform: :class:`DiffuseMix`, :class:`DiffMix`, or a ``Compose`` with one of them; what
-            stands before it must not be random.
+        transform: :class:`DiffuseMix`, :class:`DiffMix`, one of your own, or a ``Compose`` with one
+            of them; what stands before it must not be random.
         dry_run: count, generate nothing.
         progress: show a bar on stderr.
 
     Raises:
-        TypeError: no transform of diffaug's that generates, or more than one.
+        TypeError: no transform of diffaug's that generates, or more than one; or one of your own
+            that draws and has no ``choices``.
         ValueError: nothing that a cache could keep (``variants=None``, ``cache=False``), what
             stands before is random, or the cache's cap is too small.
         DiffaugError: the model cannot be loaded or run.

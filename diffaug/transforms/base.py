@@ -92,12 +92,20 @@ class ImageTransform(v2.Transform):
         return self.draw(1, generator)[0]
 
     def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
-        """List what could be drawn for an image (1, 3, H, W), as far as its requests go by it.
+        """List all params that can be drawn for an image (1, 3, H, W) and give different requests.
+
+        ``warm_cache`` asks for it. Where ``draw`` draws nothing, there is one choice.
 
         Raises:
-            ValueError: that has no end.
+            TypeError: the transform overrides ``draw`` and does not say what can be drawn.
+            ValueError: there is no end to what can be drawn.
         """
-        return iter(())
+        if type(self).draw is not ImageTransform.draw:
+            raise TypeError(
+                f"{type(self).__name__} must override 'choices' to fill the cache: a method that "
+                "lists all params that 'draw' can return for an image."
+            )
+        return iter([{}])
 
     def pair_up(
         self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
