@@ -118,6 +118,9 @@ class ClassPairSampler:
             )
         return found
 
+    def __repr__(self) -> str:
+        return f"ClassPairSampler({self.num_classes}, strategy={self.strategy!r})"
+
     @property
     def fingerprint(self) -> str:
         """Identify how classes are paired, in a set's ``run.json``."""

@@ -1,5 +1,6 @@
 """The base of the transforms: types in and out, the gate ``p``, and the hooks that jobs call."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,8 +12,8 @@ from torchvision.transforms import v2
 
 from diffaug import functional, images
 from diffaug.arguments import unit
-from diffaug.backends import registry
-from diffaug.backends.base import Backend
+from diffaug.backends import presets, registry
+from diffaug.backends.base import Backend, is_backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 
@@ -33,6 +34,9 @@ class Finished(NamedTuple):
     images: torch.Tensor
     params: list[Params]
 
+
+#: Longer tuples are cut in a ``repr``: DiffuseMix has nine prompts, ImageNet a thousand classes.
+SHOWN = 9
 
 _augmenting = ContextVar("augmenting", default=True)
 _generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
@@ -137,6 +141,19 @@ class ImageTransform(v2.Transform):
         """Say in plain values what was applied, for a manifest."""
         return dict(params)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """List the arguments of the constructor that are kept, and the prompts, each once."""
+        settings = self._settings()
+        names = dict.fromkeys([*inspect.signature(type(self)).parameters, "prompts"])
+        return ", ".join(f"{name}={_shown(settings[name])}" for name in names if name in settings)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what the arguments of the constructor have become, by their names."""
+        return dict(vars(self))
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
         """Draw for ``n`` images; None for those that ``p`` passes over."""
         generator = generator or _generator.get()
@@ -193,6 +210,18 @@ class ImageTransform(v2.Transform):
         if self.backend is None:
             raise TypeError(f"{type(self).__name__} generates nothing and has no backend.")
         return registry.backend_for(self.backend, cache=self.cache)
+
+
+def _shown(value: Any) -> str:
+    """Show a setting on one line: a model by its name, a backend by its class, a few of many."""
+    if isinstance(value, ModelSpec):
+        value = presets.name_of(value.model)
+    elif is_backend(value):
+        return type(value).__name__
+    if type(value) is tuple and len(value) > SHOWN:
+        first = ", ".join(map(repr, value[:SHOWN]))
+        return f"({first}, ... {len(value) - SHOWN} more)"
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def take(image: torch.Tensor, live: list[int]) -> torch.Tensor:

@@ -91,6 +91,9 @@ class DiffuseMix(ImageTransform):
             self.concat.rounding = self.blend.rounding = "truncate"
         self.backend, self.cache = self.edit.backend, self.edit.cache
 
+    def _settings(self) -> dict[str, Any]:
+        return {**vars(self.blend), **vars(self.concat), **vars(self.edit), **vars(self)}
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         halves = self.concat.draw(n, generator)
         blends = self.blend.draw(n, generator)

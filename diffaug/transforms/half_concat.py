@@ -64,6 +64,9 @@ class HalfConcat(ImageTransform):
         self.rounding: Rounding = "round"
         self.backend, self.cache = self.inner.backend, self.inner.cache
 
+    def _settings(self) -> dict[str, Any]:
+        return {**vars(self), "transform": self.inner}
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         masks = torch.randint(len(self.masks), (n,), generator=generator).tolist()
         inner = self.inner.sample(n, generator)
@@ -112,6 +115,9 @@ class _Foreign(ImageTransform):
     def __init__(self, call: Any) -> None:
         super().__init__(p=1.0)
         self.call = call
+
+    def __repr__(self) -> str:
+        return repr(self.call)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         seeds = torch.randint(MAX_SEED, (n,), generator=generator).tolist()

@@ -23,6 +23,10 @@ class Strategy(NamedTuple):
     target: Literal["any", "own"]
     start: Literal["image", "text"]
 
+    def __str__(self) -> str:
+        """Show a published strategy by its name."""
+        return next((name for name, known in STRATEGIES.items() if known == self), repr(self))
+
 
 #: The eight strategies that Diff-Mix (arXiv 2403.19600) compares, by name. ``real-aug`` is Real
 #: Guidance (2210.07574), ``ti-aug`` the generator of DA-Fusion (2302.07944).
@@ -74,6 +78,12 @@ class Strengths:
             return cls(tuple(unit("strength", one) for one in value))
         low, high = unit_range("strength", value)
         return cls((low,)) if low == high else cls((low, high), is_range=True)
+
+    def __str__(self) -> str:
+        """Show them as the argument is written."""
+        if len(self.values) == 1:
+            return str(self.values[0])
+        return str(self.values if self.is_range else list(self.values))
 
     def draw(self, generator: torch.Generator) -> float:
         """Draw one strength."""

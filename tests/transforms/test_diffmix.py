@@ -521,7 +521,30 @@ def test_switched_off_it_gives_one_hot_labels_and_the_images_as_they_are():
     assert torch.equal(photos[0][0], image) and [1.0, 0.0, 0.0] == label.tolist()
 
 
-# How light it is.
+# How it is shown, and how light it is.
+
+
+def test_its_repr_shows_each_setting_once():
+    mix = mixer(strategy="real-mix", strength=(0.7, 0.9), backend="tiny-translate", metaclass="bug")
+    assert repr(mix) == (
+        "DiffMix(class_names=('ant', 'bee', 'cat'), strategy=real-mix, "
+        "pairs=ClassPairSampler(3, strategy='uniform'), strength=(0.7, 0.9), gamma=0.8, p=0.5, "
+        "pool=5, backend='tiny-translate', cache=True, seed=0, num_classes=3, "
+        "labels_getter='default', "
+        "prompts=('a photo of a ant bug', 'a photo of a bee bug', 'a photo of a cat bug'))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("strength", "shown"), [(0.7, "0.7"), ([0.3, 0.5], "[0.3, 0.5]"), ((0.7, 0.9), "(0.7, 0.9)")]
+)
+def test_a_strength_is_shown_as_it_was_given(strength, shown):
+    assert f"strength={shown}, " in repr(mixer(strength=strength))
+
+
+def test_many_classes_are_shown_by_the_first_ones():
+    shown = repr(mixer(class_names=[f"bird {number}" for number in range(200)]))
+    assert "'bird 8', ... 191 more)" in shown and len(shown) < 900
 
 
 def test_it_pickles_light_and_the_same_after_use():
