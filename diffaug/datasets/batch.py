@@ -1,11 +1,12 @@
 """Augmenting whole batches behind the loader, the next one while the current one is trained on."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from diffaug.ahead import map_ahead
 from diffaug.seeds import MAX_SEED
 from diffaug.transforms.base import ImageTransform, drawing_from
 
@@ -55,20 +56,16 @@ class BatchAugment:
         if self.transform.backend is None:  # nothing to wait for
             yield from map(self.transform, self.loader)
             return
+        seeded = (
+            (batch, int(torch.randint(MAX_SEED, (), generator=None))) for batch in self.loader
+        )
         thread = ThreadPoolExecutor(1)
         try:
-            ahead: Future[Any] | None = None
-            for batch in self.loader:
-                seed = int(torch.randint(MAX_SEED, (), generator=None))
-                following = thread.submit(self._augment, batch, seed)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = following
-            if ahead is not None:
-                yield ahead.result()
+            yield from map_ahead(self._augment, seeded, thread, 1)
         finally:
             thread.shutdown(cancel_futures=True)
 
-    def _augment(self, batch: Any, seed: int) -> Any:
+    def _augment(self, seeded: tuple[Any, int]) -> Any:
+        batch, seed = seeded
         with drawing_from(torch.Generator().manual_seed(seed)):
             return self.transform(batch)
