@@ -122,7 +122,7 @@ def survives(go, number):
         try:
             go("set")
         except DestinationError as error:
-            assert "No space left on device; once it can, the same command goes" in str(error)
+            assert "No space left on device; once it can, run the same command" in str(error)
             through = False
         finally:
             left = float("inf")
@@ -209,7 +209,7 @@ def refused(folder, reason):
         go(folder)
     except DestinationError as error:
         text = str(error)
-        assert reason in text and "once it can, the same command goes on" in text, text
+        assert reason in text and "once it can, run the same command again" in text, text
         return True
     return False
 

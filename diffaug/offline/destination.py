@@ -44,7 +44,7 @@ def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
     Nothing else can add to the set meanwhile. After an error inside, the manifest is as it was.
 
     Args:
-        folder: the set's folder; what was changed there is kept when a run goes on with the set.
+        folder: the set's folder. A run that resumes the set later keeps the changes.
 
     Raises:
         ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row.
@@ -61,20 +61,20 @@ def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
         ...     read_manifest(folder)[0]["kept"]
         True
     """
-    place = Destination(folder, {})
-    if not place.journal.path.exists():
-        read_manifest(place.folder)  # a folder without a set is refused before it is touched
-    with place:
-        # Its rows are not in the manifest yet, and would replace what is written there now.
-        if place.journal.path.exists():
+    destination = Destination(folder, {})
+    if not destination.journal.path.exists():
+        read_manifest(destination.folder)  # a folder without a set is refused before it is touched
+    with destination:
+        # Rows of the journal are not in the manifest yet, and would replace what is written now.
+        if destination.journal.path.exists():
             raise DestinationError(
-                f"'{place.folder}' is of a run that was stopped; finish it first: "
-                "the same command goes on where it stopped."
+                f"'{destination.folder}' holds the set of a run that was stopped; finish it first: "
+                "run the same command again."
             )
-        rows = read_manifest(place.folder)
+        rows = read_manifest(destination.folder)
         yield rows
-        with place._told("written to"):
-            write_manifest(place.folder, rows)
+        with destination._errors_said("written to"):
+            write_manifest(destination.folder, rows)
 
 
 class Journal:
@@ -95,7 +95,7 @@ class Journal:
         self.path = Path(folder, f"{HIDDEN}journal.jsonl")
 
     def rows(self) -> Iterator[Row]:
-        """Read the whole rows, none if there is no journal."""
+        """Read the rows that are whole; none if there is no journal."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -110,12 +110,11 @@ class Journal:
         """Make the file, or cut off what follows its last whole line."""
         with self.path.open("a+b") as file:
             file.seek(0)
-            whole = sum(len(line) for line in file if line.endswith(b"\n"))
-            file.truncate(whole)
+            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
     def append(self, row: Row) -> None:
         """Add a row; it is in the file when this returns."""
-        # Not mode "ab", which would make the file anew in a folder that was removed and remade.
+        # Not mode "ab": it would make a new file in a folder that was removed and made again.
         with self.path.open("r+b") as file:
             file.seek(0, os.SEEK_END)
             file.write(row_line(row))
@@ -124,13 +123,13 @@ class Journal:
 class Destination:
     """The folder of a set, for the one run that may add to it at a time.
 
-    Nothing stays of it until ``begin``: an error before leaves no trace.
+    An error before ``begin`` leaves no trace of the folder.
 
     Args:
         folder: need not exist.
-        identity: the plain values that make a run what it is. A folder with another run's images is
-            refused; so is one with anything else in it.
-        wait: for the run that has the folder, rather than being refused.
+        identity: the plain values that make a run what it is. A folder with images of another run,
+            or with anything else, is refused.
+        wait: wait while another run has the folder, instead of raising.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class Destination:
         self.identity = json.loads(json.dumps(identity))
         self.begun = False
         self._wait = wait
-        self._made: list[Path] = []
+        self._new_folders: list[Path] = []
         self._lock: Any = None
 
     def recorded(self) -> dict[str, Any] | None:
@@ -150,7 +149,7 @@ class Destination:
         Raises:
             DestinationError: the folder holds something else; the message says what.
         """
-        with self._told("read"):
+        with self._errors_said("read"):
             if not self.folder.exists():
                 return None
             names = sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
@@ -162,30 +161,30 @@ class Destination:
                 f"'{self.folder}' must be empty or hold a set of this run, and it holds "
                 f"'{names[0]}' and no {RUN}; choose another folder."
             )
-        there = run["identity"]
-        for name in [*self.identity, *there]:
-            if name not in there or there[name] != self.identity.get(name):
+        recorded = run["identity"]
+        for name in [*self.identity, *recorded]:
+            if name not in recorded or recorded[name] != self.identity.get(name):
                 raise DestinationError(
-                    f"'{self.folder}' holds a different run: '{name}' is {there.get(name)!r} there "
-                    f"and {self.identity.get(name)!r} here; choose another folder, "
+                    f"'{self.folder}' holds a different run: '{name}' is {recorded.get(name)!r} "
+                    f"there and {self.identity.get(name)!r} here; choose another folder, "
                     "or the same settings."
                 )
         return run
 
     def rows(self) -> Iterator[Row]:
-        """Read what is known of every image that is there; the later of two rows counts."""
+        """Read the row of every image that is there; of two rows of one image the later counts."""
         known = each_row(self.folder) if (self.folder / MANIFEST).exists() else iter(())
         for row in chain(known, self.journal.rows()):
             if _has_bytes(self.folder / row["file_name"]):
                 yield row
 
     def __enter__(self) -> Self:
-        """Lock the folder, making it if need be."""
+        """Make the folder if there is none, and lock it."""
         from filelock import FileLock, Timeout
 
-        with self._told("written to"):
+        with self._errors_said("written to"):
             parents = (self.folder, *self.folder.parents)
-            self._made = [folder for folder in parents if not folder.exists()]
+            self._new_folders = [folder for folder in parents if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / f"{HIDDEN}lock")
             try:
@@ -204,33 +203,33 @@ class Destination:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Unlock the folder; remove it if nothing came of the run."""
-        # Under the lock: whoever opened the file before sees that it has no name any more.
+        """Unlock the folder; remove it if the run never began."""
+        # Still under the lock: a run that has opened the file sees that it has no name any more.
         with suppress(OSError):
             os.unlink(self._lock.lock_file)
         self._lock.release()
         if not self.begun:
-            for folder in self._made:
+            for folder in self._new_folders:
                 with suppress(OSError):
                     folder.rmdir()
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Record the run, before its first image."""
-        with self._told("written to"):
+        with self._errors_said("written to"):
             if not (self.folder / RUN).exists():
                 write_run(self.folder, {"identity": self.identity, **run})
             self.journal.start()
         self.begun = True
 
     def add(self, row: Row, data: bytes) -> None:
-        """Write an image, and then its row: a row's image is always there, and whole."""
-        with self._told("written to"):
+        """Write an image, then its row, so that the image of a row is always there and whole."""
+        with self._errors_said("written to"):
             write_file(self.folder, row["file_name"], data)
             self.journal.append(row)
 
     def take(self, file: Path, row: Row) -> None:
-        """Move an image here from a part of the set on the same file system, and then its row."""
-        with self._told("written to"):
+        """Move an image here from a part of the set on the same file system, and add its row."""
+        with self._errors_said("written to"):
             target = self.folder / row["file_name"]
             if file.exists():  # else it was moved before an interruption
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -238,14 +237,14 @@ class Destination:
             self.journal.append(row)
 
     def remove(self, folder: Path) -> None:
-        """Remove a folder in this one; stopped meanwhile, it is not seen again."""
-        with self._told("written to"):
+        """Remove a folder in this one; after a stop amid this, nobody sees what is left of it."""
+        with self._errors_said("written to"):
             abandoned = self.folder / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
             os.rename(folder, abandoned)
             shutil.rmtree(abandoned)
 
     def tidy(self) -> None:
-        """Remove what a killed run left hidden, if no other one is at work here."""
+        """Remove the hidden files that a killed run left, unless another run works here."""
         with suppress(DestinationError), self:
             self.begun = True
 
@@ -253,7 +252,7 @@ class Destination:
         """Write the manifest, sorted by ``order``, and remove what was hidden; count the images."""
         if not self.begun and not self.journal.path.exists():
             return 0
-        with self._told("written to"):
+        with self._errors_said("written to"):
             with ExitStack() as stack:
                 parts, names = _sorted_parts(self.rows(), order, self.folder, stack)
                 images = write_rows(self.folder, _last_of_each(parts, order), names)
@@ -262,7 +261,8 @@ class Destination:
         return images
 
     @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
+    def _errors_said(self, done: str) -> Iterator[None]:
+        """Raise a DestinationError for an error of the file system."""
         try:
             yield
         except OSError as error:
@@ -272,7 +272,7 @@ class Destination:
                 + (
                     "choose another folder."
                     if in_the_way
-                    else "once it can, the same command goes on where it stopped."
+                    else "once it can, run the same command again to resume."
                 )
             ) from error
 
@@ -280,9 +280,13 @@ class Destination:
 def _sorted_parts(
     rows: Iterable[Row], order: Callable[[Row], Any], folder: Path, stack: ExitStack
 ) -> tuple[list[Iterator[Row]], set[str]]:
-    """Sort rows in parts that fit into memory, written to files without a name, and name them."""
-    left, names, parts = iter(rows), set[str](), list[Iterator[Row]]()
-    while part := sorted(islice(left, PART), key=order):
+    """Sort rows in parts that fit into memory, and write these to files without a name.
+
+    Returns:
+        The rows of each part, and the names of all columns.
+    """
+    remaining, names, parts = iter(rows), set[str](), list[Iterator[Row]]()
+    while part := sorted(islice(remaining, PART), key=order):
         names.update(name for row in part for name in row)
         file = stack.enter_context(_unnamed(folder))
         file.writelines(map(row_line, part))
@@ -292,12 +296,12 @@ def _sorted_parts(
 
 
 def _unnamed(folder: Path) -> IO[bytes]:
-    """Open a file that goes when it is closed; where it needs a name, it has a hidden one."""
+    """Open a file that is gone when it is closed; where it needs a name, the name is hidden."""
     return tempfile.TemporaryFile(dir=folder, prefix=HIDDEN, suffix=".tmp")
 
 
 def _last_of_each(parts: list[Iterator[Row]], order: Callable[[Row], Any]) -> Iterator[Row]:
-    """Merge sorted rows; of several of one image the last one written counts."""
+    """Merge sorted rows; of several rows of one image the last one written counts."""
     for _, same in groupby(heapq.merge(*parts, key=order), key=order):
         yield from {row["file_name"]: row for row in same}.values()
 

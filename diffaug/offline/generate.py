@@ -1,8 +1,8 @@
 """Making the images of a set: read their sources, draw, ask the model, finish, encode.
 
-A copy's random numbers follow from the run's seed, its source and its number alone, and a model is
-always called with full batches; so an image is the same, bit for bit, whatever else is made, in
-whichever process and in whichever order.
+The random numbers of a copy follow from the run's seed, its source and its number alone, and a
+model is always called with full batches. So an image is the same, bit for bit, whatever else the
+run makes, in every process and in every order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ class Made(NamedTuple):
     data: bytes
 
 
-#: What takes finished images, a batch at a time.
+#: The function that finished images are passed to, a batch at a time.
 Keep = Callable[[list[Made | Skipped]], None]
 
 
@@ -81,19 +81,19 @@ class Maker:
         self.source, self.transform, self.options = source, transform, options
         own = spec.batch_size if spec else BATCH_SIZE
         self.batch_size: int = (recorded or {}).get("batch_size") or own
-        # Padded: bit-equal pixels whatever is left to make, and in whatever company.
+        # Padded, so that the pixels of an image do not depend on the others of its batch.
         self.spec = spec and replace(spec, batch_size=self.batch_size, pad=True)
         self.versions = versions_line()
-        #: Asked instead of this process's own backend, with so many batches at once.
+        #: If set, it replaces this process's own backend, and gets so many batches at once.
         self.backend: Backend | None = None
         self.at_once = 1
 
     def make(self, planned: Iterable[Planned], keep: Keep) -> None:
-        """Make images and hand them over, while the next are read and the model works."""
+        """Make images and pass them to ``keep``; read and finish others while the model works."""
         with ExitStack() as stack:
             encoders = stack.enter_context(ThreadPoolExecutor(4))
             readers = stack.enter_context(ThreadPoolExecutor(max(1, self.source.threads)))
-            # One thread only: neither a dataset nor the global RNG is made for two.
+            # One thread only: neither datasets nor the global random state work with two.
             side = stack.enter_context(ThreadPoolExecutor(1))
 
             def finish(answered: tuple[list[_Draft | Skipped], list[Generated | None]]) -> None:
@@ -108,9 +108,9 @@ class Maker:
     def _batches(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
     ) -> Iterator[list[_Draft | Skipped]]:
-        """Ask for full batches.
+        """Group drafts into full batches.
 
-        A model runs images of one strength together, so they are put together here.
+        A model runs images with the same number of steps together, so a batch holds only these.
         """
         full = self.batch_size * self.at_once
         waiting: dict[int, list[_Draft | Skipped]] = {}
@@ -186,7 +186,7 @@ class Maker:
         backend = self._live_backend()
         try:
             generated: list[Generated | None] = list(backend.generate(requests))
-            # Smaller after a batch that did not fit: run.json says what made the images.
+            # It is smaller after a batch that did not fit; run.json records what made the images.
             self.batch_size = min(self.batch_size, getattr(backend, "batch_size", self.batch_size))
             return generated
         except RefusedError:
@@ -263,5 +263,5 @@ class Maker:
         }
 
 
-#: What makes planned images, in any order: ``Maker.make``, or many of it.
+#: The function that makes planned images, in any order: ``Maker.make``, in one process or many.
 Engine = Callable[[Maker, Iterable[Planned], Keep], None]

@@ -482,7 +482,8 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_later(photos, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", until_full)
         with pytest.raises(
-            DestinationError, match="No space left on device; once it can, the same"
+            DestinationError,
+            match="No space left on device; once it can, run the same command again",
         ):
             augment_folder(photos, tmp_path / "set", mixer(), per_image=2)
     assert not list((tmp_path / "set").rglob("*.tmp"))
