@@ -19,13 +19,13 @@ PAIRINGS = ("uniform", "other", "same", "tail")
 
 @dataclass(frozen=True)
 class ClassPairs:
-    """Pairs of classes, and what an image between them is labelled.
+    """Pairs of classes, and the label of an image between them.
 
     Args:
-        source: ``(B,)`` class numbers of the images translated.
-        target: ``(B,)`` class numbers they are translated to.
+        source: ``(B,)`` class numbers of the images that are translated.
+        target: ``(B,)`` class numbers that they are translated to.
         strength: ``(B,)`` in [0, 1].
-        weight: ``(B,)`` how much the target counts in the label.
+        weight: ``(B,)`` the weight of the target in the label.
         soft_labels: ``(B, C)`` float32, each row summing to 1.
     """
 
@@ -49,7 +49,7 @@ class ClassPairSampler:
             sources of a whole set are then drawn by image, and not by class.
 
     Raises:
-        ValueError: an unknown strategy, one class only with ``"other"``, weights or counts that do
+        ValueError: the strategy is unknown, ``"other"`` has one class only, or weights or counts do
             not fit.
 
     Example:
@@ -91,32 +91,33 @@ class ClassPairSampler:
             self.strategy, self.weights = "weights", self._matrix(strategy)
 
     def _counts(self, counts: Any) -> torch.Tensor:
-        found = as_numbers("class_counts", counts)
-        if found.shape != (self.num_classes,):
+        counted = as_numbers("class_counts", counts)
+        if counted.shape != (self.num_classes,):
             raise ValueError(
                 f"'class_counts' must have one number for each of {self.num_classes} classes, got "
-                f"shape {tuple(found.shape)}."
+                f"shape {tuple(counted.shape)}."
             )
-        if found.is_floating_point() or found.dtype == torch.bool:
-            raise TypeError(f"'class_counts' must hold integers, got {found.dtype}.")
-        if bool((found < 0).any()):
-            raise ValueError(f"'class_counts' must be at least 0, got {found.min().item()}.")
-        if not bool(found.any()):
+        if counted.is_floating_point() or counted.dtype == torch.bool:
+            raise TypeError(f"'class_counts' must hold integers, got {counted.dtype}.")
+        if bool((counted < 0).any()):
+            raise ValueError(f"'class_counts' must be at least 0, got {counted.min().item()}.")
+        if not bool(counted.any()):
             raise ValueError("'class_counts' must count at least one image, got none.")
-        return found.long()
+        return counted.long()
 
     def _matrix(self, weights: Any) -> torch.Tensor:
-        found = as_numbers("strategy", weights).double()
+        matrix = as_numbers("strategy", weights).double()
         shape = (self.num_classes, self.num_classes)
-        if found.shape != shape:
+        if matrix.shape != shape:
             raise ValueError(
-                f"'strategy' must be a {shape} matrix of weights, got shape {tuple(found.shape)}."
+                f"'strategy' must be a {shape} matrix of weights, got shape {tuple(matrix.shape)}."
             )
-        if not bool(((found >= 0) & found.isfinite()).all()) or not bool((found.sum(1) > 0).all()):
+        valid = bool(((matrix >= 0) & matrix.isfinite()).all())
+        if not valid or not bool((matrix.sum(1) > 0).all()):
             raise ValueError(
                 "'strategy' must hold weights of at least 0, some of them positive in each row."
             )
-        return found
+        return matrix
 
     def __repr__(self) -> str:
         return f"ClassPairSampler({self.num_classes}, strategy={self.strategy!r})"
@@ -125,7 +126,8 @@ class ClassPairSampler:
     def fingerprint(self) -> str:
         """Identify how classes are paired, in a set's ``run.json``."""
         numbers = [
-            None if one is None else one.tolist() for one in (self.class_counts, self.weights)
+            None if tensor is None else tensor.tolist()
+            for tensor in (self.class_counts, self.weights)
         ]
         return f"{self.strategy} of {self.num_classes}, {derive_seed(*numbers):x}"
 
