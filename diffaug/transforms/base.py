@@ -54,7 +54,7 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
 
 @contextmanager
 def augmenting(switch: bool) -> Iterator[None]:
-    """Let every image pass as if ``p`` were 0 while the switch is off, in this thread."""
+    """While the switch is off, pass every image as if ``p`` were 0, in this thread."""
     token = _augmenting.set(switch)
     try:
         yield
@@ -72,7 +72,7 @@ class ImageTransform(v2.Transform):
 
     _transformed_types: tuple[Any, ...] = images.TRANSFORMED_TYPES
     backend: ModelSpec | Backend | None = None
-    #: Whether it works on ``(image, label)`` and not on an image alone.
+    #: Whether it needs ``(image, label)``, and not an image alone.
     needs_label = False
     cache = False
     #: How many augmented copies of one image an offline set has by default.
@@ -89,7 +89,7 @@ class ImageTransform(v2.Transform):
         return [{} for _ in range(n)]
 
     def draw_copy(self, copy: int, generator: torch.Generator, label: str | None = None) -> Params:
-        """Draw for the copy of this number of one image of an offline set, ``p`` left aside.
+        """Draw for the copy of this number of an image of an offline set; ``p`` is ignored.
 
         ``label`` is the name of the image's class.
         """
@@ -114,15 +114,15 @@ class ImageTransform(v2.Transform):
     def pair_up(
         self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
     ) -> Iterator[tuple[str, int]] | None:
-        """Choose the source of each image of an offline set; None: all, each so many times."""
+        """Choose the source of each image of an offline set; None: each one ``copies`` times."""
         return None
 
     def label_of(self, params: Params, label: str) -> str:
-        """Return the class that an image of this class has after it, by name."""
+        """Return the name of the class that an image of this class has after the transform."""
         return label
 
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
-        """Ask for what the images (N, 3, H, W) need generated."""
+        """Return the requests for what must be generated for the images (N, 3, H, W)."""
         return []
 
     def finish(
@@ -134,7 +134,7 @@ class ImageTransform(v2.Transform):
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> dict[str, torch.Tensor]:
-        """Return what each stage made, by name and in order, the result last; for previews."""
+        """Return the images of each stage by name, the result last; for previews."""
         return {"result": self.finish(image, generated, params).images}
 
     def describe(self, params: Params) -> Params:
@@ -155,12 +155,14 @@ class ImageTransform(v2.Transform):
         return dict(vars(self))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
-        """Draw for ``n`` images; None for those that ``p`` passes over."""
+        """Draw for ``n`` images; None for the images that ``p`` leaves as they are."""
         generator = generator or _generator.get()
         gate = torch.rand(n, generator=generator) < self.p
         drawn = self.draw(n, generator)
         gate &= _augmenting.get()
-        return [one if passes else None for one, passes in zip(drawn, gate.tolist(), strict=True)]
+        return [
+            params if passes else None for params, passes in zip(drawn, gate.tolist(), strict=True)
+        ]
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         if any(images.is_video(value) for value in flat_inputs):
@@ -198,7 +200,7 @@ class ImageTransform(v2.Transform):
         return restore(result), list(applied.values())
 
     def shrink(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images as the backend is sent them: uint8, on the CPU, not over its size."""
+        """Return images as the backend gets them: uint8, on the CPU, not larger than its size."""
         height, width = image.shape[-2:]
         size = (self.backend and self.backend.size) or max(height, width)
         small = (min(height, size), min(width, size))
@@ -235,8 +237,8 @@ def fit(image: torch.Tensor, generated: list[Generated]) -> torch.Tensor:
     return torch.stack(
         [
             source
-            if made.fallback  # at full size, rather than what the model was shown of it
-            else images.to_dtype(functional.resize(made.image, size), like=image)
-            for source, made in zip(image, generated, strict=True)
+            if answer.fallback  # the source at full size, and not as the model got it
+            else images.to_dtype(functional.resize(answer.image, size), like=image)
+            for source, answer in zip(image, generated, strict=True)
         ]
     )

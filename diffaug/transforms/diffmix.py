@@ -30,22 +30,22 @@ class DiffMix(ImageTransform):
     never sees the label, so wrap the dataset: ``JointTransform(dataset, Compose([DiffMix(...)]))``.
 
     Args:
-        class_names: of every class, in the order of the labels; or ``ImageFolder.classes``.
+        class_names: the name of every class, in the order of the labels; ``ImageFolder.classes``.
         strategy: a name in ``STRATEGIES`` or a :class:`Strategy`; ``real-*`` needs no fine-tuning.
         pairs: ``"uniform"``, ``"other"``, ``"same"``, a ``(C, C)`` matrix of weights, or a
             :class:`ClassPairSampler`.
-        metaclass: what the classes are, for the prompt (``"bird"``); a fine-tuned folder's own by
-            default.
+        metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
+            the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
             high)``, or ``"uniform"``.
         gamma: at least 0; see :func:`soft_label`.
         p: probability in [0, 1] that an image is translated; others get one-hot labels.
         pool: how many translations one image has, fixed by its content and ``seed``, so that later
-            epochs find them in the cache; None makes a fresh one each time, uncached.
+            epochs find them in the cache; None makes a new one each time, without the cache.
         backend: a fine-tuned folder, the name of a preset, a model id, :class:`ModelSpec` or a
             backend. ``"tiny-translate"`` comes with the package.
         cache: keep generated images on disk.
-        seed: salts what an image's pool is.
+        seed: another seed gives each image another pool.
         num_classes: width of the labels; None for as many as there are names.
         labels_getter: where the label is: a key, an index or a callable; by default second in a
             tuple, or under ``label`` or ``labels``.
@@ -55,15 +55,15 @@ class DiffMix(ImageTransform):
         or ``(B,)`` of them, or ``(K,)``, ``(B, K)`` probabilities. Labels come out float32.
 
     Raises:
-        TypeError: no label, boxes or masks, whose places would no longer be true.
-        ValueError: an argument or a label is outside its range, a class is unknown to the model.
+        TypeError: the sample has no label, or it has boxes or masks, which would no longer be true.
+        ValueError: an argument or a label is outside its range, or the model does not know a class.
 
     Example:
         >>> import torch
         >>> from diffaug import DiffMix, RecordingBackend
         >>> mix = DiffMix(["cat", "dog"], pairs="other", p=0.5, backend=RecordingBackend())
         >>> images, labels = mix(torch.rand(8, 3, 32, 32), torch.zeros(8, dtype=torch.long))
-        >>> labels.shape, labels.unique()  # what p passed over is one-hot
+        >>> labels.shape, labels.unique()  # images that were not translated have one-hot labels
         (torch.Size([8, 2]), tensor([0.0000, 0.1633, 0.8367, 1.0000]))
 
     Reference:
@@ -96,7 +96,7 @@ class DiffMix(ImageTransform):
         self.class_names = _distinct(class_names)
         self.strategy = find_strategy(strategy)
         self.pairs = self._sampler(pairs)
-        # Made from text, nothing of an image is left.
+        # An image made from text keeps nothing of its source.
         self.strength = Strengths.parse(1.0 if self.strategy.start == "text" else strength)
         self.gamma = check_gamma(gamma)
         self.pool = None if pool is None else whole("pool", pool, 1)
@@ -124,8 +124,8 @@ class DiffMix(ImageTransform):
 
         Args:
             setting: ``"full-shot"``, ``"few-shot"`` or ``"long-tail"``.
-            class_names: of every class.
-            shots: images of a class, for ``"few-shot"``: the fewer, the more are translated.
+            class_names: the name of every class.
+            shots: images of a class, for ``"few-shot"``: with fewer shots, ``p`` is larger.
             changes: any argument of :class:`DiffMix`; ``"long-tail"`` needs ``pairs``, a
                 ``ClassPairSampler(num_classes, class_counts=class_counts(dataset))``.
 
@@ -175,8 +175,8 @@ class DiffMix(ImageTransform):
             return adapted  # type: ignore[return-value]
         if given is not None and given != adapted:
             raise ValueError(
-                "'backend' must be for the strategy's task, with the learned parts it keeps, got "
-                f"one that runs {given.model!r} to {given.task}; give its ModelSpec, which is "
+                "'backend' must be for the strategy's task, with the learned parts that it uses, "
+                f"got one that runs {given.model!r} to {given.task}; give its ModelSpec, which is "
                 "adapted."
             )
         return backend
@@ -201,8 +201,9 @@ class DiffMix(ImageTransform):
             words = [tuned.token(name) for name in self.class_names]
         elif self.strategy.model != "none" and given is not None:
             warnings.warn(
-                f"'{presets.name_of(given.model)}' has learned none of the classes: this is what "
-                "strategy='real-mix' does; fine-tune it first ('diffaug finetune'), or say so.",
+                f"'{presets.name_of(given.model)}' has learned none of the classes; fine-tune it "
+                "first ('diffaug finetune'), or choose strategy='real-mix', which needs no "
+                "fine-tuning.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -322,7 +323,7 @@ class DiffMix(ImageTransform):
         ]
 
     def _in_pool(self, image: torch.Tensor, source: int, variant: int) -> Params:
-        """Return the translation of this number of an image (1, 3, H, W)."""
+        """Return the translation with this number of an image (1, 3, H, W)."""
         seed = derive_seed(self.shrink(image)[0], self.seed, variant)
         return self._triple(source, torch.Generator().manual_seed(seed))
 
@@ -335,8 +336,8 @@ class DiffMix(ImageTransform):
                 "label), or (B, C, H, W) images with (B,) labels."
             )
         classes = [
-            int(as_probabilities(one, self.num_classes, place).argmax())
-            for place, one in enumerate(given)
+            int(as_probabilities(label, self.num_classes, index).argmax())
+            for index, label in enumerate(given)
         ]
         if max(classes, default=0) >= len(self.class_names):
             raise ValueError(
@@ -413,7 +414,7 @@ def _translating_spec(backend: str | Path | ModelSpec) -> ModelSpec:
 
 
 def _distinct(class_names: Any) -> tuple[str, ...]:
-    """Check class names; they come back as they are, since folders are named after them."""
+    """Check class names, and return them unchanged, because folders are named after them."""
     unordered = isinstance(class_names, (str, set, frozenset))
     if unordered or not isinstance(class_names, Iterable):
         raise TypeError(

@@ -21,14 +21,14 @@ class DiffuseMix(ImageTransform):
     afresh each time.
 
     Args:
-        prompts: styles, at least one; the paper's nine by default. Its authors advise to start with
+        prompts: styles, at least one; the paper's nine by default. Its authors advise to begin with
             two.
         recipe: ``"paper"`` or ``"release"`` (the authors' code): sets masks, template and rounding.
             The faithful run is ``recipe="paper", backend="instruct-pix2pix-paper"``.
         alpha: weight of the fractal in [0, 1], or a range ``(low, high)`` to draw it from.
-        p: probability in [0, 1] that an image is augmented; the others pass through as they are.
-        variants: how many different edits there are of one image and one prompt; None makes a fresh
-            one each time, uncached.
+        p: probability in [0, 1] that an image is augmented; the others stay as they are.
+        variants: how many different edits there are of one image and one prompt; None makes a new
+            one each time, without the cache.
         masks: as in :class:`HalfConcat`; None for the recipe's.
         fractals: as in :class:`FractalBlend`.
         backend: name of a preset, model id, local folder, :class:`ModelSpec` or a backend.

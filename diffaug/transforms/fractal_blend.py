@@ -71,15 +71,18 @@ class FractalBlend(ImageTransform):
     def mix(
         self, image: torch.Tensor, params: list[Params], out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Blend the drawn fractals into the images (N, 3, H, W); ``out`` may be these."""
-        fractals, alpha = self.pick(image, params), torch.tensor([one["alpha"] for one in params])
+        """Blend the drawn fractals into the images (N, 3, H, W); ``out`` may be the images."""
+        fractals, alpha = (
+            self.pick(image, params),
+            torch.tensor([drawn["alpha"] for drawn in params]),
+        )
         return functional.blend(image, fractals, alpha, rounding=self.rounding, out=out)
 
     def pick(self, image: torch.Tensor, params: list[Params]) -> torch.Tensor:
         """Return the drawn fractals in the size, dtype and device of the images."""
-        drawn = self.fractals.batch([one["fractal"] for one in params])
+        fractals = self.fractals.batch([drawn["fractal"] for drawn in params])
         size = (image.shape[-2], image.shape[-1])
-        return images.to_dtype(functional.resize(drawn, size), like=image)
+        return images.to_dtype(functional.resize(fractals, size), like=image)
 
     def describe(self, params: Params) -> Params:
         return {"fractal": self.fractals.name(params["fractal"]), "alpha": params["alpha"]}

@@ -18,8 +18,8 @@ class HalfConcat(ImageTransform):
     """Join half of the image with the complementary half of its transformed self; the label stays.
 
     Args:
-        transform: what the other half has been through: :class:`PromptEdit` by default, or any
-            transform that keeps the size. It is called with the images that ``p`` picks only.
+        transform: what changes the other half: :class:`PromptEdit` by default, or any transform
+            that keeps the size. It is called only with the images that ``p`` picks.
         masks: ``"paper"`` (left, right, top, bottom, hard), ``"release"`` (right, bottom, with a
             soft seam), ``"genmix"`` (four soft halves and a soft circle), or names among
             ``functional.MASKS``, drawn uniformly.
@@ -71,7 +71,8 @@ class HalfConcat(ImageTransform):
         masks = torch.randint(len(self.masks), (n,), generator=generator).tolist()
         inner = self.inner.sample(n, generator)
         return [
-            {"mask": self.masks[mask], "inner": one} for mask, one in zip(masks, inner, strict=True)
+            {"mask": self.masks[mask], "inner": params}
+            for mask, params in zip(masks, inner, strict=True)
         ]
 
     def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
@@ -81,9 +82,9 @@ class HalfConcat(ImageTransform):
     def _live(
         self, image: torch.Tensor, params: list[Params]
     ) -> tuple[list[int], torch.Tensor, list[Params]]:
-        """Pick the images that the inner transform's own ``p`` does not pass over."""
-        live = [i for i, drawn in enumerate(params) if drawn["inner"] is not None]
-        return live, take(image, live), [params[i]["inner"] for i in live]
+        """Pick the images that the inner transform changes, as its own ``p`` says."""
+        live = [index for index, drawn in enumerate(params) if drawn["inner"] is not None]
+        return live, take(image, live), [params[index]["inner"] for index in live]
 
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
         _, chosen, drawn = self._live(image, params)
@@ -110,7 +111,7 @@ class HalfConcat(ImageTransform):
 
 
 class _Foreign(ImageTransform):
-    """Let any callable be the inner transform: what it draws from torch follows one drawn seed."""
+    """Make any callable an inner transform; what it draws from torch follows one drawn seed."""
 
     def __init__(self, call: Any) -> None:
         super().__init__(p=1.0)
@@ -154,7 +155,7 @@ def _kind(image: Any) -> str:
 
 def _masks(masks: str | Sequence[str]) -> tuple[str, ...]:
     listed = texts("masks", masks)
-    names = [name for one in listed for name in functional.MASK_SETS.get(one, (one,))]
+    names = [name for given in listed for name in functional.MASK_SETS.get(given, (given,))]
     for name in names:
         if name not in functional.MASKS:
             raise ValueError(

@@ -20,11 +20,11 @@ class PromptEdit(ImageTransform):
 
     Args:
         prompts: instructions or styles, at least one; the nine of DiffuseMix by default.
-        template: a sentence with ``{prompt}`` in it that the model is told; None tells it the bare
-            prompt.
+        template: the sentence that the model gets, with ``{prompt}`` in it; None for the prompt
+            alone.
         p: probability in [0, 1] that an image is edited.
         variants: how many different edits there are of one image and one prompt, >= 1, so that
-            later epochs find them in the cache; None makes a fresh one each time, uncached.
+            later epochs find them in the cache; None makes a new one each time, without the cache.
         backend: name of a preset, model id, local folder, :class:`ModelSpec` or a backend.
             ``"tiny"`` comes with the package and runs on a CPU.
         cache: keep generated images on disk.

@@ -10,11 +10,11 @@ from diffaug.arguments import unit, unit_range
 
 
 class Strategy(NamedTuple):
-    """What tells the published strategies apart.
+    """How the published strategies differ.
 
     Args:
-        model: fine-tuned as a whole (``"all"``), its learned embeddings alone (``"embeddings"``),
-            or as pre-trained, with class names in words (``"none"``).
+        model: which fine-tuned parts are used: all of them (``"all"``), the learned embeddings
+            alone (``"embeddings"``), or none (``"none"``: class names are words).
         target: ``"any"`` class, as ``pairs`` says, or the image's ``"own"``.
         start: translate the ``"image"``, or make a new one from ``"text"``.
     """
@@ -75,7 +75,7 @@ class Strengths:
         if isinstance(value, list):
             if not value:
                 raise ValueError("'strength' must hold at least one number, got none.")
-            return cls(tuple(unit("strength", one) for one in value))
+            return cls(tuple(unit("strength", number) for number in value))
         low, high = unit_range("strength", value)
         return cls((low,)) if low == high else cls((low, high), is_range=True)
 
@@ -95,7 +95,7 @@ class Strengths:
 
 
 def find_strategy(strategy: Any) -> Strategy:
-    """Return a strategy by name, or as it is."""
+    """Return the strategy of a name; a :class:`Strategy` comes back checked."""
     if isinstance(strategy, Strategy):
         for name, kinds in get_type_hints(Strategy).items():
             if getattr(strategy, name) not in get_args(kinds):
