@@ -15,11 +15,11 @@ class BatchAugment:
     """Apply a transform to the batches of a loader, in the main process, one batch ahead.
 
     The model runs in this process, on whole batches, in a thread of its own: while one batch is
-    trained on, the next is generated. What is random about a batch follows from one number that is
-    drawn in the caller's thread, so training's own random numbers are not disturbed.
+    trained on, the next is generated. All random numbers of a batch follow from one number that is
+    drawn in the caller's thread, so the transform does not disturb those of the training.
 
     Args:
-        loader: of batches ``(images, labels, ...)`` or dicts; any iterable.
+        loader: any iterable of batches, ``(images, labels, ...)`` or dicts.
         transform: one of diffaug's, such as :class:`DiffuseMix` or :class:`DiffMix`.
 
     Shape:
