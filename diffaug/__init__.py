@@ -28,7 +28,7 @@ from diffaug.offline.augment import augment_dataset, augment_folder
 from diffaug.offline.run import Summary
 from diffaug.offline.shards import merge
 from diffaug.previews.contact_sheet import preview
-from diffaug.transforms.base import ImageTransform
+from diffaug.transforms.base import Finished, ImageTransform
 from diffaug.transforms.diffmix import DiffMix
 from diffaug.transforms.diffusemix import DiffuseMix
 from diffaug.transforms.fractal_blend import FractalBlend
@@ -48,6 +48,7 @@ __all__ = [
     "DiffMix",
     "DiffuseMix",
     "DiffusersBackend",
+    "Finished",
     "FractalBank",
     "FractalBlend",
     "Generated",

@@ -12,7 +12,7 @@ API = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
 CALLABLES = [name for name in diffaug.__all__ if not inspect.ismodule(getattr(diffaug, name))]
 #: Protocols, bases and records are explained where they are used.
 WITHOUT_EXAMPLE = {"Backend", "ClassPairs", "Generated", "GenerationRequest", "ImageTransform"}
-WITHOUT_EXAMPLE |= {"Summary", "WarmSummary"}
+WITHOUT_EXAMPLE |= {"Finished", "Summary", "WarmSummary"}
 
 
 def test_names_are_sorted_and_exist():

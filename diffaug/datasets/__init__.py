@@ -1,1 +1,1 @@
-"""Datasets: what stands between a user's data and a loader."""
+"""Datasets: the steps between a user's data and a loader."""

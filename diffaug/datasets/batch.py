@@ -1,11 +1,12 @@
 """Augmenting whole batches behind the loader, the next one while the current one is trained on."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from diffaug.ahead import map_ahead
 from diffaug.seeds import MAX_SEED
 from diffaug.transforms.base import ImageTransform, drawing_from
 
@@ -14,11 +15,11 @@ class BatchAugment:
     """Apply a transform to the batches of a loader, in the main process, one batch ahead.
 
     The model runs in this process, on whole batches, in a thread of its own: while one batch is
-    trained on, the next is generated. What is random about a batch follows from one number that is
-    drawn in the caller's thread, so training's own random numbers are not disturbed.
+    trained on, the next is generated. All random numbers of a batch follow from one number that is
+    drawn in the caller's thread, so the transform does not disturb those of the training.
 
     Args:
-        loader: of batches ``(images, labels, ...)`` or dicts; any iterable.
+        loader: any iterable of batches, ``(images, labels, ...)`` or dicts.
         transform: one of diffaug's, such as :class:`DiffuseMix` or :class:`DiffMix`.
 
     Shape:
@@ -55,20 +56,16 @@ class BatchAugment:
         if self.transform.backend is None:  # nothing to wait for
             yield from map(self.transform, self.loader)
             return
+        seeded = (
+            (batch, int(torch.randint(MAX_SEED, (), generator=None))) for batch in self.loader
+        )
         thread = ThreadPoolExecutor(1)
         try:
-            ahead: Future[Any] | None = None
-            for batch in self.loader:
-                seed = int(torch.randint(MAX_SEED, (), generator=None))
-                following = thread.submit(self._augment, batch, seed)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = following
-            if ahead is not None:
-                yield ahead.result()
+            yield from map_ahead(self._augment, seeded, thread, 1)
         finally:
             thread.shutdown(cancel_futures=True)
 
-    def _augment(self, batch: Any, seed: int) -> Any:
+    def _augment(self, seeded: tuple[Any, int]) -> Any:
+        batch, seed = seeded
         with drawing_from(torch.Generator().manual_seed(seed)):
             return self.transform(batch)

@@ -20,11 +20,11 @@ from diffaug.offline.manifest import Row, read_manifest, read_run
 class GeneratedDataset(Dataset):
     """Read an offline set: each generated image with its soft label.
 
-    The manifest keeps strengths, not weights, so gamma is free to be tried. Images that a filter
-    dropped are left out, and so are the copies of originals unless asked for.
+    The manifest keeps strengths, not weights, so you can try any gamma. Images that a filter
+    dropped are left out. So are the copies of originals, unless ``originals`` is set.
 
     Args:
-        folder: a finished set of ``augment_folder`` or ``diffaug augment``; may have been moved.
+        folder: a finished set of ``augment_folder`` or ``diffaug augment``, moved or not.
         classes: names in the order of the labels; None for those of the set itself, in the order
             its transform or its source had them.
         gamma: at least 0, as in :func:`soft_label`; None gives 0.5 to sets of :class:`DiffMix`.
@@ -36,7 +36,7 @@ class GeneratedDataset(Dataset):
         ``(image, label)``: a PIL image, or what ``transform`` makes of it; float32 ``(C,)``.
 
     Raises:
-        ValueError: no manifest, nothing left in it, or a class that ``classes`` does not name.
+        ValueError: there is no manifest, it has no images left, or ``classes`` misses a class.
         UnreadableImageError: (on access) an image is gone or damaged.
 
     Example:
@@ -87,11 +87,11 @@ class GeneratedDataset(Dataset):
         run = read_run(self.folder) or {"identity": {}}
         if names := run["identity"].get("transform.class_names") or run.get("classes"):
             return list(names)
-        found = {name for row in self.rows for name in (row["label"], source_label(row))}
-        if "classes" in run and all(name.isdecimal() for name in found):
-            # Of a dataset whose classes are numbers: '10' does not come before '2'.
-            return [str(number) for number in range(max(map(int, found)) + 1)]
-        return sorted(found)
+        names = {name for row in self.rows for name in (row["label"], source_label(row))}
+        if "classes" in run and all(name.isdecimal() for name in names):
+            # The classes of the dataset are numbers: '2' comes before '10'.
+            return [str(number) for number in range(max(map(int, names)) + 1)]
+        return sorted(names)
 
     def _number(self, classes: Sequence[str], num_classes: int | None = None) -> None:
         self.classes = list(classes)
@@ -130,7 +130,7 @@ class GeneratedDataset(Dataset):
         except UnreadableImageError as error:
             raise UnreadableImageError(
                 f"{error} It is listed in {self.folder / 'metadata.jsonl'}; run the same "
-                "'diffaug augment' again, and it is made anew."
+                "'diffaug augment' again to make it again."
             ) from error
         return image if self.transform is None else self.transform(image)
 
@@ -141,7 +141,7 @@ class GeneratedDataset(Dataset):
         row = self.rows[index]
         target, source = self._numbers[row["label"]], self._numbers[source_label(row)]
         gamma = self.gamma if gamma is None else gamma
-        # Made from text, there is no strength: nothing of the source is left.
+        # An image made from text has no strength: it keeps nothing of its source.
         strength = 1.0 if row.get("strength") is None else row["strength"]
         return soft_label(source, target, strength, gamma, num_classes or self.num_classes)
 
@@ -152,5 +152,5 @@ class GeneratedDataset(Dataset):
 
 
 def source_label(row: Row) -> str:
-    """Return the class of the image that a row was made from; a stand-in kept it whole."""
+    """Return the class of the image that a row was made from; by default that of the row."""
     return str(row.get("source_label") or row["label"])

@@ -21,8 +21,8 @@ class JointTransform(Dataset):
     """Give transforms the label beside the image: ``transforms((image, label))``.
 
     A dataset's own ``transform`` sees the image alone, which is not enough for :class:`DiffMix`.
-    With a seed, whatever draws from torch's CPU generator follows from (seed, epoch, index): crops,
-    flips and draws of the dataset itself too, whatever the number of workers.
+    With a seed, everything that is drawn from torch's CPU generator follows from (seed, epoch,
+    index), with any number of workers: crops and flips, too, and what the dataset itself draws.
 
     Args:
         dataset: map-style, of ``(image, label, ...)`` or of dicts; without a transform of its own
@@ -31,7 +31,7 @@ class JointTransform(Dataset):
         seed: at least 0; None draws from each worker's own random state.
 
     Raises:
-        TypeError: a dataset without length or indices, or transforms that cannot be called.
+        TypeError: the dataset has no length or no indices, or ``transforms`` cannot be called.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ class JointTransform(Dataset):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         for shared in (self._enabled, self._asked):
-            shared.share_memory_()  # which a plain copy no longer is
+            shared.share_memory_()  # a plain copy is in memory of its own
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -93,7 +93,7 @@ class JointTransform(Dataset):
         self._asked[index] = True
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the dataset, in every worker, which epoch begins; draws differ from one to another.
+        """Set the epoch that begins, in every worker; each epoch draws other numbers.
 
         Args:
             epoch: at least 0.
@@ -104,7 +104,7 @@ class JointTransform(Dataset):
 
     @property
     def enabled(self) -> bool:
-        """Whether diffaug's transforms work; off, their images pass as if ``p`` were 0."""
+        """Whether diffaug's transforms change images; if not, these pass as if ``p`` were 0."""
         return bool(self._enabled)
 
     @enabled.setter
@@ -114,8 +114,8 @@ class JointTransform(Dataset):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Let torch's global generator follow a seed, and give it back as it was."""
-    # Not torch.manual_seed, which would reseed every GPU, and only this one is restored.
+    """Seed torch's global generator, and restore it afterwards."""
+    # Not torch.manual_seed: it would seed every GPU, too, and only this generator is restored.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -28,25 +28,27 @@ class MixedDataset(Dataset):
 
     Args:
         dataset: the real images: map-style, of ``(image, label)`` or of dicts.
-        generated: a :class:`GeneratedDataset` or its folder; its classes are matched to the
-            dataset's by name where the dataset says names.
-        p: probability in [0, 1] that a real image is replaced; 0.3 if None. ``"concat"`` has none.
+        generated: a :class:`GeneratedDataset` or its folder; its classes are matched to those of
+            the dataset by name, if the dataset has names.
+        p: probability in [0, 1] that a real image is replaced; None for 0.3. ``"concat"`` takes
+            None only.
         gamma: of the soft labels, at least 0; None for the generated dataset's own.
         num_classes: width of the labels; None for as many as there are classes.
         replacement: ``"global"`` (by one drawn uniformly from the whole set, as Diff-Mix does),
-            ``"local"`` (by one made from the same image, as DA-Fusion does; images without any
-            stay), or ``"concat"`` (generated images follow the real ones, as DiffuseMix does).
+            ``"local"`` (by one made from the same image, as DA-Fusion does; an image that has none
+            stays), or ``"concat"`` (generated images follow the real ones, as DiffuseMix does).
         long_tail: for ``"global"``: draw the target class with weight ``1 / (n_c + 1)``, n_c being
             the dataset's images of it, then an image of that class.
-        seed: draws follow from (seed, epoch, index), whatever the number of workers; None draws
-            from torch's global random state.
+        seed: draws follow from (seed, epoch, index), with any number of workers; None draws from
+            torch's global random state.
 
     Shape:
-        ``(image, label)``: as the two datasets give images; float32 ``(C,)``.
+        ``(image, label)``: the image as the real or the generated dataset gives it; float32
+        ``(C,)``.
 
     Raises:
-        ValueError: an argument is outside its range, classes do not match, or ``"local"`` finds no
-            image that anything was made from.
+        ValueError: an argument is outside its range, classes do not match, or with ``"local"`` no
+            image of the dataset is the source of a generated one.
 
     Example:
         >>> import tempfile, torch
@@ -115,20 +117,20 @@ class MixedDataset(Dataset):
             self._weights = long_tail_weights(counts) * torch.tensor(present)
 
     def _make_pools(self, long_tail: bool) -> list[list[int]]:
-        """Group the generated images by what they may replace: class or real image."""
+        """Group the generated images by what they can replace: a class, or a real image."""
         if long_tail:
             pools: list[list[int]] = [[] for _ in range(self.num_classes)]
-            for place, target in enumerate(self.generated.targets):
-                pools[target].append(place)
+            for index, target in enumerate(self.generated.targets):
+                pools[target].append(index)
             return pools
         if self.replacement != "local":
             return []
         by_source: dict[str, list[int]] = {}
-        for place, row in enumerate(self.generated.rows):
-            by_source.setdefault(str(row["source"]), []).append(place)
+        for index, row in enumerate(self.generated.rows):
+            by_source.setdefault(str(row["source"]), []).append(index)
         pools = [by_source.get(key, []) for key in _paths(self.dataset) or ()]
         if not any(pools):  # made by augment_dataset
-            pools = [by_source.get(str(place), []) for place in range(len(self.dataset))]
+            pools = [by_source.get(str(index), []) for index in range(len(self.dataset))]
         if not any(pools):
             raise ValueError(
                 "'generated' must have been made from the images of 'dataset' for "
@@ -143,17 +145,17 @@ class MixedDataset(Dataset):
         index = position(index, len(self))
         if self.replacement == "concat":
             real = len(self.dataset)
-            return self._real(index) if index < real else self._made(index - real)
+            return self._real(index) if index < real else self._generated(index - real)
         generator = None
         if self.seed is not None:
             salt = derive_seed("mixed", self.seed, int(self._epoch), index)
             generator = torch.Generator().manual_seed(salt)
         gate = torch.rand((), generator=generator) < self.p
         chosen = self._choose(index, generator)
-        return self._made(chosen) if gate and chosen is not None else self._real(index)
+        return self._generated(chosen) if gate and chosen is not None else self._real(index)
 
     def _choose(self, index: int, generator: torch.Generator | None) -> int | None:
-        """Draw a generated image to replace a real one; None where there is none."""
+        """Draw the generated image that replaces a real one; None if there is none."""
         if self.replacement == "local":
             pool: Sequence[int] = self._pools[index]
         elif self._weights is not None:
@@ -169,24 +171,22 @@ class MixedDataset(Dataset):
         image = samples.get(sample, samples.image_place(sample))
         return image, as_probabilities(label, self.num_classes)
 
-    def _made(self, index: int) -> tuple[Any, torch.Tensor]:
+    def _generated(self, index: int) -> tuple[Any, torch.Tensor]:
         label = self.generated.label(index, self.gamma, self.num_classes)
         return self.generated.image(index), label
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the dataset, in every worker, which epoch begins, so that other images are drawn.
+        """Set the epoch that begins, in every worker; each epoch draws other images.
 
         Args:
             epoch: at least 0.
         """
         self._epoch.set(epoch)
         tell_epoch(self.dataset, epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
 
 
 def _paths(dataset: Any) -> list[str] | None:
-    """Return each image's path below the root of an ImageFolder, or of what a subset is of."""
+    """Return each image's path below the root of an ImageFolder; None for other datasets."""
     if isinstance(dataset, Subset):
         inside = _paths(dataset.dataset)
         return inside and [inside[index] for index in dataset.indices]

@@ -17,7 +17,7 @@ from diffaug.labels import samples
 from diffaug.progress import progress_bar
 from diffaug.transforms.base import ImageTransform
 
-#: Images that the part before ours is run on twice, to see whether it is random.
+#: Images that the steps before the transform run on twice, which shows whether these are random.
 PROBES = 3
 
 
@@ -27,9 +27,9 @@ class WarmSummary:
 
     Args:
         requests: different images that the transform can ask for.
-        cached: how many of them were there.
+        cached: how many of them were already there.
         made: how many were made now.
-        refused: how many came out blank or refused; the originals will stand in.
+        refused: how many came out blank or refused; their originals will be used instead.
         bytes: about how large all of them are on disk.
         seconds: how long it took.
     """
@@ -51,20 +51,21 @@ def warm_cache(
 ) -> WarmSummary:
     """Generate everything that a transform can ever ask for about a dataset, in full batches.
 
-    After it, an epoch generates nothing and trains at the speed of the disk. Run again after an
-    interruption, it makes what is missing.
+    Afterwards an epoch generates nothing, and trains at the speed of the disk. Run it again after
+    an interruption, and it makes what is missing.
 
     Args:
         dataset: map-style, of ``(image, label)`` or of dicts, without random transforms.
-        transform: :class:`DiffuseMix`, :class:`DiffMix`, or a ``Compose`` with one of them; what
-            stands before it must not be random.
+        transform: :class:`DiffuseMix`, :class:`DiffMix`, one of your own, or a ``Compose`` with one
+            of them; the steps before it must not be random.
         dry_run: count, generate nothing.
         progress: show a bar on stderr.
 
     Raises:
-        TypeError: no transform of diffaug's that generates, or more than one.
-        ValueError: nothing that a cache could keep (``variants=None``, ``cache=False``), what
-            stands before is random, or the cache's cap is too small.
+        TypeError: there is not exactly one transform that generates, or it is one of your own that
+            draws and has no ``choices``.
+        ValueError: the transform has nothing to cache (``variants=None``, ``cache=False``), a step
+            before it is random, or the cache is too small.
         DiffaugError: the model cannot be loaded or run.
 
     Example:
@@ -80,19 +81,19 @@ def warm_cache(
     before, ours = _split(transform)
     backend = _cached(ours)
     _check_stable(dataset, before, ours)
-    asked = [backend.holds(request) for request in _requests(dataset, before, ours)]
-    expected = len(asked) * backend.bytes_for(backend.size or 256)
+    cached = [backend.holds(request) for request in _requests(dataset, before, ours)]
+    expected = len(cached) * backend.bytes_for(backend.size or 256)
     if expected > backend.max_bytes:
         raise ValueError(
-            f"'max_bytes' must be at least {expected:,} for the {len(asked)} images that this "
+            f"'max_bytes' must be at least {expected:,} for the {len(cached)} images that this "
             f"transform can ask for, got {backend.max_bytes:,}; give a larger CachedBackend, or "
             "fewer prompts, 'variants' or 'pool'."
         )
-    counts = WarmSummary(len(asked), sum(asked), bytes=expected)
-    if dry_run or all(asked):
+    counts = WarmSummary(len(cached), sum(cached), bytes=expected)
+    if dry_run or all(cached):
         return replace(counts, seconds=time.monotonic() - started)
     made = refused = 0
-    with progress_bar(progress, len(asked) - sum(asked)) as bar:
+    with progress_bar(progress, len(cached) - sum(cached)) as bar:
         for batch in _batches(backend, _requests(dataset, before, ours)):
             failed = _refused(backend, batch)
             made, refused = made + len(batch) - failed, refused + failed
@@ -102,19 +103,19 @@ def warm_cache(
 
 
 def _split(transform: Any) -> tuple[list[Any], ImageTransform]:
-    """Return what stands before the one transform that generates, and that."""
+    """Return the steps before the one transform that generates, and that transform."""
     steps = list(_steps(transform))
-    places = [
-        place
-        for place, step in enumerate(steps)
+    indices = [
+        index
+        for index, step in enumerate(steps)
         if isinstance(step, ImageTransform) and step.backend is not None
     ]
-    if len(places) != 1:
+    if len(indices) != 1:
         raise TypeError(
             f"'transform' must have one transform that generates, such as DiffuseMix, got "
-            f"{len(places)}."
+            f"{len(indices)}."
         )
-    return steps[: places[0]], steps[places[0]]
+    return steps[: indices[0]], steps[indices[0]]
 
 
 def _steps(transform: Any) -> Iterator[Any]:
@@ -137,7 +138,7 @@ def _cached(ours: ImageTransform) -> CachedBackend:
 
 
 def _sample(dataset: Any, index: int, before: Sequence[Any]) -> tuple[torch.Tensor, Any]:
-    """Return one image (1, 3, H, W) as ours will see it, and its label."""
+    """Return one image (1, 3, H, W) as the transform will get it, and its label."""
     sample = dataset[index]
     label = samples.get(sample, samples.label_place(sample))
     image = samples.get(sample, samples.image_place(sample))
@@ -150,12 +151,12 @@ def _sample(dataset: Any, index: int, before: Sequence[Any]) -> tuple[torch.Tens
 def _check_stable(dataset: Any, before: Sequence[Any], ours: ImageTransform) -> None:
     count = min(PROBES, len(dataset))
     for index in range(0, len(dataset), max(1, len(dataset) // max(1, count))):
-        once, again = (_sample(dataset, index, before)[0] for _ in range(2))
-        if once.shape != again.shape or not torch.equal(ours.shrink(once), ours.shrink(again)):
+        first, second = (_sample(dataset, index, before)[0] for _ in range(2))
+        if first.shape != second.shape or not torch.equal(ours.shrink(first), ours.shrink(second)):
             raise ValueError(
                 f"'transform' must not be random before {type(ours).__name__}, and item {index} "
-                "came out differently twice: every epoch would ask for other images. Put random "
-                "crops and flips behind it."
+                "came out differently the second time: every epoch would ask for other images. "
+                "Put random crops and flips behind it."
             )
 
 
@@ -171,16 +172,16 @@ def _requests(
 def _batches(
     backend: CachedBackend, requests: Iterator[GenerationRequest]
 ) -> Iterator[list[GenerationRequest]]:
-    """Put together what is missing and runs together: requests of one strength."""
+    """Group the requests that are missing into batches, each of one strength."""
     spec = spec_of(backend)
-    enough = spec.batch_size if spec else BATCH_SIZE
+    batch_size = spec.batch_size if spec else BATCH_SIZE
     waiting: dict[float | None, list[GenerationRequest]] = {}
     for request in requests:
         if backend.holds(request):
             continue
         batch = waiting.setdefault(request.strength, [])
         batch.append(request)
-        if len(batch) >= enough:
+        if len(batch) >= batch_size:
             yield waiting.pop(request.strength)
     yield from waiting.values()
 
@@ -188,7 +189,7 @@ def _batches(
 def _refused(backend: CachedBackend, batch: list[GenerationRequest]) -> int:
     """Generate a batch; return how many came out blank or refused."""
     try:
-        return sum(made.fallback for made in backend.generate(batch))
+        return sum(answer.fallback for answer in backend.generate(batch))
     except RefusedError:
         if len(batch) == 1:
             return 1

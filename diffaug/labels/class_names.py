@@ -8,7 +8,7 @@ from diffaug.labels.samples import LABEL_KEYS
 
 
 def distinct(names: Iterable[Any]) -> list[str]:
-    """Number the classes of one name, such as ImageNet's cranes, that they do not become one.
+    """Number classes that have the same name, such as ImageNet's cranes, to keep them apart.
 
     Example:
         >>> from diffaug.labels.class_names import distinct
@@ -21,7 +21,7 @@ def distinct(names: Iterable[Any]) -> list[str]:
 
 
 def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | None:
-    """Find the names, made distinct, that a dataset or what a subset is of gives its classes."""
+    """Return the distinct names that a dataset, or the dataset of a subset, gives its classes."""
     while dataset is not None:
         features = getattr(dataset, "features", None)
         feature = None

@@ -56,26 +56,26 @@ class MixCollate:
         """Return the batch of a list of samples."""
         if not batch:
             raise ValueError("'batch' must hold at least one sample, got none.")
-        places = [(samples.image_place(one), samples.label_place(one)) for one in batch]
+        places = [(samples.image_place(sample), samples.label_place(sample)) for sample in batch]
         image_at, label_at = places[0]
-        for place, found in enumerate(places):
-            if found != places[0]:
+        for index, (sample, place) in enumerate(zip(batch, places, strict=True)):
+            if place != places[0]:
                 raise TypeError(
                     f"samples of a batch must be built alike, got {type(batch[0]).__name__} with "
-                    f"its label at {label_at} and, at place {place}, "
-                    f"{type(batch[place]).__name__} with its label at {found[1]}."
+                    f"its label at {label_at} and, at place {index}, "
+                    f"{type(sample).__name__} with its label at {place[1]}."
                 )
         images = stack_images([samples.get(sample, image_at) for sample in batch])
         labels = torch.stack(
             [
-                as_probabilities(samples.get(sample, label_at), self.num_classes, place)
-                for place, sample in enumerate(batch)
+                as_probabilities(samples.get(sample, label_at), self.num_classes, index)
+                for index, sample in enumerate(batch)
             ]
         )
         if self.mix is not None and torch.rand((), generator=None) < self.mix_p:
             images, labels = self._mix(images, labels)
-        # What is big is not stacked twice.
-        rest = [samples.put(samples.put(one, image_at, 0), label_at, 0) for one in batch]
+        # Without images and labels, which are stacked already.
+        rest = [samples.put(samples.put(sample, image_at, 0), label_at, 0) for sample in batch]
         collated = default_collate(rest)
         if isinstance(collated, list):
             collated = tuple(collated)
@@ -94,25 +94,26 @@ class MixCollate:
 
 
 def stack_images(images: Sequence[Any]) -> torch.Tensor:
-    """Stack images (C, H, W) of one shape, or say what to do about them."""
-    if not all(isinstance(image, (torch.Tensor, np.ndarray)) for image in images):
-        odd = next(one for one in images if not isinstance(one, (torch.Tensor, np.ndarray)))
-        raise TypeError(
-            f"images must be tensors to be collated, got {type(odd).__name__}; put v2.ToImage() "
-            "and v2.ToDtype(torch.float32, scale=True) at the end of the transforms."
-        )
+    """Stack images (C, H, W) of one shape; an error says how to convert them."""
+    for image in images:
+        if not isinstance(image, (torch.Tensor, np.ndarray)):
+            raise TypeError(
+                f"images must be tensors to be collated, got {type(image).__name__}; put "
+                "v2.ToImage() and v2.ToDtype(torch.float32, scale=True) at the end of the "
+                "transforms."
+            )
     tensors = [torch.as_tensor(image).as_subclass(torch.Tensor) for image in images]
-    for place, tensor in enumerate(tensors):
+    for index, tensor in enumerate(tensors):
         if tensor.shape != tensors[0].shape:
             raise ValueError(
                 f"images must have one size to be collated, got {tuple(tensors[0].shape)} and, at "
-                f"place {place}, {tuple(tensor.shape)}; put v2.Resize((224, 224)) or "
+                f"place {index}, {tuple(tensor.shape)}; put v2.Resize((224, 224)) or "
                 "v2.RandomResizedCrop(224) at the end of the transforms."
             )
         if tensor.dtype != tensors[0].dtype:  # torch would stack [0, 255] with [0, 1]
             raise ValueError(
                 f"images must have one dtype to be collated, got {tensors[0].dtype} and, at place "
-                f"{place}, {tensor.dtype}; put v2.ToDtype(torch.float32, scale=True) at the end of "
+                f"{index}, {tensor.dtype}; put v2.ToDtype(torch.float32, scale=True) at the end of "
                 "the transforms."
             )
     return torch.stack(tensors)

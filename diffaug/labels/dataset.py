@@ -15,11 +15,11 @@ from diffaug.seeds import derive_seed
 
 
 def dataset_labels(dataset: Any) -> list[Any]:
-    """Return every label of a dataset, without reading its images where it says them.
+    """Return every label of a dataset, without reading its images where that is possible.
 
-    Known are torchvision's ``targets`` and ``labels`` (and what a ``target_transform`` makes of
-    them), a Hugging Face column, subsets, concatenations, and datasets around another of the same
-    length; others are read item by item.
+    It uses torchvision's ``targets`` and ``labels`` (after the ``target_transform``), or a Hugging
+    Face column, also inside subsets, concatenations, and datasets that wrap another of the same
+    length. Other datasets are read item by item.
     """
     if isinstance(dataset, Subset):
         inside = dataset_labels(dataset.dataset)
@@ -27,12 +27,12 @@ def dataset_labels(dataset: Any) -> list[Any]:
     if isinstance(dataset, ConcatDataset):
         return [label for part in dataset.datasets for label in dataset_labels(part)]
     for name in ("targets", "labels", "_labels"):
-        found = getattr(dataset, name, None)
-        if isinstance(found, (torch.Tensor, np.ndarray)):
-            found = found.tolist()
-        if isinstance(found, (list, tuple)) and len(found) == len(dataset):
+        labels = getattr(dataset, name, None)
+        if isinstance(labels, (torch.Tensor, np.ndarray)):
+            labels = labels.tolist()
+        if isinstance(labels, (list, tuple)) and len(labels) == len(dataset):
             change = getattr(dataset, "target_transform", None)
-            return [change(label) for label in found] if change else list(found)
+            return [change(label) for label in labels] if change else list(labels)
     if isinstance(features := getattr(dataset, "features", None), Mapping):
         key = next((key for key in samples.LABEL_KEYS if key in features), None)
         if key is not None:
@@ -55,7 +55,7 @@ def class_counts(dataset: Any, num_classes: int | None = None) -> torch.Tensor:
         int64 ``(C,)``.
 
     Raises:
-        ValueError: a label is no class number, or not below ``num_classes``.
+        ValueError: a label is not a class number, or not below ``num_classes``.
 
     Example:
         >>> class_counts([("image", 0), ("image", 2), ("image", 2)])
@@ -63,18 +63,18 @@ def class_counts(dataset: Any, num_classes: int | None = None) -> torch.Tensor:
     """
     least = 0 if num_classes is None else whole("num_classes", num_classes, 1)
     numbers = []
-    for place, label in enumerate(dataset_labels(dataset)):
+    for index, label in enumerate(dataset_labels(dataset)):
         number = class_number(label)
         if number is None or number < 0:
-            raise ValueError(f"the label of item {place} must be a class number, got {label!r}.")
+            raise ValueError(f"the label of item {index} must be a class number, got {label!r}.")
         if number >= least > 0:
-            raise ValueError(f"the label of item {place} must be in [0, {least}), got {number}.")
+            raise ValueError(f"the label of item {index} must be in [0, {least}), got {number}.")
         numbers.append(number)
     return torch.tensor(numbers, dtype=torch.long).bincount(minlength=least)
 
 
 def few_shot_subset(labels: Sequence[Any], shots: int, seed: int = 0) -> list[int]:
-    """Choose the same few images of each class everywhere: tuning, generation and training.
+    """Choose a few images of each class, the same for fine-tuning, generation and training.
 
     Args:
         labels: the label of every image, in the dataset's order: all numbers, or all names.
@@ -93,25 +93,25 @@ def few_shot_subset(labels: Sequence[Any], shots: int, seed: int = 0) -> list[in
         [0, 4]
     """
     shots, seed = whole("shots", shots, 1), whole("seed", seed, 0)
-    places: dict[Any, list[int]] = defaultdict(list)
-    for place, label in enumerate(labels):
-        # Tensors of one number are no equal keys.
+    by_class: dict[Any, list[int]] = defaultdict(list)
+    for index, label in enumerate(labels):
+        # As a plain number: two tensors that hold the same number are different keys of a dict.
         name = label if isinstance(label, str) else class_number(label)
-        if name is None or isinstance(name, str) != isinstance(next(iter(places), name), str):
+        if name is None or isinstance(name, str) != isinstance(next(iter(by_class), name), str):
             raise TypeError(
-                f"'labels' must be all class numbers or all names, got {label!r} at place {place}."
+                f"'labels' must be all class numbers or all names, got {label!r} at place {index}."
             )
-        places[name].append(place)
+        by_class[name].append(index)
     chosen: list[int] = []
-    # By the rank of the class, which its number and its folder's name share.
-    for rank, label in enumerate(sorted(places)):
-        found = places[label]
-        if len(found) < shots:
+    # The seed follows from the rank of the class, which is the same for numbers and folder names.
+    for rank, name in enumerate(sorted(by_class)):
+        indices = by_class[name]
+        if len(indices) < shots:
             raise ValueError(
                 f"'shots' must be at most the images of each class, got {shots} and class "
-                f"{label!r} has {len(found)}."
+                f"{name!r} has {len(indices)}."
             )
         generator = torch.Generator().manual_seed(derive_seed("few-shot", seed, rank))
-        order = torch.randperm(len(found), generator=generator).tolist()
-        chosen += [found[index] for index in order[:shots]]
+        order = torch.randperm(len(indices), generator=generator).tolist()
+        chosen += [indices[place] for place in order[:shots]]
     return sorted(chosen)

@@ -1,4 +1,4 @@
-"""Soft labels in the form that kornia's mixing transforms give and take them in."""
+"""Soft labels in the form of kornia's mixing transforms, and back."""
 
 import torch
 

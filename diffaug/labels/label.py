@@ -1,4 +1,4 @@
-"""What a label is: a class number, or a weight for each class, and what is between two classes."""
+"""What a label is: a class number, or a weight for each class; and the label between classes."""
 
 import operator
 from numbers import Real
@@ -20,15 +20,15 @@ def soft_label(
     """Return the label of an image translated from one class to another; it sums to 1.
 
     ``(1 - strength ** gamma) source + strength ** gamma target``. At strength 0 nothing was
-    translated, and the label is the source's, for gamma 0 too.
+    translated, and the label is that of the source, also for gamma 0.
 
     Args:
         source: class of the image translated: a number, ``(B,)`` numbers, or ``(B, C)``
             probabilities.
         target: class it was translated to: a number or ``(B,)`` numbers.
         strength: how far it was translated, in [0, 1]: a number or ``(B,)``.
-        gamma: at least 0; the smaller, the sooner the target takes over. 0.5 for few images, 0.8
-            for many.
+        gamma: at least 0; a smaller gamma gives the target more weight. 0.5 for few images, 0.8 for
+            many.
         num_classes: C.
 
     Shape:
@@ -48,7 +48,7 @@ def soft_label(
     before = as_weights("source", source, num_classes)
     after = as_weights("target", target, num_classes)
     weight = target_weight(strength, gamma)[..., None].to(before.device)
-    lengths = {len(one) for one in (before, after, weight) if one.ndim > 1} - {1}
+    lengths = {len(rows) for rows in (before, after, weight) if rows.ndim > 1} - {1}
     if len(lengths) > 1:
         raise ValueError(
             "'source', 'target' and 'strength' must have one length, got "
@@ -58,7 +58,7 @@ def soft_label(
 
 
 def target_weight(strength: float | torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return how much the target class counts: ``strength ** gamma``, and 0 at strength 0.
+    """Return the weight of the target class: ``strength ** gamma``, and 0 at strength 0.
 
     Raises:
         ValueError: a strength outside [0, 1], or gamma under 0.
@@ -130,7 +130,7 @@ def check_classes(name: str, labels: torch.Tensor, num_classes: int) -> None:
 
 
 def class_number(label: Any) -> int | None:
-    """Return a hard label as an integer, whatever holds it; None if it is none."""
+    """Return a class number as an integer, whatever its type; None if the label is no number."""
     if isinstance(label, bool) or getattr(label, "dtype", None) is torch.bool:
         return None
     try:
@@ -139,9 +139,9 @@ def class_number(label: Any) -> int | None:
         return None
 
 
-def as_probabilities(label: Any, num_classes: int, place: int | None = None) -> torch.Tensor:
-    """Return one label, hard or soft, as float32 (C,) that sums to 1."""
-    where = "" if place is None else f" of sample {place}"
+def as_probabilities(label: Any, num_classes: int, index: int | None = None) -> torch.Tensor:
+    """Return one label, hard or soft, as float32 (C,) that sums to 1; errors name its index."""
+    where = "" if index is None else f" of sample {index}"
     number = class_number(label)
     if number is None:
         weights = _array(label)
@@ -161,7 +161,7 @@ def as_probabilities(label: Any, num_classes: int, place: int | None = None) -> 
 
 
 def _array(label: Any) -> torch.Tensor | None:
-    """Return a label as a tensor of numbers; None if it is none."""
+    """Return a label as a tensor of numbers; None if it holds no numbers."""
     try:
         array = as_numbers("label", label)
     except TypeError:

@@ -19,13 +19,13 @@ PAIRINGS = ("uniform", "other", "same", "tail")
 
 @dataclass(frozen=True)
 class ClassPairs:
-    """Pairs of classes, and what an image between them is labelled.
+    """Pairs of classes, and the label of an image between them.
 
     Args:
-        source: ``(B,)`` class numbers of the images translated.
-        target: ``(B,)`` class numbers they are translated to.
+        source: ``(B,)`` class numbers of the images that are translated.
+        target: ``(B,)`` class numbers that they are translated to.
         strength: ``(B,)`` in [0, 1].
-        weight: ``(B,)`` how much the target counts in the label.
+        weight: ``(B,)`` the weight of the target in the label.
         soft_labels: ``(B, C)`` float32, each row summing to 1.
     """
 
@@ -49,7 +49,7 @@ class ClassPairSampler:
             sources of a whole set are then drawn by image, and not by class.
 
     Raises:
-        ValueError: an unknown strategy, one class only with ``"other"``, weights or counts that do
+        ValueError: the strategy is unknown, ``"other"`` has one class only, or weights or counts do
             not fit.
 
     Example:
@@ -91,38 +91,43 @@ class ClassPairSampler:
             self.strategy, self.weights = "weights", self._matrix(strategy)
 
     def _counts(self, counts: Any) -> torch.Tensor:
-        found = as_numbers("class_counts", counts)
-        if found.shape != (self.num_classes,):
+        counted = as_numbers("class_counts", counts)
+        if counted.shape != (self.num_classes,):
             raise ValueError(
                 f"'class_counts' must have one number for each of {self.num_classes} classes, got "
-                f"shape {tuple(found.shape)}."
+                f"shape {tuple(counted.shape)}."
             )
-        if found.is_floating_point() or found.dtype == torch.bool:
-            raise TypeError(f"'class_counts' must hold integers, got {found.dtype}.")
-        if bool((found < 0).any()):
-            raise ValueError(f"'class_counts' must be at least 0, got {found.min().item()}.")
-        if not bool(found.any()):
+        if counted.is_floating_point() or counted.dtype == torch.bool:
+            raise TypeError(f"'class_counts' must hold integers, got {counted.dtype}.")
+        if bool((counted < 0).any()):
+            raise ValueError(f"'class_counts' must be at least 0, got {counted.min().item()}.")
+        if not bool(counted.any()):
             raise ValueError("'class_counts' must count at least one image, got none.")
-        return found.long()
+        return counted.long()
 
     def _matrix(self, weights: Any) -> torch.Tensor:
-        found = as_numbers("strategy", weights).double()
+        matrix = as_numbers("strategy", weights).double()
         shape = (self.num_classes, self.num_classes)
-        if found.shape != shape:
+        if matrix.shape != shape:
             raise ValueError(
-                f"'strategy' must be a {shape} matrix of weights, got shape {tuple(found.shape)}."
+                f"'strategy' must be a {shape} matrix of weights, got shape {tuple(matrix.shape)}."
             )
-        if not bool(((found >= 0) & found.isfinite()).all()) or not bool((found.sum(1) > 0).all()):
+        valid = bool(((matrix >= 0) & matrix.isfinite()).all())
+        if not valid or not bool((matrix.sum(1) > 0).all()):
             raise ValueError(
                 "'strategy' must hold weights of at least 0, some of them positive in each row."
             )
-        return found
+        return matrix
+
+    def __repr__(self) -> str:
+        return f"ClassPairSampler({self.num_classes}, strategy={self.strategy!r})"
 
     @property
     def fingerprint(self) -> str:
         """Identify how classes are paired, in a set's ``run.json``."""
         numbers = [
-            None if one is None else one.tolist() for one in (self.class_counts, self.weights)
+            None if tensor is None else tensor.tolist()
+            for tensor in (self.class_counts, self.weights)
         ]
         return f"{self.strategy} of {self.num_classes}, {derive_seed(*numbers):x}"
 
@@ -177,12 +182,6 @@ class ClassPairSampler:
         labels = soft_label(source, target, strengths, gamma, self.num_classes)
         return ClassPairs(source, target, strengths, weight, labels)
 
-    def sources(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw ``(n,)`` source classes for a whole set: by class; by image if counts are known."""
-        if self.class_counts is not None:
-            return _draw(self.class_counts.double().expand(n, -1), generator)
-        return torch.randint(self.num_classes, (n,), generator=generator)
-
     def plan(
         self,
         n: int,
@@ -191,14 +190,18 @@ class ClassPairSampler:
         gamma: float,
         generator: torch.Generator | None = None,
     ) -> ClassPairs:
-        """Draw ``n`` pairs for a whole set, sources too.
+        """Draw ``n`` pairs, the source classes too: by class, or by image if counts are known.
 
         Example:
             >>> from diffaug import ClassPairSampler
             >>> ClassPairSampler(10).plan(50, strength=0.7, gamma=0.5).soft_labels.shape
             torch.Size([50, 10])
         """
-        source = self.sources(whole("n", n, 0), generator)
+        n = whole("n", n, 0)
+        if self.class_counts is None:
+            source = torch.randint(self.num_classes, (n,), generator=generator)
+        else:
+            source = _draw(self.class_counts.double().expand(n, -1), generator)
         return self(source, strength, gamma=gamma, generator=generator)
 
 

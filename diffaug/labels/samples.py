@@ -1,4 +1,4 @@
-"""Where a sample keeps its image and its label: at a place of a tuple, or under a key of a dict."""
+"""Where a sample keeps its image and its label: at an index of a tuple, or at a key of a dict."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,7 +32,7 @@ def label_place(sample: Any, getter: LabelsGetter = "default") -> Place:
     Args:
         sample: ``(image, label, ...)``, or a dict with ``label``, ``labels`` or ``fine_label``;
             also ``(image, {"label": ...})``.
-        getter: a key, an index, or a callable that returns the label itself, where it is elsewhere.
+        getter: a key or an index of a label elsewhere, or a callable that returns the label.
 
     Raises:
         TypeError: there is no label there.
@@ -96,14 +96,14 @@ def _key(sample: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> str:
 
 
 def _place_of(sample: Any, label: Any) -> Place:
-    """Find an object in a sample; equal small integers are one object, and that is an error."""
-    found = list(_places(sample, label))
-    if len(found) != 1:
+    """Find an object in a sample; if it is there twice, as equal small integers are, raise."""
+    places = list(_places(sample, label))
+    if len(places) != 1:
         raise TypeError(
             f"'labels_getter' must return one value of the sample itself, and this one is there "
-            f"{len(found)} times; give a key or an index instead."
+            f"{len(places)} times; give a key or an index instead."
         )
-    return found[0]
+    return places[0]
 
 
 def _places(sample: Any, label: Any) -> Any:

@@ -46,23 +46,26 @@ def augment_folder(
     ``<class>/<path and stem>__<n>.<format>`` (the source's extension stays where two stems are the
     same), ``metadata.jsonl`` with a row for each image, and ``run.json``. It loads with
     torchvision's ``ImageFolder``, and with Hugging Face's ``load_dataset("imagefolder",
-    data_dir=..., data_files={"train": "**"})``, which else takes names like ``val_1`` for splits.
+    data_dir=..., data_files={"train": "**"})``. Without ``data_files``, Hugging Face takes names
+    like ``val_1`` for splits.
 
     Args:
         source: a folder with one folder per class, or an address that fsspec reads, such as
             ``s3://bucket/train``.
-        destination: a new folder, or one that this same run was stopped in.
-        transform: which augmentation; its ``p`` is left aside.
-        per_image: copies of each image, >= 1; None for as many as the transform advises. More than
-            before adds the missing ones; with fewer none goes. :class:`DiffMix` draws so many
-            sources in all, and files each image under its target class.
+        destination: a new folder, or the folder of this run, which is resumed.
+        transform: which augmentation; its ``p`` is ignored.
+        per_image: copies of each image, >= 1; None for as many as the transform advises. A larger
+            number than before adds the missing copies; a smaller number removes none.
+            :class:`DiffMix` draws ``per_image`` times as many pairs as there are images, and puts
+            each result into the folder of its target class.
         seed: with the transform's settings it determines the set.
         size: resize sources to this shorter side in pixels; None keeps their size.
         format: ``"jpg"``, ``"png"`` or ``"webp"``.
         include_originals: write each source too, in the same size and format, as ``__original``.
-        only: paths below the source to keep to, such as those a model was fine-tuned on.
-        shard: ``"3/16"``: make this share alone, in a process or on a machine of its own; the last
-            one to finish puts all together. The set is that of a single run.
+        only: paths below the source; all other images are left out. For example, the images that a
+            model was fine-tuned on.
+        shard: ``"3/16"``: make this share alone, in a process or on a machine of its own. The last
+            share to finish merges all of them. The set is the same as that of a single run.
         engine: ``"local"``, or ``"ray"``: a model on each GPU of the Ray cluster at
             ``RAY_ADDRESS``, or of one started here; its machines must be able to read the source.
         devices: a model in a process on each of these, such as ``"0,1,2,3"`` or ``["cuda:0"]``;
@@ -73,11 +76,11 @@ def augment_folder(
 
     Raises:
         ValueError: an argument is outside its range, or there is no image in a class folder.
-        UnreadableImageError: with ``strict``, a file is no whole image.
+        UnreadableImageError: with ``strict``, a file is not a whole image.
         DestinationError: the destination lies in the source, holds something else, is in use, or
             cannot be written to.
-        MissingDependencyError: Ray, or what reads the address, is not installed.
-        DiffaugError: the model cannot be loaded or run, or the address not read.
+        MissingDependencyError: Ray, or the package that reads the address, is not installed.
+        DiffaugError: the model cannot be loaded or run, or the address cannot be read.
 
     Example:
         >>> import tempfile, torch
@@ -130,15 +133,15 @@ def augment_dataset(
             ``label``, ``labels`` or ``fine_label`` (Hugging Face); without random transforms.
         destination: as for :func:`augment_folder`, and so are transform, per_image, seed, size,
             format, include_originals, shard, engine, devices, strict, dry_run and progress.
-        class_names: names by label; by default the dataset's own ``classes`` or features, or else
-            the number itself.
+        class_names: names in the order of the labels; by default those of the dataset's
+            ``classes`` or features. Without either, the number itself is the name.
 
     Shape:
         Images: PIL, or ``(C, H, W)`` with 1 or 3 channels, uint8 or float in [0, 1].
 
     Raises:
         TypeError: the dataset has no length or no integer indices, or an item holds no image.
-        ValueError, DiffaugError: as for :func:`augment_folder`; a label that has no name.
+        ValueError, DiffaugError: as for :func:`augment_folder`; also, a label has no name.
 
     Example:
         >>> import tempfile, torch
@@ -161,14 +164,14 @@ def augment_dataset(
 
 
 def _check_subset(spec: ModelSpec | None, source: Source) -> None:
-    """Warn where a model was fine-tuned on a few images, and these are others."""
+    """Warn where a model was fine-tuned on a few images, and the source has other images."""
     tuned = finetuned.find(spec) if spec else None
     if tuned is None or tuned.shots is None or set(tuned.files) == set(source.keys):
         return
     warnings.warn(
         f"'{tuned.folder}' was fine-tuned on {len(tuned.files)} images ({tuned.shots} of a class, "
-        f"seed {tuned.seed}), and 'source' has {len(source.keys)} that are not the same; what a "
-        "classifier may not learn from should not reach it through the generator: see 'only'.",
+        f"seed {tuned.seed}), and 'source' has {len(source.keys)} that are not the same; images "
+        "that the classifier must not see should not reach it through the generator: see 'only'.",
         UserWarning,
         stacklevel=4,
     )
@@ -191,18 +194,18 @@ def _augment(
             "finished."
         )
     spec = pinned(transform.backend)
-    asked = options.identity()
-    if pairs_up(transform):  # which images are drawn depends on which there are
-        asked["sources"] = f"{derive_seed(source.keys):x}"
+    settings = options.identity()
+    if pairs_up(transform):  # the pairs depend on which images there are
+        settings["sources"] = f"{derive_seed(source.keys):x}"
         _check_subset(spec, source)
-    whole = Destination(destination, identity(transform, spec, asked))
+    whole = Destination(destination, identity(transform, spec, settings))
     job = _Augmentation(source, whole, transform, spec, options)
     return job.make_whole() if options.shard is None else job.make_part(options.shard)
 
 
 @dataclass(frozen=True)
 class _Augmentation:
-    """A set to be made: of what, where, by which transform and model, and how."""
+    """A set to make: its source, its folder, the transform, the model, and the options."""
 
     source: Source
     whole: Destination
@@ -214,19 +217,19 @@ class _Augmentation:
         """Make the set in this process."""
         recorded = self._recorded()  # a folder is refused before it is touched
         folder = self.whole.folder
-        if left := parts_of(folder):
+        if parts := parts_of(folder):
             raise DestinationError(
-                f"'{folder}' holds parts, such as {left[0]}; finish these, or call merge "
+                f"'{folder}' holds parts, such as {parts[0]}; finish these, or call merge "
                 "('diffaug merge')."
             )
         if self.options.dry_run:
             return self._run(self.whole, recorded).summary()
         with self.whole:
-            recorded = self._recorded()  # another run may have been faster
+            recorded = self._recorded()  # again: another run may have been faster
             return self._run(self.whole, recorded).go()
 
     def make_part(self, share: Shard) -> Summary:
-        """Make one part of the set, and merge all if it was the last."""
+        """Make one part of the set, and merge all parts if it was the last."""
         whole, folder = self.whole, self.whole.folder
         finished = self._recorded() or {}
         if any(part.total != share.total for part in parts_of(folder)):
@@ -235,18 +238,18 @@ class _Augmentation:
             )
         part = Destination(share.folder(folder), {**whole.identity, "shard": str(share)})
 
-        def run_of(place: Destination, **more: Any) -> Run:
-            return self._run(place, part.recorded() or whole.recorded(), **more)
+        def run_of(destination: Destination, **more: Any) -> Run:
+            return self._run(destination, part.recorded() or whole.recorded(), **more)
 
-        skipped = {one["source"] for one in finished.get("skipped", ())}
+        skipped = {entry["source"] for entry in finished.get("skipped", ())}
         missing = run_of(whole).missing()
-        merged = "images" in finished and all(one.source in skipped for one in missing)
+        merged = "images" in finished and all(planned.source in skipped for planned in missing)
         if self.options.dry_run or (merged and not parts_of(folder)):
             if not self.options.dry_run:
                 whole.tidy()
             run = run_of(part, takes=share.takes, there=whole.rows())
             return replace(run.summary(), destination=folder)
-        with part:  # and looked at again, since another run may have been faster
+        with part:  # the rows are read again: another run may have been faster
             run = run_of(part, takes=share.takes, there=whole.rows())
             run.begin()
             summary = run.go()
@@ -254,12 +257,12 @@ class _Augmentation:
             join(folder)
         return replace(summary, destination=folder)
 
-    def _run(self, place: Destination, recorded: dict[str, Any] | None, **more: Any) -> Run:
+    def _run(self, destination: Destination, recorded: dict[str, Any] | None, **more: Any) -> Run:
         maker = Maker(self.source, self.transform, self.spec, self.options, recorded)
-        return Run(maker, place, **more)
+        return Run(maker, destination, **more)
 
     def _recorded(self) -> dict[str, Any] | None:
-        """Return what is recorded of this run in its folder, which may hold no other."""
+        """Return what the folder records of this run; refuse the folder of another source."""
         recorded = self.whole.recorded()
         if recorded and not self.source.may_be(recorded["source"]):
             raise DestinationError(

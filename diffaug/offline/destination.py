@@ -44,7 +44,7 @@ def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
     Nothing else can add to the set meanwhile. After an error inside, the manifest is as it was.
 
     Args:
-        folder: the set's folder; what was changed there is kept when a run goes on with the set.
+        folder: the set's folder. A run that resumes the set later keeps the changes.
 
     Raises:
         ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row.
@@ -61,20 +61,20 @@ def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
         ...     read_manifest(folder)[0]["kept"]
         True
     """
-    place = Destination(folder, {})
-    if not place.journal.path.exists():
-        read_manifest(place.folder)  # a folder without a set is refused before it is touched
-    with place:
-        # Its rows are not in the manifest yet, and would replace what is written there now.
-        if place.journal.path.exists():
+    destination = Destination(folder, {})
+    if not destination.journal.path.exists():
+        read_manifest(destination.folder)  # a folder without a set is refused before it is touched
+    with destination:
+        # Rows of the journal are not in the manifest yet, and would replace what is written now.
+        if destination.journal.path.exists():
             raise DestinationError(
-                f"'{place.folder}' is of a run that was stopped; finish it first: "
-                "the same command goes on where it stopped."
+                f"'{destination.folder}' holds the set of a run that was stopped; finish it first: "
+                "run the same command again."
             )
-        rows = read_manifest(place.folder)
+        rows = read_manifest(destination.folder)
         yield rows
-        with place._told("written to"):
-            write_manifest(place.folder, rows)
+        with destination._errors_said("written to"):
+            write_manifest(destination.folder, rows)
 
 
 def check_outside(destination: str | os.PathLike[str], source: Path) -> None:
@@ -85,8 +85,8 @@ def check_outside(destination: str | os.PathLike[str], source: Path) -> None:
     """
     if Path(destination).expanduser().resolve().is_relative_to(source.resolve()):
         raise DestinationError(
-            f"'{destination}' lies inside the source '{source}', whose next run would take it for "
-            "a class; choose a folder outside it."
+            f"'{destination}' lies inside the source '{source}', and the next run would take it "
+            "for a class; choose a folder outside the source."
         )
 
 
@@ -108,7 +108,7 @@ class Journal:
         self.path = Path(folder, f"{HIDDEN}journal.jsonl")
 
     def rows(self) -> Iterator[Row]:
-        """Read the whole rows, none if there is no journal."""
+        """Read the rows that are whole; none if there is no journal."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -123,12 +123,11 @@ class Journal:
         """Make the file, or cut off what follows its last whole line."""
         with self.path.open("a+b") as file:
             file.seek(0)
-            whole = sum(len(line) for line in file if line.endswith(b"\n"))
-            file.truncate(whole)
+            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
     def append(self, row: Row) -> None:
         """Add a row; it is in the file when this returns."""
-        # Not mode "ab", which would make the file anew in a folder that was removed and remade.
+        # Not mode "ab": it would make a new file in a folder that was removed and made again.
         with self.path.open("r+b") as file:
             file.seek(0, os.SEEK_END)
             file.write(row_line(row))
@@ -137,14 +136,14 @@ class Journal:
 class OutputFolder:
     """A folder that one run at a time may write to, and that says which run it is of.
 
-    Nothing stays of it until its record is written: an error before leaves no trace.
+    An error before the record is written leaves no trace of the folder.
 
     Args:
         folder: need not exist.
-        identity: the plain values that make a run what it is. A folder of another run is refused;
-            so is one with anything else in it.
+        identity: the plain values that make a run what it is. A folder of another run, or with
+            anything else in it, is refused.
         record: name of the JSON file that holds the identity.
-        wait: for the run that has the folder, rather than being refused.
+        wait: wait while another run has the folder, instead of raising.
     """
 
     def __init__(
@@ -168,7 +167,7 @@ class OutputFolder:
         Raises:
             DestinationError: the folder holds something else; the message says what.
         """
-        with self._told("read"):
+        with self._errors_said("read"):
             if not self.folder.exists():
                 return None
             names = sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
@@ -180,21 +179,21 @@ class OutputFolder:
                 f"'{self.folder}' must be empty or of this run, and it holds '{names[0]}' and "
                 f"no {self.record}; choose another folder."
             )
-        known = run["identity"]
-        for name in [*self.identity, *known]:
-            if name not in known or known[name] != self.identity.get(name):
+        recorded = run["identity"]
+        for name in [*self.identity, *recorded]:
+            if name not in recorded or recorded[name] != self.identity.get(name):
                 raise DestinationError(
-                    f"'{self.folder}' holds a different run: '{name}' is {known.get(name)!r} there "
-                    f"and {self.identity.get(name)!r} here; choose another folder, "
+                    f"'{self.folder}' holds a different run: '{name}' is {recorded.get(name)!r} "
+                    f"there and {self.identity.get(name)!r} here; choose another folder, "
                     "or the same settings."
                 )
         return run
 
     def __enter__(self) -> Self:
-        """Lock the folder, making it if need be."""
+        """Make the folder if there is none, and lock it."""
         from filelock import FileLock, Timeout
 
-        with self._told("written to"):
+        with self._errors_said("written to"):
             parents = (self.folder, *self.folder.parents)
             self._new_folders = [folder for folder in parents if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -215,8 +214,8 @@ class OutputFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Unlock the folder; remove it if nothing came of the run."""
-        # Under the lock: whoever opened the file before sees that it has no name any more.
+        """Unlock the folder; remove it if the run never began."""
+        # Still under the lock: a run that has opened the file sees that it has no name any more.
         with suppress(OSError):
             os.unlink(self._lock.lock_file)
         self._lock.release()
@@ -226,12 +225,12 @@ class OutputFolder:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""
-        with self._told("written to"):
+        with self._errors_said("written to"):
             write_file(self.folder, name, data)
 
     @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
-        """Turn an error of the file system into one line."""
+    def _errors_said(self, done: str) -> Iterator[None]:
+        """Raise a DestinationError for an error of the file system."""
         try:
             yield
         except OSError as error:
@@ -241,7 +240,7 @@ class OutputFolder:
                 + (
                     "choose another folder."
                     if in_the_way
-                    else "once it can, the same command goes on where it stopped."
+                    else "once it can, run the same command again to resume."
                 )
             ) from error
 
@@ -261,7 +260,7 @@ class Destination(OutputFolder):
         self.begun = False
 
     def rows(self) -> Iterator[Row]:
-        """Read what is known of every image that is there; the later of two rows counts."""
+        """Read the row of every image that is there; of two rows of one image the later counts."""
         known = each_row(self.folder) if (self.folder / MANIFEST).exists() else iter(())
         for row in chain(known, self.journal.rows()):
             if _has_bytes(self.folder / row["file_name"]):
@@ -269,21 +268,21 @@ class Destination(OutputFolder):
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Record the run, before its first image."""
-        with self._told("written to"):
+        with self._errors_said("written to"):
             if not (self.folder / RUN).exists():
                 write_run(self.folder, {"identity": self.identity, **run})
             self.journal.start()
         self.begun = True
 
     def add(self, row: Row, data: bytes) -> None:
-        """Write an image, and then its row: a row's image is always there, and whole."""
+        """Write an image, then its row, so that the image of a row is always there and whole."""
         self.write(row["file_name"], data)
-        with self._told("written to"):
+        with self._errors_said("written to"):
             self.journal.append(row)
 
     def take(self, file: Path, row: Row) -> None:
-        """Move an image here from a part of the set on the same file system, and then its row."""
-        with self._told("written to"):
+        """Move an image here from a part of the set on the same file system, and add its row."""
+        with self._errors_said("written to"):
             target = self.folder / row["file_name"]
             if file.exists():  # else it was moved before an interruption
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -291,14 +290,14 @@ class Destination(OutputFolder):
             self.journal.append(row)
 
     def remove(self, folder: Path) -> None:
-        """Remove a folder in this one; stopped meanwhile, it is not seen again."""
-        with self._told("written to"):
+        """Remove a folder in this one; after a stop amid this, nobody sees what is left of it."""
+        with self._errors_said("written to"):
             abandoned = self.folder / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
             os.rename(folder, abandoned)
             shutil.rmtree(abandoned)
 
     def tidy(self) -> None:
-        """Remove what a killed run left hidden, if no other one is at work here."""
+        """Remove the hidden files that a killed run left, unless another run works here."""
         with suppress(DestinationError), self:
             pass
 
@@ -306,7 +305,7 @@ class Destination(OutputFolder):
         """Write the manifest, sorted by ``order``, and remove what was hidden; count the images."""
         if not self.begun and not self.journal.path.exists():
             return 0
-        with self._told("written to"):
+        with self._errors_said("written to"):
             with ExitStack() as stack:
                 parts, names = _sorted_parts(self.rows(), order, self.folder, stack)
                 images = write_rows(self.folder, _last_of_each(parts, order), names)
@@ -318,9 +317,13 @@ class Destination(OutputFolder):
 def _sorted_parts(
     rows: Iterable[Row], order: Callable[[Row], Any], folder: Path, stack: ExitStack
 ) -> tuple[list[Iterator[Row]], set[str]]:
-    """Sort rows in parts that fit into memory, written to files without a name, and name them."""
-    left, names, parts = iter(rows), set[str](), list[Iterator[Row]]()
-    while part := sorted(islice(left, PART), key=order):
+    """Sort rows in parts that fit into memory, and write these to files without a name.
+
+    Returns:
+        The rows of each part, and the names of all columns.
+    """
+    remaining, names, parts = iter(rows), set[str](), list[Iterator[Row]]()
+    while part := sorted(islice(remaining, PART), key=order):
         names.update(name for row in part for name in row)
         file = stack.enter_context(_unnamed(folder))
         file.writelines(map(row_line, part))
@@ -330,12 +333,12 @@ def _sorted_parts(
 
 
 def _unnamed(folder: Path) -> IO[bytes]:
-    """Open a file that goes when it is closed; where it needs a name, it has a hidden one."""
+    """Open a file that is gone when it is closed; where it needs a name, the name is hidden."""
     return tempfile.TemporaryFile(dir=folder, prefix=HIDDEN, suffix=".tmp")
 
 
 def _last_of_each(parts: list[Iterator[Row]], order: Callable[[Row], Any]) -> Iterator[Row]:
-    """Merge sorted rows; of several of one image the last one written counts."""
+    """Merge sorted rows; of several rows of one image the last one written counts."""
     for _, same in groupby(heapq.merge(*parts, key=order), key=order):
         yield from {row["file_name"]: row for row in same}.values()
 

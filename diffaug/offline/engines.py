@@ -10,15 +10,15 @@ from diffaug.offline.generate import Engine, Keep, Maker
 from diffaug.offline.plan import Planned
 from diffaug.offline.ray import make_with_ray, require_ray
 
-#: Batches for each device that are under way together, so that none waits for the slowest.
+#: Batches that are sent to each device at once, so that no device waits for the slowest.
 AHEAD = 2
 
 
 def engine_for(maker: Maker) -> Engine:
-    """Return what a run was asked to make its images with.
+    """Return what makes the images of a run, as its options say.
 
     Raises:
-        ValueError: the devices are none, or the transform has no model to be loaded on them.
+        ValueError: a device is unknown, or the transform has no model to load on the devices.
         MissingDependencyError: Ray is not installed.
     """
     if maker.options.engine == "ray":
@@ -29,7 +29,7 @@ def engine_for(maker: Maker) -> Engine:
     if not isinstance(maker.transform.backend, ModelSpec):  # a backend runs where it is
         raise ValueError(
             f"'devices' must not be given for {type(maker.transform).__name__} with this backend: "
-            "there is no model to be loaded on them."
+            "there is no model to load on them."
         )
     return partial(make_on_devices, devices=devices_of(maker.options.devices))
 
@@ -37,7 +37,7 @@ def engine_for(maker: Maker) -> Engine:
 def make_on_devices(
     maker: Maker, planned: Iterable[Planned], keep: Keep, *, devices: Sequence[str]
 ) -> None:
-    """Make images with one model process for each device; the rest is done in this process."""
+    """Make images with one model process for each device; this process does the rest."""
     with serve(cast(ModelSpec, maker.spec), devices=devices) as pool:
         maker.backend, maker.at_once = pool, AHEAD * len(pool.backends)
         maker.make(planned, keep)

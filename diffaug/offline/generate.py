@@ -1,21 +1,21 @@
 """Making the images of a set: read their sources, draw, ask the model, finish, encode.
 
-A copy's random numbers follow from the run's seed, its source and its number alone, and a model is
-always called with full batches; so an image is the same, bit for bit, whatever else is made, in
-whichever process and in whichever order.
+The random numbers of a copy follow from the run's seed, its source and its number alone, and a
+model is always called with full batches. So an image is the same, bit for bit, whatever else the
+run makes, in every process and in every order.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, repeat, takewhile
 from typing import Any, NamedTuple
 
 import torch
 
 from diffaug import images
+from diffaug.ahead import map_ahead
 from diffaug.backends import presets, registry
 from diffaug.backends.base import BATCH_SIZE, Backend
 from diffaug.backends.pipeline import real_steps
@@ -39,17 +39,24 @@ class Made(NamedTuple):
     data: bytes
 
 
-#: What takes finished images, a batch at a time.
+#: The function that finished images are passed to, a batch at a time.
 Keep = Callable[[list[Made | Skipped]], None]
 
 
 class _Draft(NamedTuple):
-    """An image on its way; an original has neither params nor requests."""
+    """A planned image before its requests are answered; an original has no params and requests."""
 
     planned: Planned
-    item: SourceImage
+    image: SourceImage
     params: Params | None
     requests: list[GenerationRequest]
+
+
+class _Pixels(NamedTuple):
+    """An image that is finished, but not encoded: its row, and its pixels (3, H, W)."""
+
+    row: Row
+    pixels: torch.Tensor
 
 
 class Maker:
@@ -74,51 +81,48 @@ class Maker:
         self.source, self.transform, self.options = source, transform, options
         own = spec.batch_size if spec else BATCH_SIZE
         self.batch_size: int = (recorded or {}).get("batch_size") or own
-        # Padded: bit-equal pixels whatever is left to make, and in whatever company.
+        # Padded, so that the pixels of an image do not depend on the others of its batch.
         self.spec = spec and replace(spec, batch_size=self.batch_size, pad=True)
         self.versions = versions_line()
-        #: Asked instead of this process's own backend, with so many batches at once.
+        #: If set, it replaces this process's own backend, and gets so many batches at once.
         self.backend: Backend | None = None
         self.at_once = 1
 
     def make(self, planned: Iterable[Planned], keep: Keep) -> None:
-        """Make images and hand them over, while the next are read and the model works."""
+        """Make images and pass them to ``keep``; read and finish others while the model works."""
         with ExitStack() as stack:
             encoders = stack.enter_context(ThreadPoolExecutor(4))
             readers = stack.enter_context(ThreadPoolExecutor(max(1, self.source.threads)))
-            # One thread only: neither a dataset nor the global RNG is made for two.
+            # One thread only: neither datasets nor the global random state work with two.
             side = stack.enter_context(ThreadPoolExecutor(1))
-            batches = self._batches(planned, readers)
-            behind: Future[None] | None = None
-            ahead: Future[list[_Draft | Skipped]] = side.submit(next, batches, [])
-            while batch := ahead.result():
-                ahead = side.submit(next, batches, [])
-                drafts = [draft for draft in batch if isinstance(draft, _Draft)]
-                generated = self._generate([ask for draft in drafts for ask in draft.requests])
-                if behind:
-                    behind.result()
-                behind = side.submit(self._finish, batch, generated, encoders, keep)
-            if behind:
-                behind.result()
+
+            def finish(answered: tuple[list[_Draft | Skipped], list[Generated | None]]) -> None:
+                keep(list(encoders.map(self._encode, self._finished(*answered))))
+
+            drafted = self._batches(planned, readers)
+            batches = takewhile(bool, map_ahead(lambda _: next(drafted, []), repeat(None), side, 1))
+            answered = ((batch, self._answers(batch)) for batch in batches)
+            for _ in map_ahead(finish, answered, side, 1):
+                pass
 
     def _batches(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
     ) -> Iterator[list[_Draft | Skipped]]:
-        """Ask for full batches.
+        """Group drafts into full batches.
 
-        A model runs images of one strength together, so they are put together here.
+        A model runs images with the same number of steps together, so a batch holds only these.
         """
         full = self.batch_size * self.at_once
         waiting: dict[int, list[_Draft | Skipped]] = {}
         asked: dict[int, int] = {}
-        for copies, item in self._read(planned, readers):
-            for one in copies:
-                draft = self._draft(one, item)
+        for copies, image in self._read(planned, readers):
+            for copy in copies:
+                draft = self._draft(copy, image)
                 kind = self._kind(draft)
                 batch = waiting.setdefault(kind, [])
                 batch.append(draft)
-                asks = len(draft.requests) if isinstance(draft, _Draft) else 0
-                asked[kind] = asked.get(kind, 0) + asks
+                requests = len(draft.requests) if isinstance(draft, _Draft) else 0
+                asked[kind] = asked.get(kind, 0) + requests
                 # Images that ask for nothing must not pile up either.
                 if asked[kind] >= full or len(batch) >= 4 * full:
                     del asked[kind]
@@ -128,44 +132,41 @@ class Maker:
     def _read(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
     ) -> Iterator[tuple[list[Planned], SourceImage | UnreadableImageError]]:
-        """Read each source once for its copies in a row, ahead if it may be read in threads."""
-        ahead: deque[tuple[list[Planned], Future[SourceImage | UnreadableImageError]]] = deque()
-        for key, copies in groupby(planned, key=lambda one: one.source):
-            if not self.source.threads:
-                yield list(copies), self._load(key)
-                continue
-            ahead.append((list(copies), readers.submit(self._load, key)))
-            if len(ahead) > 2 * self.source.threads:
-                ready, item = ahead.popleft()
-                yield ready, item.result()
-        for ready, item in ahead:
-            yield ready, item.result()
+        """Read each source once for its copies in a row; in threads, if the source allows it."""
+        groups = (list(copies) for _, copies in groupby(planned, key=lambda copy: copy.source))
+        if not self.source.threads:
+            return map(self._load, groups)
+        return map_ahead(self._load, groups, readers, 2 * self.source.threads)
 
-    def _load(self, key: str) -> SourceImage | UnreadableImageError:
+    def _load(
+        self, copies: list[Planned]
+    ) -> tuple[list[Planned], SourceImage | UnreadableImageError]:
+        """Read the source that these copies have in common, in the size of the run."""
         try:
-            item = self.source.load(key)
+            image = self.source.load(copies[0].source)
         except UnreadableImageError as error:
             if self.options.strict:
                 raise
-            return error
-        if (size := self.options.size) is None:
-            return item
-        height, width = item.pixels.shape[-2:]
-        short = min(height, width)
-        shape = (int(size * height / short), int(size * width / short))  # as in v2.Resize(size)
-        return item._replace(pixels=resize(item.pixels, shape))
+            return copies, error
+        if (size := self.options.size) is not None:
+            height, width = image.pixels.shape[-2:]
+            short = min(height, width)
+            shape = (int(size * height / short), int(size * width / short))  # as in v2.Resize(size)
+            image = image._replace(pixels=resize(image.pixels, shape))
+        return copies, image
 
     def _draft(
-        self, planned: Planned, item: SourceImage | UnreadableImageError
+        self, planned: Planned, image: SourceImage | UnreadableImageError
     ) -> _Draft | Skipped:
-        if isinstance(item, UnreadableImageError):
-            return Skipped(planned.source, str(item))
+        """Draw for a planned image, and write down its requests."""
+        if isinstance(image, UnreadableImageError):
+            return Skipped(planned.source, str(image))
         if planned.copy is None:
-            return _Draft(planned, item, None, [])
+            return _Draft(planned, image, None, [])
         seed = derive_seed(self.options.seed, planned.source, planned.copy)
         generator = torch.Generator().manual_seed(seed)
-        drawn = self.transform.draw_copy(planned.copy, generator, item.label)
-        return _Draft(planned, item, drawn, self.transform.requests(item.pixels, [drawn]))
+        drawn = self.transform.draw_copy(planned.copy, generator, image.label)
+        return _Draft(planned, image, drawn, self.transform.requests(image.pixels, [drawn]))
 
     def _kind(self, draft: _Draft | Skipped) -> int:
         """Return what drafts must have in common to run in one batch: the number of steps."""
@@ -173,14 +174,19 @@ class Maker:
             return 0
         return 0 if draft.requests[0].strength is None else real_steps(self.spec, draft.requests[0])
 
+    def _answers(self, batch: list[_Draft | Skipped]) -> list[Generated | None]:
+        """Ask the model for all that the drafts of a batch need."""
+        drafts = [draft for draft in batch if isinstance(draft, _Draft)]
+        return self._generate([request for draft in drafts for request in draft.requests])
+
     def _generate(self, requests: list[GenerationRequest]) -> list[Generated | None]:
-        """Ask the model; None for what it refused without an original to stand in."""
+        """Ask the model; None where it refused and there is no original to fall back on."""
         if not requests:
             return []
         backend = self._live_backend()
         try:
             generated: list[Generated | None] = list(backend.generate(requests))
-            # Smaller after a batch that did not fit: run.json says what made the images.
+            # It is smaller after a batch that did not fit; run.json records what made the images.
             self.batch_size = min(self.batch_size, getattr(backend, "batch_size", self.batch_size))
             return generated
         except RefusedError:
@@ -196,72 +202,66 @@ class Maker:
             return registry.backend_for(self.spec, cache=False)
         return self.transform.live_backend()
 
-    def _finish(
-        self,
-        batch: list[_Draft | Skipped],
-        generated: list[Generated | None],
-        encoders: ThreadPoolExecutor,
-        keep: Keep,
-    ) -> None:
-        """Finish, encode and hand over the images of a batch."""
+    def _finished(
+        self, batch: list[_Draft | Skipped], generated: list[Generated | None]
+    ) -> Iterator[_Pixels | Skipped]:
+        """Finish the images of a batch, one by one."""
         answers = iter(generated)
-        done: list[Future[Made | Skipped] | Skipped] = []
         for draft in batch:
             if isinstance(draft, Skipped):
-                done.append(draft)
-                continue
-            made = [next(answers) for _ in draft.requests]
-            whole = [one for one in made if one is not None]
-            source, pixels = draft.planned.source, draft.item.pixels
-            if len(whole) < len(made):
-                reason = "the model refused it, or made it blank, each time"
-                done.append(Skipped(source, reason))
-                continue
-            if draft.params is not None:
-                moved = self.transform.label_of(draft.params, draft.item.label) != draft.item.label
-                if moved and any(one.fallback for one in whole):
-                    done.append(Skipped(source, "it came out blank or refused each time"))
-                    continue
-                pixels = self.transform.finish(pixels, whole, [draft.params])
-            row = self._row(draft, whole)
-            done.append(encoders.submit(self._encode, row, pixels[0]))
-        keep([one if isinstance(one, Skipped) else one.result() for one in done])
+                yield draft
+            else:
+                yield self._finish(draft, [next(answers) for _ in draft.requests])
 
-    def _encode(self, row: Row, pixels: torch.Tensor) -> Made | Skipped:
+    def _finish(self, draft: _Draft, answers: list[Generated | None]) -> _Pixels | Skipped:
+        """Finish one image, and write its row."""
+        generated = [answer for answer in answers if answer is not None]
+        source, pixels, params = draft.planned.source, draft.image.pixels, draft.params
+        if len(generated) < len(answers):
+            return Skipped(source, "the model refused it, or made it blank, each time")
+        if params is not None:
+            moved = self.transform.label_of(params, draft.image.label) != draft.image.label
+            if moved and any(answer.fallback for answer in generated):
+                return Skipped(source, "it came out blank or refused each time")
+            pixels, [params] = self.transform.finish(pixels, generated, [params])
+        return _Pixels(self._row(draft, params, generated), pixels[0])
+
+    def _encode(self, finished: _Pixels | Skipped) -> Made | Skipped:
+        if isinstance(finished, Skipped):
+            return finished
         try:
-            return Made(row, images.encode_image(pixels, self.options.format))
+            data = images.encode_image(finished.pixels, self.options.format)
         except (OSError, ValueError) as error:  # a side longer than the format allows
             reason = f"it cannot be a {self.options.format} file: {error}"
-            return Skipped(row["source"], reason)
+            return Skipped(finished.row["source"], reason)
+        return Made(finished.row, data)
 
-    def _row(self, draft: _Draft, made: list[Generated]) -> Row:
-        copy, item = draft.planned.copy, draft.item
-        ask = draft.requests[0] if draft.requests else None
-        drawn = {} if draft.params is None else self.transform.describe(draft.params)
-        label = item.label
-        if draft.params is not None:
-            label = self.transform.label_of(draft.params, label)
-        base = item.base
-        if label != item.label:  # into the folder of the class that it shows
+    def _row(self, draft: _Draft, applied: Params | None, generated: list[Generated]) -> Row:
+        copy, image = draft.planned.copy, draft.image
+        request = draft.requests[0] if draft.requests else None
+        described = {} if applied is None else self.transform.describe(applied)
+        label = image.label if applied is None else self.transform.label_of(applied, image.label)
+        base = image.base
+        if label != image.label:  # into the folder of the class that it shows
             base = f"{self.source.folder_of(label)}/{base.rpartition('/')[2]}"
-        model = self.spec if ask else None
+        model = self.spec if request else None
         tag = "original" if copy is None else copy
         return {
-            "prompt": ask.prompt if ask else None,
-            "strength": ask.strength if ask else None,
-            **drawn,
+            "prompt": request.prompt if request else None,
+            "strength": request.strength if request else None,
+            **described,
             "file_name": f"{base}__{tag}.{self.options.format}",
             "source": draft.planned.source,
             "label": label,
             "method": "original" if copy is None else type(self.transform).__name__,
-            "seed": made[0].seed if made else None,
-            "attempts": made[0].attempts if made else None,
-            "fallback": any(one.fallback for one in made),
+            "seed": generated[0].seed if generated else None,
+            "attempts": generated[0].attempts if generated else None,
+            "fallback": any(answer.fallback for answer in generated),
             "model": model and presets.name_of(model.model),
             "revision": model and model.revision,
             "versions": self.versions,
         }
 
 
-#: What makes planned images, in any order: ``Maker.make``, or many of it.
+#: The function that makes planned images, in any order: ``Maker.make``, in one process or many.
 Engine = Callable[[Maker, Iterable[Planned], Keep], None]

@@ -23,24 +23,24 @@ def versions() -> dict[str, str]:
     """Return the versions that pixels depend on, without importing the packages."""
     from importlib import metadata  # a third of the time that importing diffaug takes
 
-    found = {}
+    versions = {}
     for package in ("diffaug", "diffusers", "torch"):
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # run from a source tree
-            found[package] = "unknown"
-    return found
+            versions[package] = "unknown"
+    return versions
 
 
 def versions_line() -> str:
-    """Return the same on one line, for the row of an image."""
+    """Return these versions on one line, for the row of an image."""
     return ", ".join(" ".join(pair) for pair in versions().items())
 
 
 def identity(
     transform: ImageTransform, spec: ModelSpec | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Say in plain values what makes a run this one; images of two are never in one folder."""
+    """Say in plain values what makes a run what it is; a folder never holds images of two runs."""
     model = spec.identity() if spec else {}
     return {
         "method": type(transform).__name__,
@@ -55,33 +55,33 @@ def identity(
 def settings_of(transform: ImageTransform) -> dict[str, Any]:
     """Return the settings of a transform and of those inside it, as plain values.
 
-    Left out is what does not change an offline set: ``p``, the cache, and the backend, which has a
-    fingerprint of its own.
+    Settings that do not change an offline set, such as ``p`` and the cache, are left out, and so is
+    the backend, which has a fingerprint of its own.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for path, module in transform.named_modules():
         if path:
-            found[path] = type(module).__name__
+            settings[path] = type(module).__name__
         skipped = {"training", "backend", "cache", "copies"}
         if not path:
             skipped |= transform.online_only
         for name, value in vars(module).items():
             if not name.startswith("_") and name not in skipped:
-                found[f"{path}.{name}".lstrip(".")] = _plain(value)
-    return found
+                settings[f"{path}.{name}".lstrip(".")] = _plain(value)
+    return settings
 
 
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(fingerprint := getattr(value, "fingerprint", None), str):
         return fingerprint
-    if isinstance(value, FractalFolder):  # its pictures, wherever it lies
+    if isinstance(value, FractalFolder):  # what it holds, and not where it lies
         return f"{len(value)} pictures, {derive_seed(value.size, value.contents()):x}"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an address is new each time
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an address changes from run to run

@@ -1,4 +1,4 @@
-"""The manifest of a set: a row for each image, and what made the set."""
+"""The manifest of a set: a row for each image, and a record of what made the set."""
 
 import json
 import os
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 MANIFEST = "metadata.jsonl"
 RUN = "run.json"
-#: What every row has, in this order; what else was drawn comes behind.
+#: The columns that every row has, in this order; other drawn values follow in columns of their own.
 COLUMNS = (
     *("file_name", "source", "source_label", "label", "method", "prompt", "seed", "strength"),
     *("mask", "fractal", "alpha", "attempts", "fallback", "model", "revision", "versions"),
@@ -65,8 +65,8 @@ def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 
     Args:
         folder: the set's folder, which exists.
-        rows: plain JSON values. Every row gets every column that any of them has, empty where it
-            says nothing: Hugging Face's reader wants it so.
+        rows: plain JSON values. Every row gets every column that any row has, with null where it
+            has no value, because Hugging Face's reader needs the same columns in every row.
 
     Example:
         >>> import tempfile
@@ -79,6 +79,7 @@ def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 
 
 def write_rows(folder: Path, rows: Iterable[Row], names: Iterable[str]) -> int:
+    """Write the rows of a set one by one, with columns of these names; return how many."""
     columns = (*COLUMNS, *sorted(set(names).difference(COLUMNS)))
     count = 0
     with replacing(folder, MANIFEST) as path, path.open("wb") as file:
@@ -137,6 +138,7 @@ def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
 
 
 def parse_row(line: bytes) -> Row | None:
+    """Read the row of a line; None if the line is no row."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -146,6 +148,7 @@ def parse_row(line: bytes) -> Row | None:
 
 
 def row_line(row: Row) -> bytes:
+    """Write a row as one line of JSON."""
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
@@ -157,8 +160,8 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
 
 @contextmanager
 def replacing(folder: Path, name: str) -> Iterator[Path]:
-    """Give the hidden path to write to, which has its name once it is whole."""
-    # In the set's own folder: one that vanished must not be made anew.
+    """Give a hidden path to write to; the file gets its name once it is whole."""
+    # In the set's own folder, which must not be made again if it vanished.
     temporary = folder / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""What a run was asked for."""
+"""The options of a run, checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from diffaug.offline.shards import Shard
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a run was asked for, checked; ``augment_folder`` explains each.
+    """The options of a run, checked; ``augment_folder`` explains each.
 
     Raises:
         ValueError: a value is outside its range.

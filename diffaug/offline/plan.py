@@ -1,4 +1,4 @@
-"""Which images a set has, in which order, and which of them are there."""
+"""Which images a set has, in which order, and which of them are already there."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def plan(
 
     Example:
         >>> from diffaug.offline.plan import plan
-        >>> [f"{one.source} {one.copy}" for one in plan(["cat/1.jpg"], 2)]
+        >>> [f"{image.source} {image.copy}" for image in plan(["cat/1.jpg"], 2)]
         ['cat/1.jpg 0', 'cat/1.jpg 1']
     """
     for source in sources:
@@ -39,7 +39,7 @@ def plan(
 
 
 def planned_of(row: Row) -> Planned:
-    """Return what a row is of: the number of its copy ends its file's name."""
+    """Return the planned image of a row; its file's name ends with the number of the copy."""
     tag = Path(row["file_name"]).stem.rpartition("__")[2]
     return Planned(str(row.get("source")), int(tag) if tag.isdecimal() else None)
 
@@ -51,15 +51,15 @@ def order(row: Row) -> tuple[int, str, int]:
 
 
 class There:
-    """The planned images that are there already, in eight bytes each.
+    """The planned images that are already there, in eight bytes each.
 
-    Two of a million share their hash once in thirty million runs.
+    It keeps their hashes. Of a million images, two share a hash once in thirty million runs.
     """
 
     def __init__(self, planned: Iterable[Planned]) -> None:
         self._hashes = np.unique(np.fromiter(map(hash, planned), np.int64))
 
-    def __contains__(self, one: Planned) -> bool:
-        number = hash(one)
-        place = int(self._hashes.searchsorted(number))
-        return place < len(self._hashes) and int(self._hashes[place]) == number
+    def __contains__(self, planned: Planned) -> bool:
+        number = hash(planned)
+        index = int(self._hashes.searchsorted(number))
+        return index < len(self._hashes) and int(self._hashes[index]) == number

@@ -30,11 +30,11 @@ def require_ray() -> Any:
 def make_with_ray(maker: Maker, planned: Iterable[Planned], keep: Keep) -> None:
     """Make images in Ray actors, one for each GPU, or for each machine where there is none.
 
-    The cluster is that of ``ray.init``, if it was called, or of ``RAY_ADDRESS``; else one is
-    started on this machine for as long as this lasts.
+    The cluster is that of ``ray.init``, if it was called, or of ``RAY_ADDRESS``. Without either, a
+    cluster is started on this machine, and stopped at the end.
     """
     ray, data = require_ray(), require("ray.data", "ray")
-    tasks = [{"planned": json.dumps(some)} for some in _portions(maker, planned)]
+    tasks = [{"planned": json.dumps(portion)} for portion in _portions(maker, planned)]
     if maker.spec is not None:
         maker.spec = replace(maker.spec, device="auto")  # an actor sees its own GPU only
     try:
@@ -46,7 +46,7 @@ def make_with_ray(maker: Maker, planned: Iterable[Planned], keep: Keep) -> None:
             stack.callback(setattr, context, "enable_progress_bars", context.enable_progress_bars)
             context.enable_progress_bars = False
             count, needs = _actors(ray, maker)
-            # A block for each task, or a result would be seen once many are done.
+            # A block for each task; in larger blocks, results would come only once many are done.
             results = data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
                 _Actor,
                 fn_constructor_args=(maker, torch.get_num_threads()),
@@ -62,7 +62,7 @@ def make_with_ray(maker: Maker, planned: Iterable[Planned], keep: Keep) -> None:
     except (ray.exceptions.RayError, ConnectionError) as error:
         reason = " ".join(str(error).split())
         raise GenerationError(
-            f"the Ray cluster failed: {reason:.500}; the same command goes on where it stopped."
+            f"the Ray cluster failed: {reason:.500}; run the same command again to resume."
         ) from error
 
 
@@ -70,7 +70,7 @@ def _actors(ray: Any, maker: Maker) -> tuple[int, dict[str, Any]]:
     """Return how many actors there are, and what each needs."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if gpus and maker.spec is not None:
-        # No CPU is asked for beside a GPU, so that however few there are, the actors can start.
+        # An actor with a GPU asks for no CPU, so that it can start where there are few CPUs.
         return gpus, {"num_gpus": 1, "num_cpus": 0}
     return sum(1 for node in ray.nodes() if node["Alive"]), {"num_cpus": 1}
 
@@ -80,45 +80,45 @@ def _start(ray: Any) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, **quiet)
-    else:  # not one that happens to run here, which may be someone else's
+    else:  # not a cluster that already runs here, which may be someone else's
         ray.init(address="local", include_dashboard=False, **quiet)
 
 
 def _portions(maker: Maker, planned: Iterable[Planned]) -> Iterator[list[Planned]]:
-    left = iter(planned)
-    while some := list(islice(left, BATCHES * maker.batch_size)):
-        yield some
+    remaining = iter(planned)
+    while portion := list(islice(remaining, BATCHES * maker.batch_size)):
+        yield portion
 
 
 class _Actor:
     """The maker, with its model, in a process of the cluster."""
 
     def __init__(self, maker: Maker, threads: int) -> None:
-        torch.set_num_threads(threads)  # Ray says one; pixels would differ in their last bits
+        torch.set_num_threads(threads)  # with Ray's own setting, pixels differ in their last bits
         self.maker = maker
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        planned = [Planned(*one) for text in batch["planned"] for one in json.loads(text)]
+        planned = [Planned(*fields) for text in batch["planned"] for fields in json.loads(text)]
         about: list[Any] = []
         files: list[bytes] = []
 
         def keep(outcomes: list[Made | Skipped]) -> None:
-            for one in outcomes:
-                if isinstance(one, Made):
-                    about.append({"row": one.row})
-                    files.append(one.data)
+            for outcome in outcomes:
+                if isinstance(outcome, Made):
+                    about.append({"row": outcome.row})
+                    files.append(outcome.data)
                 else:
-                    about.append({"skipped": one})
+                    about.append({"skipped": outcome})
                     files.append(b"")
 
         try:
             _check_versions(self.maker)
             self.maker.make(planned, keep)
-        except Exception as error:  # Ray would wrap it, and log pages of it
+        except Exception as error:  # Ray would wrap it, and log it over pages
             trace = "".join(traceback.format_exception(error)[-3:])
             about.append({"error": [type(error).__name__, str(error)], "trace": trace})
             files.append(b"")
-        return {"about": [json.dumps(one) for one in about], "file": files}
+        return {"about": [json.dumps(entry) for entry in about], "file": files}
 
 
 def _check_versions(maker: Maker) -> None:
@@ -126,7 +126,7 @@ def _check_versions(maker: Maker) -> None:
     if here != maker.versions:
         raise GenerationError(
             f"a machine of the cluster has other versions ({here}) than this one "
-            f"({maker.versions}), with which images would differ; install the same."
+            f"({maker.versions}), and its images would differ; install the same versions."
         )
 
 

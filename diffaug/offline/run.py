@@ -26,9 +26,10 @@ class Summary:
         destination: the set's folder.
         planned: images that the set has if nothing is skipped.
         made: images made by this run.
-        taken_over: images that were there.
+        taken_over: images that were already there.
         retried: images made at the second attempt or later, after a blank or refused one.
-        fallbacks: images whose original stands in, every attempt having been blank or refused.
+        fallbacks: images that are copies of their originals, because every attempt was blank or
+            refused.
         skipped: sources left out, each with the reason.
         seconds: how long it took.
     """
@@ -44,7 +45,7 @@ class Summary:
 
 
 def pairs_up(transform: ImageTransform) -> bool:
-    """Tell whether a transform chooses the sources of a set, for which it must know classes."""
+    """Tell whether a transform chooses the sources of a set; it must then know their classes."""
     return transform.pair_up([], [], 0, 0) is not None
 
 
@@ -53,25 +54,25 @@ class Run:
 
     Args:
         maker: what makes images.
-        place: where they go.
-        takes: which sources, by their number, are this run's.
-        there: rows of images that are elsewhere already.
+        destination: the folder that they go to.
+        takes: tells by the number of a source or pair whether this run makes its images.
+        there: rows of images that are already there, in another folder.
     """
 
     def __init__(
         self,
         maker: Maker,
-        place: Destination,
+        destination: Destination,
         *,
         takes: Callable[[int], bool] = lambda number: True,
         there: Iterable[Row] = (),
     ) -> None:
         self.started = time.monotonic()
-        self.maker, self.place, self.takes = maker, place, takes
+        self.maker, self.destination, self.takes = maker, destination, takes
         self.source, self.transform, self.options = maker.source, maker.transform, maker.options
-        asked = self.options.per_image
-        self.copies = self.transform.copies if asked is None else asked
-        self.done = There(planned_of(row) for row in chain(place.rows(), there))
+        per_image = self.options.per_image
+        self.copies = self.transform.copies if per_image is None else per_image
+        self.done = There(planned_of(row) for row in chain(destination.rows(), there))
         self.made = self.retried = self.fallbacks = 0
         self.skipped = list(self.source.skipped)
         self.labels = self.source.labels() if pairs_up(self.transform) else []
@@ -79,39 +80,40 @@ class Run:
         self.engine = engine_for(maker)
 
     def go(self) -> Summary:
-        """Make what is missing."""
+        """Make the images that are missing, and write the manifest."""
         missing = self.missing()
         shown = self.options.progress
-        so_far = self.summary() if shown else Summary(self.place.folder, 0)  # that takes a while
+        # Counting takes a while, and only the bar needs it.
+        so_far = self.summary() if shown else Summary(self.destination.folder, 0)
         with progress_bar(shown, so_far.planned, done=so_far.taken_over) as self.bar:
-            for first in missing:  # no model and no cluster is started for nothing
+            for first in missing:  # without any, no model and no cluster is started
                 self.engine(self.maker, chain([first], missing), self._keep)
-        self.place.finish(self._record(), order)
+        self.destination.finish(self._record(), order)
         if self.made and self.fallbacks == self.made:
             raise GenerationError(
-                f"all {self.made} images that were made for '{self.place.folder}' came out blank "
-                "or refused, and their originals stand in; see the warnings, and choose another "
-                "model or dtype='float32'."
+                f"all {self.made} images that were made for '{self.destination.folder}' came out "
+                "blank or refused, and are copies of their originals; see the warnings, and choose "
+                "another model or dtype='float32'."
             )
         return self.summary()
 
     def missing(self) -> Iterator[Planned]:
-        """List what is not there."""
-        return (one for one in self._plan() if one not in self.done)
+        """List the planned images that are not there."""
+        return (planned for planned in self._plan() if planned not in self.done)
 
     def begin(self) -> None:
-        """Record the run before there is an image, so that an empty part is one, too."""
-        self.place.begin(self._record())
+        """Record the run before its first image, so that a part without images is recorded, too."""
+        self.destination.begin(self._record())
 
     def summary(self) -> Summary:
         """Say what has been done so far."""
-        planned = taken_over = 0
-        for one in self._plan():
-            planned += 1
-            taken_over += one in self.done
+        count = taken_over = 0
+        for planned in self._plan():
+            count += 1
+            taken_over += planned in self.done
         return Summary(
-            destination=self.place.folder,
-            planned=planned,
+            destination=self.destination.folder,
+            planned=count,
             made=self.made,
             taken_over=taken_over,
             retried=self.retried,
@@ -123,34 +125,35 @@ class Run:
     def _plan(self) -> Iterator[Planned]:
         keys, originals = self.source.keys, self.options.include_originals
         share = [key for number, key in enumerate(keys) if self.takes(number)]
-        paired = self.transform.pair_up(keys, self.labels, self.copies, self.options.seed)
-        if paired is None:
+        pairs = self.transform.pair_up(keys, self.labels, self.copies, self.options.seed)
+        if pairs is None:
             return plan(share, self.copies, include_originals=originals)
         alone = plan(share if originals else (), 0, include_originals=True)
-        return chain(alone, (Planned(*one) for one in paired if self.takes(one[1])))
+        return chain(alone, (Planned(*pair) for pair in pairs if self.takes(pair[1])))
 
     def _keep(self, outcomes: list[Made | Skipped]) -> None:
         """Write images, and count them."""
-        for one in outcomes:
-            if isinstance(one, Skipped):
-                self.skipped.append(one)
+        for outcome in outcomes:
+            if isinstance(outcome, Skipped):
+                self.skipped.append(outcome)
             else:
-                if not self.place.begun:
-                    self.place.begin(self._record())
-                self.place.add(one.row, one.data)
+                row = outcome.row
+                if not self.destination.begun:
+                    self.destination.begin(self._record())
+                self.destination.add(row, outcome.data)
                 self.made += 1
-                self.fallbacks += one.row["fallback"]
-                self.retried += not one.row["fallback"] and (one.row["attempts"] or 1) > 1
+                self.fallbacks += row["fallback"]
+                self.retried += not row["fallback"] and (row["attempts"] or 1) > 1
             if self.bar is not None:
                 self.bar.update()
 
     def _record(self) -> dict[str, Any]:
-        """What ``run.json`` says beside the identity; it may change from one resume to the next."""
+        """Return what ``run.json`` says beside the identity; a resumed run may change it."""
         return {
             "per_image": self.copies,
             "batch_size": self.maker.batch_size,
             "source": self.source.name,
             "classes": self.source.classes,
             "versions": self.maker.versions,
-            "skipped": [one._asdict() for one in sorted(set(self.skipped))],
+            "skipped": [skipped._asdict() for skipped in sorted(set(self.skipped))],
         }

@@ -1,7 +1,7 @@
-"""Making one set in several processes or on several machines: its parts, and how they become one.
+"""Making one set in several processes or on several machines: its parts, and how they are merged.
 
-A part is a set of its own in a hidden folder of the destination, so it is locked, stopped and gone
-on with like any other. Whoever finishes the last one moves them together.
+A part is a set of its own in a hidden folder of the destination, so it is locked, stopped and
+resumed like any other set. The process that finishes the last part merges them all.
 """
 
 import os
@@ -16,10 +16,10 @@ from diffaug.offline.destination import Destination, Journal
 from diffaug.offline.manifest import MANIFEST, each_row, read_run
 from diffaug.offline.plan import order
 
-#: All parts lie in one folder, which goes at once when they have become one set.
+#: All parts lie in one folder, which is removed when they are merged.
 _PARTS = ".diffaug.parts-of-{}"
-#: What launchers call the number of a process, and of all: torchrun and accelerate, Slurm.
-#: (SLURM_NTASKS is there in a batch script, too, which is a single process.)
+#: Where launchers write the number of a process, and of all: torchrun and accelerate, Slurm.
+#: (Not SLURM_NTASKS: a batch script has it, too, and is a single process.)
 _LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 
 
@@ -32,10 +32,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: "str | Self | None") -> Self | None:
-        """Read ``"3/16"``; a shard, or none, stays as it is.
+        """Read ``"3/16"``; a shard, or None, comes back as it is.
 
         Raises:
-            ValueError: it is not of this form, or not from 1 to the count.
+            ValueError: the text has another form, or the number is not from 1 to the total.
 
         Example:
             >>> Shard.parse("3/16")
@@ -52,16 +52,16 @@ class Shard:
         return f"{self.number}/{self.total}"
 
     def takes(self, number: int) -> bool:
-        """Tell whether something of this number is in the share."""
+        """Tell whether the source or pair of this number belongs to the share."""
         return number % self.total == self.number - 1
 
     def folder(self, destination: str | os.PathLike[str]) -> Path:
-        """Return where the part is made."""
+        """Return the hidden folder that the part is made in."""
         return Path(destination).expanduser() / _PARTS.format(self.total) / str(self.number)
 
 
 def shard_of_process(environment: Mapping[str, str] = os.environ) -> Shard | None:
-    """Return the share of this process, as torchrun or Slurm say it; None for a single one.
+    """Return the share of this process under torchrun or Slurm; None for a single process.
 
     Example:
         >>> shard_of_process({"RANK": "2", "WORLD_SIZE": "16"})
@@ -75,8 +75,8 @@ def shard_of_process(environment: Mapping[str, str] = os.environ) -> Shard | Non
 
 def parts_of(destination: str | os.PathLike[str]) -> list[Shard]:
     """Return the parts that lie in a destination, finished or not."""
-    found = Path(destination).expanduser().glob(f"{_PARTS.format('*')}/*")
-    names = (re.fullmatch(r"(\d+)/(\d+)", f"{path.name}/{_total(path)}") for path in found)
+    folders = Path(destination).expanduser().glob(f"{_PARTS.format('*')}/*")
+    names = (re.fullmatch(r"(\d+)/(\d+)", f"{path.name}/{_total(path)}") for path in folders)
     return sorted(Shard(int(match[1]), int(match[2])) for match in names if match)
 
 
@@ -85,10 +85,10 @@ def _total(part: Path) -> str:
 
 
 def unfinished(destination: str | os.PathLike[str]) -> list[Shard]:
-    """Return the parts that are still to be finished before all can be merged."""
+    """Return the parts that must be finished before all can be merged."""
     parts = parts_of(destination)
-    everything = {Shard(n + 1, part.total) for part in parts for n in range(part.total)}
-    return sorted(part for part in everything if not _is_finished(part.folder(destination)))
+    shards = {Shard(index + 1, part.total) for part in parts for index in range(part.total)}
+    return sorted(shard for shard in shards if not _is_finished(shard.folder(destination)))
 
 
 def _is_finished(part: Path) -> bool:
@@ -96,9 +96,9 @@ def _is_finished(part: Path) -> bool:
 
 
 def merge(destination: str | os.PathLike[str]) -> int:
-    """Move the finished parts of a set together; return how many images it has then.
+    """Merge the finished parts of a set; return how many images the set has then.
 
-    Stopped at any moment, it goes on where it was.
+    Call it again after an interruption, and it resumes.
 
     Args:
         destination: what ``augment_folder`` was given, with ``shard``.
@@ -128,14 +128,14 @@ def merge(destination: str | os.PathLike[str]) -> int:
 
 def join(folder: Path) -> int:
     """Merge as ``merge`` does, or wait for another process that does, and count the images."""
-    with Destination(folder, {}, wait=True) as place:
+    with Destination(folder, {}, wait=True) as whole:
         parts = parts_of(folder)
-        if not parts:  # another has merged them meanwhile
+        if not parts:  # another process has merged them meanwhile
             return sum(1 for _ in each_row(folder))
-        if left := unfinished(folder):
-            named = ", ".join(map(str, left[:8])) + (", ..." if len(left) > 8 else "")
+        if missing := unfinished(folder):
+            named = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
             raise DestinationError(
-                f"'{folder}' lacks {len(left)} finished parts ({named}); run them, then merge."
+                f"'{folder}' lacks {len(missing)} finished parts ({named}); run them, then merge."
             )
         runs = [_run_of(part, folder) for part in parts]
         alike = ("identity", "per_image", "batch_size")
@@ -144,24 +144,25 @@ def join(folder: Path) -> int:
                 f"'{folder}' holds parts of different runs; choose another folder, or remove "
                 "the hidden folders of one of them."
             )
-        place.identity = runs[0].pop("identity")
-        place.recorded()
-        skipped = {tuple(one.items()): one for run in runs for one in run["skipped"]}
+        whole.identity = runs[0].pop("identity")
+        whole.recorded()
+        skipped = {tuple(entry.items()): entry for run in runs for entry in run["skipped"]}
         record = {**runs[0], "skipped": [skipped[key] for key in sorted(skipped)]}
         record.pop("images", None)
-        place.begin(record)
+        whole.begin(record)
         for part in parts:
             for row in each_row(part.folder(folder)):
-                place.take(part.folder(folder) / row["file_name"], row)
-        images = place.finish(record, order)
-        place.remove(parts[0].folder(folder).parent)
+                whole.take(part.folder(folder) / row["file_name"], row)
+        images = whole.finish(record, order)
+        whole.remove(parts[0].folder(folder).parent)
     return images
 
 
 def _run_of(part: Shard, folder: Path) -> dict[str, Any]:
+    """Return what made a part, with the identity of the whole set."""
     run = read_run(part.folder(folder))
     if run is None:
         raise DestinationError(
-            f"'{part.folder(folder)}' has no run.json; remove it, and make it anew."
+            f"'{part.folder(folder)}' has no run.json; remove the folder, and make the part again."
         )
     return {**run, "identity": {k: v for k, v in run["identity"].items() if k != "shard"}}

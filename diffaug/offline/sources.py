@@ -1,6 +1,5 @@
 """Where an offline run's images come from: a class-per-folder tree, or a map-style dataset."""
 
-import operator
 import os
 import posixpath
 import re
@@ -18,22 +17,23 @@ from diffaug.errors import UnreadableImageError
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import dataset_labels
+from diffaug.labels.label import class_number
 from diffaug.offline.trees import open_tree
 
-#: File systems take names of 255 bytes, and copies get a number and an extension.
+#: A file's name has at most 255 bytes, and copies get a number and an extension.
 LONGEST_NAME = 230
 LONGEST_FOLDER = 255
 
 
 class Skipped(NamedTuple):
-    """A source, or one of its copies, that is not in the set, and why."""
+    """A source that is not in the set, or one of its copies is not, and the reason."""
 
     source: str
     reason: str
 
 
 class SourceImage(NamedTuple):
-    """A source image: uint8 pixels (1, 3, H, W), its class, and how its copies' names start."""
+    """A source image: uint8 pixels (1, 3, H, W), its class, and the start of its copies' names."""
 
     pixels: torch.Tensor
     label: str
@@ -41,7 +41,7 @@ class SourceImage(NamedTuple):
 
 
 class Source(Protocol):
-    """Images by key, in a fixed order; a key is all that a copy's random numbers know of it."""
+    """Images by key, in a fixed order; a copy's random numbers depend on the key alone."""
 
     name: str
     keys: list[str]
@@ -61,7 +61,7 @@ class Source(Protocol):
         """Read one image, or raise UnreadableImageError."""
 
     def may_be(self, name: str) -> bool:
-        """Tell whether this may be the source that a run was begun with."""
+        """Tell whether a run with this name for its source may have begun with this source."""
 
 
 class FolderSource:
@@ -82,18 +82,18 @@ class FolderSource:
     def __init__(self, folder: str | os.PathLike[str], only: Iterable[str] | None = None) -> None:
         self.files = open_tree(folder)
         self.name, self.threads = self.files.name, self.files.threads
-        found = self.files.list()
-        reasons = {path: reason for path in found if (reason := _unfit(path))}
-        self.keys = [path for path in found if path not in reasons]
+        paths = self.files.list()
+        reasons = {path: reason for path in paths if (reason := _unfit(path))}
+        self.keys = [path for path in paths if path not in reasons]
         self.skipped = [Skipped(_printable(path), reason) for path, reason in reasons.items()]
         if not self.keys:
-            beside = f"'{self.skipped[0].source}' lies directly in it" if found else "it has none"
+            beside = f"'{self.skipped[0].source}' lies directly in it" if paths else "it has none"
             raise ValueError(
                 f"'source' must hold images in one folder per class, and {beside}: '{folder}'; "
                 "move them into a folder named after their class."
             )
         self._shared = _shared_stems(self.keys)
-        # In ImageFolder's order, and those that 'only' leaves out among them.
+        # In ImageFolder's order, with the classes that 'only' leaves out.
         self.classes: list[str] | None = sorted({_class_of(key) for key in self.keys})
         if only is not None:
             chosen = set(only)
@@ -108,7 +108,7 @@ class FolderSource:
         return {**vars(self), "keys": []}
 
     def folder_of(self, label: str) -> str:
-        return label  # which is a folder's name
+        return label  # the label is a folder's name
 
     def labels(self) -> list[str]:
         return [_class_of(key) for key in self.keys]
@@ -182,7 +182,7 @@ class DatasetSource:
         key = self._label_key()
         try:
             labels = dataset_labels(self.dataset)
-        except (OSError, SyntaxError) as error:  # it tells labels with images, and one is damaged
+        except (OSError, SyntaxError) as error:  # its labels come with images, and one is damaged
             reason = " ".join(str(error).split())
             raise UnreadableImageError(
                 f"'dataset' could not be asked for every label: {reason}; give it 'targets', a "
@@ -199,20 +199,19 @@ class DatasetSource:
             given = self._class_names
             names = distinct(given) if given else class_names_of(self.dataset, label_key)
             for name in names or ():
-                class_folder(name)  # now, rather than in the middle of a run
+                class_folder(name)  # a wrong name is an error now, and not in the middle of a run
             self._known[label_key] = names
         return self._known[label_key]
 
     def _class_name(self, label: Any, label_key: str | None, index: int) -> str:
         if isinstance(label, str):
             return label
-        try:
-            number = operator.index(label)
-        except TypeError as error:
+        number = class_number(label)
+        if number is None:
             raise ValueError(
                 f"the label of item {index} must be a class number or name, "
                 f"got {type(label).__name__}."
-            ) from error
+            )
         names = self._names(label_key)
         if names is None:
             return str(number)
@@ -225,10 +224,10 @@ class DatasetSource:
 
 
 def class_folder(name: str) -> str:
-    """Turn a class's name into a folder's, different for different names.
+    """Turn a class's name into a folder's name, a different one for each class.
 
-    What a file system or a reader of image folders would not take is written as in an address:
-    separators, control characters, a leading dot or double underscore.
+    Characters that file systems or readers of image folders do not accept are written as in a web
+    address: separators, control characters, a leading dot or double underscore.
 
     Raises:
         ValueError: the name is empty, or longer than a folder's may be.
@@ -240,7 +239,7 @@ def class_folder(name: str) -> str:
     """
     if not name:
         raise ValueError("a class's name must not be empty; give 'class_names'.")
-    # A percent sign only where it could be taken for one of ours, so that names stay readable.
+    # A percent sign is replaced only where it could be one of ours, so that names stay readable.
     odd = r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]|%(?=[0-9A-F]{2})|^\.|^_(?=_)|[. ]$'
     folder = re.sub(odd, lambda match: _percent(match[0]), name)
     if len(folder.encode()) > LONGEST_FOLDER:
@@ -265,9 +264,9 @@ def _stem(key: str) -> str:
 
 
 def _shared_stems(keys: Sequence[str]) -> frozenset[str]:
-    """Find the stems that do not tell a file from another, in little memory.
+    """Find the stems that several files have, in little memory.
 
-    "a.jpg" next to "a.png" keeps its name, so "a.jpg.png" cannot have it.
+    Next to "a.png", "a.jpg" keeps its whole name; then "a.jpg.png" cannot use "a.jpg".
     """
     hashes = np.fromiter((hash(name) for key in keys for name in {_stem(key), key}), np.int64)
     values, counts = np.unique(hashes, return_counts=True)
@@ -292,7 +291,7 @@ def _unfit(path: str) -> str | None:
 
 
 def _printable(text: str) -> str:
-    """Replace the bytes of a file's name that are no text."""
+    """Replace the bytes of a file's name that are not text."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -305,7 +304,7 @@ def _places(item: Any, index: int) -> tuple[samples.Place, samples.Place]:
 
 
 def _check(image: Any, index: int) -> int:
-    """Count the images of an item, saying which item it is if it is not one."""
+    """Count the images of an item; an error says which item it is."""
     try:
         return images.check_image(image)
     except (TypeError, ValueError) as error:

@@ -4,7 +4,6 @@ import io
 import os
 import re
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -12,25 +11,11 @@ from diffaug import images
 from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageError
 
 
-class Tree(Protocol):
-    """Image files below a root, by their paths in it."""
-
-    name: str
-    #: How many threads may read at once.
-    threads: int
-
-    def list(self) -> "list[str]":
-        """Return the paths of all images, in a fixed order, with slashes."""
-
-    def read(self, path: str) -> torch.Tensor:
-        """Read one as uint8 (3, H, W), or raise UnreadableImageError."""
-
-
-def open_tree(folder: str | os.PathLike[str]) -> Tree:
+def open_tree(folder: str | os.PathLike[str]) -> "LocalTree | RemoteTree":
     """Return the images below a folder, or below an address such as ``s3://bucket/train``.
 
     Raises:
-        ValueError: there is no such folder, or nobody reads such addresses.
+        ValueError: there is no such folder, or no package reads such addresses.
         MissingDependencyError: the package that reads them is not installed.
         SourceError: the address cannot be read.
 
@@ -47,8 +32,12 @@ def open_tree(folder: str | os.PathLike[str]) -> Tree:
 
 
 class LocalTree:
-    """The images below a folder."""
+    """The images below a folder.
 
+    fsspec reads folders, too, but it lists them several times as slowly.
+    """
+
+    #: How many threads may read at once.
     threads = 4
 
     def __init__(self, folder: str) -> None:
@@ -62,32 +51,34 @@ class LocalTree:
         self.name = str(self.root.resolve())
 
     def list(self) -> "list[str]":
+        """Return the paths of all images below the root, in a fixed order, with slashes."""
         return images.list_keys(self.root)
 
     def read(self, path: str) -> torch.Tensor:
+        """Read one image as uint8 (3, H, W), or raise UnreadableImageError."""
         try:
             return images.read_image(self.root / path)
         except UnreadableImageError:
             if self.root.is_dir():
                 raise
-        # On another machine of a cluster, or of a disk that went: no image's own fault.
+        # The machine of a cluster, or a disk that is gone, is at fault, and not the image.
         raise SourceError(
-            f"'{self.root}' cannot be seen from here; once it can, the same command goes on."
+            f"'{self.root}' cannot be seen from here; once it can, run the same command again."
         )
 
 
 class RemoteTree:
     """The images below an address: in an object store, in an archive, on a server.
 
-    A file that is gone or damaged is unreadable; an address that fails is an error, since the same
-    run may be able to read it later.
+    A file that is gone or damaged is unreadable, and a run skips it. An address that fails is an
+    error, because a later run may be able to read it.
     """
 
     def __init__(self, address: str) -> None:
         import fsspec
         import fsspec.archive
 
-        self.name = re.sub("//[^/@]*@", "//", address)  # a password is nobody's business
+        self.name = re.sub("//[^/@]*@", "//", address)  # without a password
         try:
             self.files, root = fsspec.core.url_to_fs(address)
         except ImportError as error:
@@ -104,22 +95,23 @@ class RemoteTree:
         self.threads = 1 if archive else 4
 
     def list(self) -> "list[str]":
+        """Return the paths of all images below the root, in a fixed order, with slashes."""
         try:
             self.files.invalidate_cache()
-            found = self.files.find(self.root)
+            paths = self.files.find(self.root)
         except Exception as error:
             raise _failed(self.name, error) from error
         start = f"{self.root}/" if self.root else ""
-        if odd := next((path for path in found if not path.startswith(start)), None):
+        if odd := next((path for path in paths if not path.startswith(start)), None):
             raise _failed(self.name, ValueError(f"it answers with {odd!r}, which is not below it"))
-        below = (path[len(start) :].lstrip("/") for path in found)
+        below = (path[len(start) :].lstrip("/") for path in paths)
         return sorted(path for path in below if images.is_image_key(path))
 
     def read(self, path: str) -> torch.Tensor:
-        where = f"{self.root}/{path}" if self.root else path
+        """Read one image as uint8 (3, H, W), or raise UnreadableImageError."""
         try:
-            data = self.files.cat_file(where)
-        except (FileNotFoundError, KeyError) as error:  # an archive says it the second way
+            data = self.files.cat_file(f"{self.root}/{path}" if self.root else path)
+        except (FileNotFoundError, KeyError) as error:  # archives raise a KeyError
             raise UnreadableImageError(f"'{path}' is not there any more.") from error
         except Exception as error:
             raise _failed(f"{self.name}, {path}", error) from error
@@ -129,5 +121,5 @@ class RemoteTree:
 def _failed(what: str, error: Exception) -> SourceError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return SourceError(
-        f"'{what}' could not be read: {reason}; once it can, the same command goes on."
+        f"'{what}' could not be read: {reason}; once it can, run the same command again."
     )

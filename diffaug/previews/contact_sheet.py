@@ -80,14 +80,16 @@ def preview(
         for (_, pixels), params in zip(read, drawn, strict=True)
     ]
     all_requests = list(chain.from_iterable(requests))
-    generated = iter(transform.live_backend().generate(all_requests) if all_requests else [])
+    answers = iter(transform.live_backend().generate(all_requests) if all_requests else [])
     rows = []
     for (name, pixels), params, own_requests in zip(read, drawn, requests, strict=True):
-        stages = transform.stages(pixels, [next(generated) for _ in own_requests], [params])
+        generated = [next(answers) for _ in own_requests]
+        stages = transform.stages(pixels, generated, [params])
         pictures = {"original": pixels[0], **{stage: batch[0] for stage, batch in stages.items()}}
-        described = transform.describe(params)
+        [applied] = transform.finish(pixels, generated, [params]).params
+        described = transform.describe(applied)
         source_label = name.split("/")[0]
-        label = transform.label_of(params, source_label)
+        label = transform.label_of(applied, source_label)
         if label != source_label:
             described["label"] = label
         rows.append(SheetRow(_caption(name, described), pictures))

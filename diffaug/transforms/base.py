@@ -1,24 +1,42 @@
 """The base of the transforms: types in and out, the gate ``p``, and the hooks that jobs call."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torchvision.transforms import v2
 
 from diffaug import functional, images
 from diffaug.arguments import unit
-from diffaug.backends import registry
-from diffaug.backends.base import Backend
+from diffaug.backends import presets, registry
+from diffaug.backends.base import Backend, is_backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 
 #: What was drawn for one image: plain JSON values.
 Params = dict[str, Any]
 BackendLike = str | Path | ModelSpec | Backend
+
+
+class Finished(NamedTuple):
+    """What a transform made of some images.
+
+    Args:
+        images: the result ``(N, 3, H, W)``.
+        params: what was really applied to each image. It is what was drawn, except where the model
+            refused an image and its label must not change.
+    """
+
+    images: torch.Tensor
+    params: list[Params]
+
+
+#: Longer tuples are cut in a ``repr``: DiffuseMix has nine prompts, ImageNet a thousand classes.
+SHOWN = 9
 
 _augmenting = ContextVar("augmenting", default=True)
 _generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
@@ -36,7 +54,7 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
 
 @contextmanager
 def augmenting(switch: bool) -> Iterator[None]:
-    """Let every image pass as if ``p`` were 0 while the switch is off, in this thread."""
+    """While the switch is off, pass every image as if ``p`` were 0, in this thread."""
     token = _augmenting.set(switch)
     try:
         yield
@@ -49,12 +67,12 @@ class ImageTransform(v2.Transform):
 
     A subclass overrides ``draw`` (every random number, once), ``requests`` (which images it needs
     generated) and ``finish`` (the result, from the image, what was generated, and what was drawn).
-    Online use, offline plans and previews call these three and nothing else.
+    Online use, offline sets and previews call these three hooks. No hook changes its arguments.
     """
 
     _transformed_types: tuple[Any, ...] = images.TRANSFORMED_TYPES
     backend: ModelSpec | Backend | None = None
-    #: Whether it works on ``(image, label)`` and not on an image alone.
+    #: Whether it needs ``(image, label)``, and not an image alone.
     needs_label = False
     cache = False
     #: How many augmented copies of one image an offline set has by default.
@@ -71,57 +89,80 @@ class ImageTransform(v2.Transform):
         return [{} for _ in range(n)]
 
     def draw_copy(self, copy: int, generator: torch.Generator, label: str | None = None) -> Params:
-        """Draw for the copy of this number of one image of an offline set, ``p`` left aside.
+        """Draw for the copy of this number of an image of an offline set; ``p`` is ignored.
 
         ``label`` is the name of the image's class.
         """
         return self.draw(1, generator)[0]
 
     def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
-        """List what could be drawn for an image (1, 3, H, W), as far as its requests go by it.
+        """List all params that can be drawn for an image (1, 3, H, W) and give different requests.
+
+        ``warm_cache`` asks for it. Where ``draw`` draws nothing, there is one choice.
 
         Raises:
-            ValueError: that has no end.
+            TypeError: the transform overrides ``draw`` and does not say what can be drawn.
+            ValueError: there is no end to what can be drawn.
         """
-        return iter(())
+        if type(self).draw is not ImageTransform.draw:
+            raise TypeError(
+                f"{type(self).__name__} must override 'choices' to fill the cache: a method that "
+                "lists all params that 'draw' can return for an image."
+            )
+        return iter([{}])
 
     def pair_up(
         self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
     ) -> Iterator[tuple[str, int]] | None:
-        """Choose the source of each image of an offline set; None: all, each so many times."""
+        """Choose the source of each image of an offline set; None: each one ``copies`` times."""
         return None
 
     def label_of(self, params: Params, label: str) -> str:
-        """Return the class that an image of this class has after it, by name."""
+        """Return the name of the class that an image of this class has after the transform."""
         return label
 
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
-        """Ask for what the images (N, 3, H, W) need generated."""
+        """Return the requests for what must be generated for the images (N, 3, H, W)."""
         return []
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
+    ) -> Finished:
         """Make the result (N, 3, H, W), in the dtype and on the device of the images."""
-        return image
+        return Finished(image, params)
 
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> dict[str, torch.Tensor]:
-        """Return what each stage made, by name and in order, the result last; for previews."""
-        return {"result": self.finish(image, generated, params)}
+        """Return the images of each stage by name, the result last; for previews."""
+        return {"result": self.finish(image, generated, params).images}
 
     def describe(self, params: Params) -> Params:
-        """Say in plain values what was drawn, for a manifest."""
+        """Say in plain values what was applied, for a manifest."""
         return dict(params)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """List the arguments of the constructor that are kept, and the prompts, each once."""
+        settings = self._settings()
+        names = dict.fromkeys([*inspect.signature(type(self)).parameters, "prompts"])
+        return ", ".join(f"{name}={_shown(settings[name])}" for name in names if name in settings)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what the arguments of the constructor have become, by their names."""
+        return dict(vars(self))
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
-        """Draw for ``n`` images; None for those that ``p`` passes over."""
+        """Draw for ``n`` images; None for the images that ``p`` leaves as they are."""
         generator = generator or _generator.get()
         gate = torch.rand(n, generator=generator) < self.p
         drawn = self.draw(n, generator)
         gate &= _augmenting.get()
-        return [one if passes else None for one, passes in zip(drawn, gate.tolist(), strict=True)]
+        return [
+            params if passes else None for params, passes in zip(drawn, gate.tolist(), strict=True)
+        ]
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         if any(images.is_video(value) for value in flat_inputs):
@@ -139,22 +180,27 @@ class ImageTransform(v2.Transform):
         return {"drawn": self.sample(max(images.check_image(image) for image in flat_inputs))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        count = images.check_image(inpt)
-        live = [i for i, drawn in enumerate(params["drawn"][:count]) if drawn is not None]
+        return self.augment(inpt, params["drawn"])[0]
+
+    def augment(self, image: Any, drawn: list[Params | None]) -> tuple[Any, list[Params | None]]:
+        """Augment an image, or a batch of them; return what was really applied beside it."""
+        count = images.check_image(image)
+        live = {index: params for index, params in enumerate(drawn[:count]) if params is not None}
         if not live:
-            return inpt
-        pixels, restore = images.unpack(inpt)  # (N, 3, H, W)
-        chosen, drawn = take(pixels, live), [params["drawn"][i] for i in live]
-        requests = self.requests(chosen, drawn)
+            return image, drawn
+        pixels, restore = images.unpack(image)  # (N, 3, H, W)
+        chosen, params = take(pixels, list(live)), list(live.values())
+        requests = self.requests(chosen, params)
         generated = self.live_backend().generate(requests) if requests else []
-        result = self.finish(chosen, generated, drawn)
+        result, params = self.finish(chosen, generated, params)
         if len(live) < count:
             finished, result = result, pixels.clone()
-            result[live] = finished
-        return restore(result)
+            result[list(live)] = finished
+        applied = dict(enumerate(drawn)) | dict(zip(live, params, strict=True))
+        return restore(result), list(applied.values())
 
     def shrink(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images as the backend is sent them: uint8, on the CPU, not over its size."""
+        """Return images as the backend gets them: uint8, on the CPU, not larger than its size."""
         height, width = image.shape[-2:]
         size = (self.backend and self.backend.size) or max(height, width)
         small = (min(height, size), min(width, size))
@@ -168,8 +214,20 @@ class ImageTransform(v2.Transform):
         return registry.backend_for(self.backend, cache=self.cache)
 
 
+def _shown(value: Any) -> str:
+    """Show a setting on one line: a model by its name, a backend by its class, a few of many."""
+    if isinstance(value, ModelSpec):
+        value = presets.name_of(value.model)
+    elif is_backend(value):
+        return type(value).__name__
+    if type(value) is tuple and len(value) > SHOWN:
+        first = ", ".join(map(repr, value[:SHOWN]))
+        return f"({first}, ... {len(value) - SHOWN} more)"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
 def take(image: torch.Tensor, live: list[int]) -> torch.Tensor:
-    """Return the images of these places, in rising order; no copy if that is all of them."""
+    """Return the images at these indices, which rise; nothing is copied if these are all."""
     return image if len(live) == len(image) else image[live]
 
 
@@ -179,8 +237,8 @@ def fit(image: torch.Tensor, generated: list[Generated]) -> torch.Tensor:
     return torch.stack(
         [
             source
-            if made.fallback  # at full size, rather than what the model was shown of it
-            else images.to_dtype(functional.resize(made.image, size), like=image)
-            for source, made in zip(image, generated, strict=True)
+            if answer.fallback  # the source at full size, and not as the model got it
+            else images.to_dtype(functional.resize(answer.image, size), like=image)
+            for source, answer in zip(image, generated, strict=True)
         ]
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffaug import images
 from diffaug.arguments import texts, whole
@@ -18,16 +19,8 @@ from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities, check_gamma, soft_label
 from diffaug.labels.pairs import ClassPairSampler
 from diffaug.seeds import MAX_SEED, derive_seed
-from diffaug.transforms.base import BackendLike, ImageTransform, Params, fit
+from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.strategies import FEW_SHOT_P, SETTINGS, Strategy, Strengths, find_strategy
-
-
-class _Label:
-    """A sample's label on its way through torchvision's flattening, with what was drawn for it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.drawn: list[Params | None] = []
 
 
 class DiffMix(ImageTransform):
@@ -37,22 +30,22 @@ class DiffMix(ImageTransform):
     never sees the label, so wrap the dataset: ``JointTransform(dataset, Compose([DiffMix(...)]))``.
 
     Args:
-        class_names: of every class, in the order of the labels; or ``ImageFolder.classes``.
+        class_names: the name of every class, in the order of the labels; ``ImageFolder.classes``.
         strategy: a name in ``STRATEGIES`` or a :class:`Strategy`; ``real-*`` needs no fine-tuning.
         pairs: ``"uniform"``, ``"other"``, ``"same"``, a ``(C, C)`` matrix of weights, or a
             :class:`ClassPairSampler`.
-        metaclass: what the classes are, for the prompt (``"bird"``); a fine-tuned folder's own by
-            default.
+        metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
+            the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
             high)``, or ``"uniform"``.
         gamma: at least 0; see :func:`soft_label`.
         p: probability in [0, 1] that an image is translated; others get one-hot labels.
         pool: how many translations one image has, fixed by its content and ``seed``, so that later
-            epochs find them in the cache; None makes a fresh one each time, uncached.
+            epochs find them in the cache; None makes a new one each time, without the cache.
         backend: a fine-tuned folder, the name of a preset, a model id, :class:`ModelSpec` or a
             backend. ``"tiny-translate"`` comes with the package.
         cache: keep generated images on disk.
-        seed: salts what an image's pool is.
+        seed: another seed gives each image another pool.
         num_classes: width of the labels; None for as many as there are names.
         labels_getter: where the label is: a key, an index or a callable; by default second in a
             tuple, or under ``label`` or ``labels``.
@@ -62,15 +55,15 @@ class DiffMix(ImageTransform):
         or ``(B,)`` of them, or ``(K,)``, ``(B, K)`` probabilities. Labels come out float32.
 
     Raises:
-        TypeError: no label, boxes or masks, whose places would no longer be true.
-        ValueError: an argument or a label is outside its range, a class is unknown to the model.
+        TypeError: the sample has no label, or it has boxes or masks, which would no longer be true.
+        ValueError: an argument or a label is outside its range, or the model does not know a class.
 
     Example:
         >>> import torch
         >>> from diffaug import DiffMix, RecordingBackend
         >>> mix = DiffMix(["cat", "dog"], pairs="other", p=0.5, backend=RecordingBackend())
         >>> images, labels = mix(torch.rand(8, 3, 32, 32), torch.zeros(8, dtype=torch.long))
-        >>> labels.shape, labels.unique()  # what p passed over is one-hot
+        >>> labels.shape, labels.unique()  # images that were not translated have one-hot labels
         (torch.Size([8, 2]), tensor([0.0000, 0.1633, 0.8367, 1.0000]))
 
     Reference:
@@ -78,7 +71,6 @@ class DiffMix(ImageTransform):
     """
 
     needs_label = True
-    _transformed_types = (*images.TRANSFORMED_TYPES, _Label)
     online_only = ImageTransform.online_only | {
         *("gamma", "pool", "seed", "num_classes", "labels_getter")  # a set's seed is the run's
     }
@@ -104,7 +96,7 @@ class DiffMix(ImageTransform):
         self.class_names = _distinct(class_names)
         self.strategy = find_strategy(strategy)
         self.pairs = self._sampler(pairs)
-        # Made from text, nothing of an image is left.
+        # An image made from text keeps nothing of its source.
         self.strength = Strengths.parse(1.0 if self.strategy.start == "text" else strength)
         self.gamma = check_gamma(gamma)
         self.pool = None if pool is None else whole("pool", pool, 1)
@@ -132,8 +124,8 @@ class DiffMix(ImageTransform):
 
         Args:
             setting: ``"full-shot"``, ``"few-shot"`` or ``"long-tail"``.
-            class_names: of every class.
-            shots: images of a class, for ``"few-shot"``: the fewer, the more are translated.
+            class_names: the name of every class.
+            shots: images of a class, for ``"few-shot"``: with fewer shots, ``p`` is larger.
             changes: any argument of :class:`DiffMix`; ``"long-tail"`` needs ``pairs``, a
                 ``ClassPairSampler(num_classes, class_counts=class_counts(dataset))``.
 
@@ -183,8 +175,8 @@ class DiffMix(ImageTransform):
             return adapted  # type: ignore[return-value]
         if given is not None and given != adapted:
             raise ValueError(
-                "'backend' must be for the strategy's task, with the learned parts it keeps, got "
-                f"one that runs {given.model!r} to {given.task}; give its ModelSpec, which is "
+                "'backend' must be for the strategy's task, with the learned parts that it uses, "
+                f"got one that runs {given.model!r} to {given.task}; give its ModelSpec, which is "
                 "adapted."
             )
         return backend
@@ -209,8 +201,9 @@ class DiffMix(ImageTransform):
             words = [tuned.token(name) for name in self.class_names]
         elif self.strategy.model != "none" and given is not None:
             warnings.warn(
-                f"'{presets.name_of(given.model)}' has learned none of the classes: this is what "
-                "strategy='real-mix' does; fine-tune it first ('diffaug finetune'), or say so.",
+                f"'{presets.name_of(given.model)}' has learned none of the classes; fine-tune it "
+                "first ('diffaug finetune'), or choose strategy='real-mix', which needs no "
+                "fine-tuning.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -269,7 +262,10 @@ class DiffMix(ImageTransform):
     def pair_up(
         self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
     ) -> Iterator[tuple[str, int]]:
-        """Draw a class, then one of its images; for long tails, any image."""
+        """Draw a class, then one of its images; for long tails, any image.
+
+        Each number has a hash of its own, so a share of a set, or a larger set, draws the same.
+        """
         by_class: dict[str, list[str]] = {}
         for key, label in zip(keys, labels, strict=True):
             by_class.setdefault(label, []).append(key)
@@ -294,9 +290,19 @@ class DiffMix(ImageTransform):
                 "it is elsewhere, give 'labels_getter'. A dataset's own transform never sees it: "
                 "use JointTransform(dataset, transforms)."
             ) from error
-        label = _Label(samples.get(sample, place))
-        result = super().forward(samples.put(sample, place, label))
-        return samples.put(result, place, self._relabel(label))
+        label = samples.get(sample, place)
+        # Flattened as torchvision does it, without the label, which could be taken for an image.
+        leaves, structure = tree_flatten(samples.put(sample, place, None))
+        self.check_inputs(leaves)
+        places = [n for n, picked in enumerate(self._needs_transform_list(leaves)) if picked]
+        drawn = self._draw_translations([leaves[n] for n in places], label)
+        applied = []
+        for n in places:
+            leaves[n], params = self.augment(leaves[n], drawn)
+            applied.append(params)
+        # Several images of one sample share its label, which stays if one of them was refused.
+        weakest = [min(params, key=_strength) for params in zip(*applied, strict=True)]
+        return samples.put(tree_unflatten(leaves, structure), place, self._relabel(label, weakest))
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         super().check_inputs(flat_inputs)
@@ -306,20 +312,18 @@ class DiffMix(ImageTransform):
                 "would no longer be true; use it for classification."
             )
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        [label] = [value for value in flat_inputs if isinstance(value, _Label)]
-        pictures = [value for value in flat_inputs if not isinstance(value, _Label)]
-        params = super().make_params(pictures)
-        sources = self._sources(label.value, len(params["drawn"]))
-        pixels, _ = images.unpack(pictures[0])
-        label.drawn = params["drawn"] = [
-            drawn and self._in_pool(pixels[place : place + 1], source, drawn["variant"])
-            for place, (drawn, source) in enumerate(zip(params["drawn"], sources, strict=True))
+    def _draw_translations(self, flat_inputs: list[Any], label: Any) -> list[Params | None]:
+        """Draw a translation for each image; None where ``p`` passes over it."""
+        drawn = self.make_params(flat_inputs)["drawn"]
+        sources = self._sources(label, len(drawn))
+        pixels, _ = images.unpack(flat_inputs[0])
+        return [
+            params and self._in_pool(pixels[index : index + 1], source, params["variant"])
+            for index, (params, source) in enumerate(zip(drawn, sources, strict=True))
         ]
-        return params
 
     def _in_pool(self, image: torch.Tensor, source: int, variant: int) -> Params:
-        """Return the translation of this number of an image (1, 3, H, W)."""
+        """Return the translation with this number of an image (1, 3, H, W)."""
         seed = derive_seed(self.shrink(image)[0], self.seed, variant)
         return self._triple(source, torch.Generator().manual_seed(seed))
 
@@ -332,8 +336,8 @@ class DiffMix(ImageTransform):
                 "label), or (B, C, H, W) images with (B,) labels."
             )
         classes = [
-            int(as_probabilities(one, self.num_classes, place).argmax())
-            for place, one in enumerate(given)
+            int(as_probabilities(label, self.num_classes, index).argmax())
+            for index, label in enumerate(given)
         ]
         if max(classes, default=0) >= len(self.class_names):
             raise ValueError(
@@ -354,9 +358,6 @@ class DiffMix(ImageTransform):
             ) from error
         return array.ndim == 2 or (array.ndim == 1 and not array.is_floating_point())
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return inpt if isinstance(inpt, _Label) else super().transform(inpt, params)
-
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
         from_text = self.strategy.start == "text"
         return [
@@ -371,21 +372,24 @@ class DiffMix(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        for drawn, made in zip(params, generated, strict=True):
-            if made.fallback:  # the label must not promise what the picture does not hold
-                drawn["strength"] = 0.0
-        return fit(image, generated)
+    ) -> Finished:
+        # Where the model refused, the picture is still of its source class, and so is its label.
+        applied = [
+            {**drawn, "target": drawn["source"], "strength": 0.0} if answer.fallback else drawn
+            for drawn, answer in zip(params, generated, strict=True)
+        ]
+        return Finished(fit(image, generated), applied)
 
-    def _relabel(self, label: _Label) -> torch.Tensor:
-        rows = torch.zeros(len(label.drawn), self.num_classes)
-        for row, one, drawn in zip(rows, self._batch(label.value), label.drawn, strict=True):
-            row[:] = as_probabilities(one, self.num_classes)
-            if drawn is not None:
-                target, strength = drawn["target"], drawn["strength"]
+    def _relabel(self, label: Any, applied: list[Params | None]) -> torch.Tensor:
+        """Return the label or labels (B, C) after the translations that were really applied."""
+        rows = torch.zeros(len(applied), self.num_classes)
+        for row, source, params in zip(rows, self._batch(label), applied, strict=True):
+            row[:] = as_probabilities(source, self.num_classes)
+            if params is not None:
+                target, strength = params["target"], params["strength"]
                 row[:] = soft_label(row, target, strength, self.gamma, self.num_classes)
-        device = label.value.device if isinstance(label.value, torch.Tensor) else None
-        return (rows if self._is_batch(label.value) else rows[0]).to(device)
+        device = label.device if isinstance(label, torch.Tensor) else None
+        return (rows if self._is_batch(label) else rows[0]).to(device)
 
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
@@ -399,6 +403,10 @@ class DiffMix(ImageTransform):
         }
 
 
+def _strength(params: Params | None) -> float:
+    return 0.0 if params is None else float(params["strength"])
+
+
 def _translating_spec(backend: str | Path | ModelSpec) -> ModelSpec:
     spec = presets.resolve(backend)
     # A Hub id does not say what its model is for.
@@ -406,7 +414,7 @@ def _translating_spec(backend: str | Path | ModelSpec) -> ModelSpec:
 
 
 def _distinct(class_names: Any) -> tuple[str, ...]:
-    """Check class names; they come back as they are, since folders are named after them."""
+    """Check class names, and return them unchanged, because folders are named after them."""
     unordered = isinstance(class_names, (str, set, frozenset))
     if unordered or not isinstance(class_names, Iterable):
         raise TypeError(

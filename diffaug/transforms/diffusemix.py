@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from diffaug.backends.request import Generated, GenerationRequest
-from diffaug.transforms.base import BackendLike, ImageTransform, Params
+from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.fractal_blend import FractalBlend, Fractals
 from diffaug.transforms.half_concat import HalfConcat
 from diffaug.transforms.prompt_edit import PromptEdit
@@ -21,14 +21,14 @@ class DiffuseMix(ImageTransform):
     afresh each time.
 
     Args:
-        prompts: styles, at least one; the paper's nine by default. Its authors advise to start with
+        prompts: styles, at least one; the paper's nine by default. Its authors advise to begin with
             two.
         recipe: ``"paper"`` or ``"release"`` (the authors' code): sets masks, template and rounding.
             The faithful run is ``recipe="paper", backend="instruct-pix2pix-paper"``.
         alpha: weight of the fractal in [0, 1], or a range ``(low, high)`` to draw it from.
-        p: probability in [0, 1] that an image is augmented; the others pass through as they are.
-        variants: how many different edits there are of one image and one prompt; None makes a fresh
-            one each time, uncached.
+        p: probability in [0, 1] that an image is augmented; the others stay as they are.
+        variants: how many different edits there are of one image and one prompt; None makes a new
+            one each time, without the cache.
         masks: as in :class:`HalfConcat`; None for the recipe's.
         fractals: as in :class:`FractalBlend`.
         backend: name of a preset, model id, local folder, :class:`ModelSpec` or a backend.
@@ -91,6 +91,9 @@ class DiffuseMix(ImageTransform):
             self.concat.rounding = self.blend.rounding = "truncate"
         self.backend, self.cache = self.edit.backend, self.edit.cache
 
+    def _settings(self) -> dict[str, Any]:
+        return {**vars(self.blend), **vars(self.concat), **vars(self.edit), **vars(self)}
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         halves = self.concat.draw(n, generator)
         blends = self.blend.draw(n, generator)
@@ -110,19 +113,19 @@ class DiffuseMix(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        joined = self.concat.finish(image, generated, params)
-        return self.blend.mix(joined, params, out=joined)
+    ) -> Finished:
+        joined, applied = self.concat.finish(image, generated, params)
+        return Finished(self.blend.mix(joined, params, out=joined), applied)
 
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
     ) -> dict[str, torch.Tensor]:
-        joined = self.concat.finish(image, generated, params)
+        joined = self.concat.finish(image, generated, params).images
         return {
-            "edit": self.edit.finish(image, generated, [drawn["inner"] for drawn in params]),
+            "edit": fit(image, generated),
             "halves joined": joined,
             "fractal": self.blend.pick(image, params),
-            "result": self.blend.finish(joined, [], params),
+            "result": self.blend.mix(joined, params),
         }
 
     def describe(self, params: Params) -> Params:

@@ -10,7 +10,7 @@ from diffaug.arguments import unit_range
 from diffaug.backends.request import Generated
 from diffaug.fractals import FractalBank, FractalFolder
 from diffaug.functional import Rounding
-from diffaug.transforms.base import ImageTransform, Params
+from diffaug.transforms.base import Finished, ImageTransform, Params
 
 Fractals = FractalBank | FractalFolder | str | os.PathLike[str] | None
 
@@ -65,21 +65,24 @@ class FractalBlend(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        return self.mix(image, params)
+    ) -> Finished:
+        return Finished(self.mix(image, params), params)
 
     def mix(
         self, image: torch.Tensor, params: list[Params], out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Blend the drawn fractals into the images (N, 3, H, W); ``out`` may be these."""
-        fractals, alpha = self.pick(image, params), torch.tensor([one["alpha"] for one in params])
+        """Blend the drawn fractals into the images (N, 3, H, W); ``out`` may be the images."""
+        fractals, alpha = (
+            self.pick(image, params),
+            torch.tensor([drawn["alpha"] for drawn in params]),
+        )
         return functional.blend(image, fractals, alpha, rounding=self.rounding, out=out)
 
     def pick(self, image: torch.Tensor, params: list[Params]) -> torch.Tensor:
         """Return the drawn fractals in the size, dtype and device of the images."""
-        drawn = self.fractals.batch([one["fractal"] for one in params])
+        fractals = self.fractals.batch([drawn["fractal"] for drawn in params])
         size = (image.shape[-2], image.shape[-1])
-        return images.to_dtype(functional.resize(drawn, size), like=image)
+        return images.to_dtype(functional.resize(fractals, size), like=image)
 
     def describe(self, params: Params) -> Params:
         return {"fractal": self.fractals.name(params["fractal"]), "alpha": params["alpha"]}

@@ -10,7 +10,7 @@ from diffaug.arguments import texts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.functional import Rounding
 from diffaug.seeds import MAX_SEED
-from diffaug.transforms.base import ImageTransform, Params, take
+from diffaug.transforms.base import Finished, ImageTransform, Params, take
 from diffaug.transforms.prompt_edit import PromptEdit
 
 
@@ -18,8 +18,8 @@ class HalfConcat(ImageTransform):
     """Join half of the image with the complementary half of its transformed self; the label stays.
 
     Args:
-        transform: what the other half has been through: :class:`PromptEdit` by default, or any
-            transform that keeps the size. It is called with the images that ``p`` picks only.
+        transform: what changes the other half: :class:`PromptEdit` by default, or any transform
+            that keeps the size. It is called only with the images that ``p`` picks.
         masks: ``"paper"`` (left, right, top, bottom, hard), ``"release"`` (right, bottom, with a
             soft seam), ``"genmix"`` (four soft halves and a soft circle), or names among
             ``functional.MASKS``, drawn uniformly.
@@ -64,11 +64,15 @@ class HalfConcat(ImageTransform):
         self.rounding: Rounding = "round"
         self.backend, self.cache = self.inner.backend, self.inner.cache
 
+    def _settings(self) -> dict[str, Any]:
+        return {**vars(self), "transform": self.inner}
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         masks = torch.randint(len(self.masks), (n,), generator=generator).tolist()
         inner = self.inner.sample(n, generator)
         return [
-            {"mask": self.masks[mask], "inner": one} for mask, one in zip(masks, inner, strict=True)
+            {"mask": self.masks[mask], "inner": params}
+            for mask, params in zip(masks, inner, strict=True)
         ]
 
     def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
@@ -78,9 +82,9 @@ class HalfConcat(ImageTransform):
     def _live(
         self, image: torch.Tensor, params: list[Params]
     ) -> tuple[list[int], torch.Tensor, list[Params]]:
-        """Pick the images that the inner transform's own ``p`` does not pass over."""
-        live = [i for i, drawn in enumerate(params) if drawn["inner"] is not None]
-        return live, take(image, live), [params[i]["inner"] for i in live]
+        """Pick the images that the inner transform changes, as its own ``p`` says."""
+        live = [index for index, drawn in enumerate(params) if drawn["inner"] is not None]
+        return live, take(image, live), [params[index]["inner"] for index in live]
 
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
         _, chosen, drawn = self._live(image, params)
@@ -88,15 +92,18 @@ class HalfConcat(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
+    ) -> Finished:
         live, chosen, drawn = self._live(image, params)
-        changed = self.inner.finish(chosen, generated, drawn) if live else chosen
-        others = dict(zip(live, changed, strict=True))
+        changed = self.inner.finish(chosen, generated, drawn) if live else Finished(chosen, [])
+        others = dict(zip(live, changed.images, strict=True))
+        inner = dict(zip(live, changed.params, strict=True))
         result = image.new_empty(image.shape)
-        for i, one in enumerate(image):
-            mask, other = params[i]["mask"], others.get(i, one)
-            functional.half_concat(one, other, mask, rounding=self.rounding, out=result[i])
-        return result
+        for index, source in enumerate(image):
+            mask, other = params[index]["mask"], others.get(index, source)
+            functional.half_concat(source, other, mask, rounding=self.rounding, out=result[index])
+        return Finished(
+            result, [{**drawn, "inner": inner.get(index)} for index, drawn in enumerate(params)]
+        )
 
     def describe(self, params: Params) -> Params:
         inner = {} if params["inner"] is None else self.inner.describe(params["inner"])
@@ -104,11 +111,14 @@ class HalfConcat(ImageTransform):
 
 
 class _Foreign(ImageTransform):
-    """Let any callable be the inner transform: what it draws from torch follows one drawn seed."""
+    """Make any callable an inner transform; what it draws from torch follows one drawn seed."""
 
     def __init__(self, call: Any) -> None:
         super().__init__(p=1.0)
         self.call = call
+
+    def __repr__(self) -> str:
+        return repr(self.call)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         seeds = torch.randint(MAX_SEED, (n,), generator=generator).tolist()
@@ -116,25 +126,26 @@ class _Foreign(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
+    ) -> Finished:
         with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
-            return torch.stack(
-                [
-                    self._one(source, drawn["inner_seed"])
-                    for source, drawn in zip(image, params, strict=True)
-                ]
-            )
+            results = [
+                self._call_seeded(source, drawn["inner_seed"])
+                for source, drawn in zip(image, params, strict=True)
+            ]
+        return Finished(torch.stack(results), params)
 
-    def _one(self, source: torch.Tensor, seed: int) -> torch.Tensor:
+    def _call_seeded(self, source: torch.Tensor, seed: int) -> torch.Tensor:
         # Not torch.manual_seed, which would reseed every GPU, and only this one is restored.
         torch.default_generator.manual_seed(seed)
         if source.is_cuda:
             with torch.cuda.device(source.device):
                 torch.cuda.manual_seed(seed)
-        made = self.call(source)
-        if _kind(made) != _kind(source):
-            raise ValueError(f"'transform' must keep the image {_kind(source)}, got {_kind(made)}.")
-        return made
+        result = self.call(source)
+        if _kind(result) != _kind(source):
+            raise ValueError(
+                f"'transform' must keep the image {_kind(source)}, got {_kind(result)}."
+            )
+        return result
 
 
 def _kind(image: Any) -> str:
@@ -144,7 +155,7 @@ def _kind(image: Any) -> str:
 
 def _masks(masks: str | Sequence[str]) -> tuple[str, ...]:
     listed = texts("masks", masks)
-    names = [name for one in listed for name in functional.MASK_SETS.get(one, (one,))]
+    names = [name for given in listed for name in functional.MASK_SETS.get(given, (given,))]
     for name in names:
         if name not in functional.MASKS:
             raise ValueError(

@@ -11,7 +11,7 @@ from diffaug.backends.base import is_backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.seeds import MAX_SEED, derive_seed
-from diffaug.transforms.base import BackendLike, ImageTransform, Params, fit
+from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, fill
 
 
@@ -20,11 +20,11 @@ class PromptEdit(ImageTransform):
 
     Args:
         prompts: instructions or styles, at least one; the nine of DiffuseMix by default.
-        template: a sentence with ``{prompt}`` in it that the model is told; None tells it the bare
-            prompt.
+        template: the sentence that the model gets, with ``{prompt}`` in it; None for the prompt
+            alone.
         p: probability in [0, 1] that an image is edited.
         variants: how many different edits there are of one image and one prompt, >= 1, so that
-            later epochs find them in the cache; None makes a fresh one each time, uncached.
+            later epochs find them in the cache; None makes a new one each time, without the cache.
         backend: name of a preset, model id, local folder, :class:`ModelSpec` or a backend.
             ``"tiny"`` comes with the package and runs on a CPU.
         cache: keep generated images on disk.
@@ -104,5 +104,5 @@ class PromptEdit(ImageTransform):
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
-    ) -> torch.Tensor:
-        return fit(image, generated)
+    ) -> Finished:
+        return Finished(fit(image, generated), params)

@@ -1,4 +1,4 @@
-"""Style prompts and the sentences they are put into, as data with their source."""
+"""Style prompts, and the sentences around them, as data with their source."""
 
 #: The nine filter-like prompts of DiffuseMix (Islam et al., 2024, arXiv 2405.14881).
 DIFFUSEMIX_PROMPTS = (
@@ -21,5 +21,5 @@ DIFFUSEMIX_TEMPLATES = {
 
 
 def fill(template: str, prompt: str) -> str:
-    """Put a prompt into a template; braces in the prompt itself are kept as they are."""
+    """Put a prompt into a template; braces in the prompt itself stay as they are."""
     return template.replace("{prompt}", prompt)

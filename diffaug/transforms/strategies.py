@@ -10,11 +10,11 @@ from diffaug.arguments import unit, unit_range
 
 
 class Strategy(NamedTuple):
-    """What tells the published strategies apart.
+    """How the published strategies differ.
 
     Args:
-        model: fine-tuned as a whole (``"all"``), its learned embeddings alone (``"embeddings"``),
-            or as pre-trained, with class names in words (``"none"``).
+        model: which fine-tuned parts are used: all of them (``"all"``), the learned embeddings
+            alone (``"embeddings"``), or none (``"none"``: class names are words).
         target: ``"any"`` class, as ``pairs`` says, or the image's ``"own"``.
         start: translate the ``"image"``, or make a new one from ``"text"``.
     """
@@ -22,6 +22,10 @@ class Strategy(NamedTuple):
     model: Literal["all", "embeddings", "none"]
     target: Literal["any", "own"]
     start: Literal["image", "text"]
+
+    def __str__(self) -> str:
+        """Show a published strategy by its name."""
+        return next((name for name, known in STRATEGIES.items() if known == self), repr(self))
 
 
 #: The eight strategies that Diff-Mix (arXiv 2403.19600) compares, by name. ``real-aug`` is Real
@@ -71,9 +75,15 @@ class Strengths:
         if isinstance(value, list):
             if not value:
                 raise ValueError("'strength' must hold at least one number, got none.")
-            return cls(tuple(unit("strength", one) for one in value))
+            return cls(tuple(unit("strength", number) for number in value))
         low, high = unit_range("strength", value)
         return cls((low,)) if low == high else cls((low, high), is_range=True)
+
+    def __str__(self) -> str:
+        """Show them as the argument is written."""
+        if len(self.values) == 1:
+            return str(self.values[0])
+        return str(self.values if self.is_range else list(self.values))
 
     def draw(self, generator: torch.Generator) -> float:
         """Draw one strength."""
@@ -85,7 +95,7 @@ class Strengths:
 
 
 def find_strategy(strategy: Any) -> Strategy:
-    """Return a strategy by name, or as it is."""
+    """Return the strategy of a name; a :class:`Strategy` comes back checked."""
     if isinstance(strategy, Strategy):
         for name, kinds in get_type_hints(Strategy).items():
             if getattr(strategy, name) not in get_args(kinds):

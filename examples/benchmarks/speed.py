@@ -106,7 +106,7 @@ def mix_row(size: int, soft: bool, fractal_size: int, repeats: int, goal: bool) 
 
     def ours() -> Image.Image:
         pixels, restore = images.unpack(image)
-        return restore(mix.finish(pixels, generated, drawn))
+        return restore(mix.finish(pixels, generated, drawn).images)
 
     def baseline() -> Image.Image:
         return released_mix(image, edited, fractal, side, soft)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from image_folders import picture, save_photos
 from PIL import Image
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -491,6 +491,31 @@ def test_the_epoch_reaches_the_dataset_inside(photos, mixed_set):
             data.set_epoch(epoch)
             crops.append(tuple(data[n][0].tobytes() for n in range(7)))
     assert 3 == len(set(crops))
+
+
+class Told(Dataset):
+    """A dataset that keeps a list of the epochs that it is told."""
+
+    def __init__(self, inside):
+        self.inside, self.epochs = inside, []
+
+    def __len__(self):
+        return len(self.inside)
+
+    def __getitem__(self, index):
+        return self.inside[index]
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+
+@pytest.mark.parametrize("wrap", [lambda told: told, lambda told: Subset(told, [0, 1])])
+def test_the_epoch_reaches_the_dataset_inside_once(mixed_set, wrap):
+    told = Told(reals(3))
+    data = MixedDataset(wrap(told), mixed_set)
+    data.set_epoch(1)
+    data.set_epoch(2)
+    assert [1, 2] == told.epochs
 
 
 def test_it_trains_through_joint_transform_and_collate(photos, mixed_set):

@@ -12,7 +12,9 @@ from diffaug import (
     DiffuseMix,
     FractalBank,
     FractalBlend,
+    GenerationRequest,
     HalfConcat,
+    ImageTransform,
     JointTransform,
     PromptEdit,
     RecordingBackend,
@@ -63,6 +65,41 @@ def test_after_it_no_epoch_makes_anything(name, backend):
 
     again = warm_cache(photos(), transform)
     assert (0, 5 * each) == (again.made, again.cached)
+
+
+class Sharpen(ImageTransform):
+    """What someone else may write: it asks for one image and draws nothing."""
+
+    def __init__(self, backend):
+        super().__init__(p=1.0)
+        self.backend = backend
+
+    def requests(self, image, params):
+        return [GenerationRequest("sharp", 1, source) for source in self.shrink(image)]
+
+
+class SharpenSomehow(Sharpen):
+    """Draws a seed for each image."""
+
+    def draw(self, n, generator=None):
+        seeds = torch.randint(3, (n,), generator=generator).tolist()
+        return [{"seed": seed} for seed in seeds]
+
+
+def test_a_transform_of_one_s_own_that_draws_nothing_is_warmed(backend):
+    sharpen = Sharpen(backend)
+    assert (5, 5) == ((done := warm_cache(photos(), sharpen)).requests, done.made)
+    for image, _ in photos():
+        sharpen(image)
+    assert 5 == len(backend.backend.requests)
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: inner, HalfConcat])
+def test_a_transform_of_one_s_own_that_draws_must_say_what(backend, wrap):
+    message = "SharpenSomehow must override 'choices' to fill the cache: a method that lists all"
+    with pytest.raises(TypeError, match=message):
+        warm_cache(photos(), wrap(SharpenSomehow(backend)))
+    assert [] == backend.backend.requests
 
 
 def test_a_model_gets_full_batches_of_one_strength(tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ def test_a_row_says_how_its_image_was_made(photos, tmp_path):
     [request] = mix.requests(source, [drawn])
     assert request.seed == row["seed"]
     assert BANK.name(drawn["fractal"]) == row["fractal"]
-    [made] = mix.finish(source, mix.backend.generate([request]), [drawn])
+    [made] = mix.finish(source, mix.backend.generate([request]), [drawn]).images
     assert torch.equal(made, read_image(tmp_path / "set/-owl/x__0.png"))
 
 
@@ -476,7 +476,8 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_later(photos, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", until_full)
         with pytest.raises(
-            DestinationError, match="No space left on device; once it can, the same"
+            DestinationError,
+            match="No space left on device; once it can, run the same command again",
         ):
             augment_folder(photos, tmp_path / "set", mixer(), per_image=2)
     assert not list((tmp_path / "set").rglob("*.tmp"))

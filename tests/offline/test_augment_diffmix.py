@@ -117,6 +117,21 @@ def test_sources_are_uniform_over_classes_and_then_over_images_whatever_their_nu
     assert 9 == len(expected) and chi_square(sources, expected) < BOUND[8]
 
 
+@pytest.mark.parametrize(
+    ("counts", "sources"),
+    [
+        (None, ["bee/1", "bee/1", "ant/2", "bee/1", "ant/1", "ant/1"]),
+        ([2, 1], ["ant/1", "bee/1", "ant/1", "ant/1", "ant/2", "ant/2"]),
+    ],
+)
+def test_the_sources_of_a_seed_are_always_these(counts, sources):
+    """A set that was begun with an older version is resumed with the same pairs."""
+    mix = mixer(["ant", "bee"], pairs=ClassPairSampler(2, class_counts=counts))
+    keys, labels = ["ant/1", "ant/2", "bee/1"], ["ant", "ant", "bee"]
+    assert sources == [source for source, _ in mix.pair_up(keys, labels, 2, 0)]
+    assert sources[:3] == [source for source, _ in mix.pair_up(keys, labels, 1, 0)]
+
+
 @pytest.mark.parametrize("strategy", ["tail", "uniform"])
 def test_sources_of_a_long_tail_are_uniform_over_images(strategy):
     """The paper's long tail: a sampler that knows how many images a class has."""

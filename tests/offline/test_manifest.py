@@ -227,7 +227,7 @@ def test_the_set_of_a_run_that_was_stopped_is_not_rewritten(tmp_path, finished_b
     with Destination(tmp_path, {}) as place:
         place.begin({})
         place.add(row("b"), b"image")
-    message = "is of a run that was stopped; finish it first: the same command goes on where it"
+    message = "holds the set of a run that was stopped; finish it first: run the same command again"
     with pytest.raises(DestinationError, match=message), rewriting(tmp_path):
         pass
     assert [row("b")] == list(place.journal.rows())

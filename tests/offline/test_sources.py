@@ -117,6 +117,8 @@ def test_labels_without_names_are_numbers():
         ((IMAGE, 2), "label of item 0 must be below the 2 class names, got 2"),
         ((IMAGE, 0.5), "label of item 0 must be a class number or name, got float"),
         ((IMAGE, torch.ones(2) / 2), "label of item 0 must be a class number or name"),
+        ((IMAGE, True), "label of item 0 must be a class number or name, got bool"),
+        ((IMAGE, torch.tensor(True)), "label of item 0 must be a class number or name, got Tensor"),
         (
             {"pixels": IMAGE, "label": 1},
             "item 0: a sample must have its image under one of the keys image, img, pixel_values",

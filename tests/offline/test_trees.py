@@ -157,7 +157,7 @@ def test_an_address_that_fails_stops_the_run_which_goes_on_later(local, tmp_path
     fsspec.register_implementation("failing", Failing, clobber=True)
     Failing().pipe({f"/store/{name}": data for name, data in files().items()})
     edit = PromptEdit(backend=RecordingBackend(16))
-    message = r"dog/ö 3\.jpg' could not be read: the bucket does not answer; once it can, the same"
+    message = r"dog/ö 3\.jpg' could not be read: the bucket does not answer; once it can, run"
     with pytest.raises(SourceError, match=message):
         augment_folder("failing://store", tmp_path / "set", edit, per_image=2)
     assert 6 == augment_folder("failing://store", tmp_path / "set", edit, per_image=2).made

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from answers import CallCounting
+from answers import CallCounting, refused
 from PIL import Image
 
-from diffaug import DiffuseMix, FractalBank, FractalBlend, PromptEdit, RecordingBackend
+from diffaug import DiffMix, DiffuseMix, FractalBank, FractalBlend, PromptEdit, RecordingBackend
 from diffaug.errors import UnreadableImageError
 from diffaug.images import read_image
+from diffaug.previews import contact_sheet as sheets
 from diffaug.previews.contact_sheet import BACKGROUND, GUTTER, SheetRow, contact_sheet, preview
 
 
@@ -50,6 +51,19 @@ def test_a_sheet_shows_every_stage_and_asks_the_backend_once(photos, tmp_path):
 def test_any_transform_can_be_previewed(photos, tmp_path, transform):
     preview(photos, tmp_path / "new" / "sheet.png", transform, tile=64)
     assert read_image(tmp_path / "new" / "sheet.png").shape[2] == GUTTER + 2 * (64 + GUTTER)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"), [(None, "label dog   ·   strength 0.7"), (refused, "strength 0.0")]
+)
+def test_a_caption_names_another_class_only_where_the_picture_shows_it(
+    photos, tmp_path, monkeypatch, answer, words
+):
+    rows, draw = [], sheets.contact_sheet
+    monkeypatch.setattr(sheets, "contact_sheet", lambda *a: (rows.extend(a[0]), draw(*a))[1])
+    mix = DiffMix(["cat", "dog"], pairs="other", backend=RecordingBackend(16, answer=answer))
+    preview(photos, tmp_path / "sheet.png", mix, count=1, tile=64)
+    assert [f"cat/1.png   ·   {words}"] == [row.caption for row in rows]
 
 
 def test_the_same_seed_draws_the_same_sheet(photos, tmp_path):

@@ -1,5 +1,6 @@
 """DiffMix: samples and batches in every form, labels that say what was made, pools, errors."""
 
+import copy
 import math
 import pickle
 import sys
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from answers import refused
+from answers import refuse, refused
 from PIL import Image
 from tiny_pipelines import SIZE, tiny_spec
 from torch.utils.data import DataLoader, default_collate
@@ -267,6 +268,35 @@ def test_where_the_original_stands_in_the_label_stays(source):
     torch.testing.assert_close(mixer(p=0.0)((image, source))[1], label)
 
 
+def test_finish_says_what_was_applied_and_leaves_what_was_drawn_as_it_is():
+    mix = mixer(pairs="other", backend=RecordingBackend(16, answer=refuse("bee")))
+    drawn = [
+        {"source": 0, "target": target, "strength": 0.7, "seed": target} for target in (1, 2, 1)
+    ]
+    before, image = copy.deepcopy(drawn), torch.rand(3, 3, 16, 16)
+    made, applied = mix.finish(image, mix.backend.generate(mix.requests(image, drawn)), drawn)
+    assert before == drawn
+    assert [(0, 0.0), (2, 0.7), (0, 0.0)] == [(one["target"], one["strength"]) for one in applied]
+    assert ["ant", "cat", "ant"] == [mix.label_of(one, "ant") for one in applied]
+    assert torch.equal(image[0], made[0]) and not torch.equal(image[1], made[1])
+
+
+@pytest.mark.parametrize("which", range(2))
+def test_one_refused_image_of_several_keeps_the_label_and_the_others_their_strength(which):
+    """All images of a sample share one translation and one label."""
+    asked = []
+
+    def answer(request, usual):
+        asked.append(request.strength)
+        return refused(request, usual) if len(asked) == which + 1 else usual
+
+    mix = always(pairs="other", backend=RecordingBackend(16, answer=answer))
+    first, label, second = mix((photograph(0), 1, photograph(1)))
+    assert [0.7, 0.7] == asked and [0.0, 1.0, 0.0] == label.tolist()
+    same = [first.tobytes() == photograph(0).tobytes(), second.tobytes() == photograph(1).tobytes()]
+    assert [which == 0, which == 1] == same
+
+
 def test_strength_0_is_the_source_and_its_label_at_any_gamma():
     for gamma in (0.0, 0.5):
         mix = always(pairs="other", strength=0, gamma=gamma)
@@ -491,7 +521,30 @@ def test_switched_off_it_gives_one_hot_labels_and_the_images_as_they_are():
     assert torch.equal(photos[0][0], image) and [1.0, 0.0, 0.0] == label.tolist()
 
 
-# How light it is.
+# How it is shown, and how light it is.
+
+
+def test_its_repr_shows_each_setting_once():
+    mix = mixer(strategy="real-mix", strength=(0.7, 0.9), backend="tiny-translate", metaclass="bug")
+    assert repr(mix) == (
+        "DiffMix(class_names=('ant', 'bee', 'cat'), strategy=real-mix, "
+        "pairs=ClassPairSampler(3, strategy='uniform'), strength=(0.7, 0.9), gamma=0.8, p=0.5, "
+        "pool=5, backend='tiny-translate', cache=True, seed=0, num_classes=3, "
+        "labels_getter='default', "
+        "prompts=('a photo of a ant bug', 'a photo of a bee bug', 'a photo of a cat bug'))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("strength", "shown"), [(0.7, "0.7"), ([0.3, 0.5], "[0.3, 0.5]"), ((0.7, 0.9), "(0.7, 0.9)")]
+)
+def test_a_strength_is_shown_as_it_was_given(strength, shown):
+    assert f"strength={shown}, " in repr(mixer(strength=strength))
+
+
+def test_many_classes_are_shown_by_the_first_ones():
+    shown = repr(mixer(class_names=[f"bird {number}" for number in range(200)]))
+    assert "'bird 8', ... 191 more)" in shown and len(shown) < 900
 
 
 def test_it_pickles_light_and_the_same_after_use():

@@ -22,12 +22,12 @@ def test_it_is_the_three_transforms_in_a_row_with_the_same_draws(dtype):
     image = image if dtype == torch.uint8 else image / 255
     mix, backend = mixer(), RecordingBackend(16)
     drawn = mix.draw(6, torch.Generator().manual_seed(1))
-    made = mix.finish(image, backend.generate(mix.requests(image, drawn)), drawn)
+    made = mix.finish(image, backend.generate(mix.requests(image, drawn)), drawn).images
 
     edit = PromptEdit(template="A transformed version of image into {prompt}", backend=backend)
     half, blend = HalfConcat(edit), FractalBlend(0.2, fractals=BANK)
     edits = backend.generate(half.requests(image, drawn))
-    in_a_row = blend.finish(half.finish(image, edits, drawn), [], drawn)
+    in_a_row = blend.finish(half.finish(image, edits, drawn).images, [], drawn).images
     assert torch.equal(in_a_row, made)
 
 
@@ -40,8 +40,8 @@ def test_finishing_leaves_image_and_edits_as_they_were(dtype, layout):
     drawn = mix.draw(3)
     generated = RecordingBackend(33).generate(mix.requests(image, drawn))
     before = [image.clone(), *(made.image.clone() for made in generated)]
-    first = mix.finish(image, generated, drawn)
-    assert torch.equal(first, mix.finish(image.contiguous(), generated, drawn))
+    first = mix.finish(image, generated, drawn).images
+    assert torch.equal(first, mix.finish(image.contiguous(), generated, drawn).images)
     for then, now in zip(before, [image, *(made.image for made in generated)], strict=True):
         assert torch.equal(then, now)
 
@@ -52,7 +52,7 @@ def test_every_pixel_is_the_formula(recipe):
     mix = mixer(recipe=recipe)
     drawn = mix.draw(40)
     generated = RecordingBackend(64).generate(mix.requests(image, drawn))
-    made = mix.finish(image, generated, drawn)
+    made = mix.finish(image, generated, drawn).images
     for source, edit, draw, result in zip(image, generated, drawn, made, strict=True):
         weight = torch.zeros(64, 64, dtype=torch.float64)
         if recipe == "paper":
@@ -122,7 +122,7 @@ def test_stages_end_in_the_result():
     generated = mix.live_backend().generate(mix.requests(image, drawn))
     stages = mix.stages(image, generated, drawn)
     assert ["edit", "halves joined", "fractal", "result"] == list(stages)
-    assert torch.equal(mix.finish(image, generated, drawn), stages["result"])
+    assert torch.equal(mix.finish(image, generated, drawn).images, stages["result"])
     assert {stage.shape for stage in stages.values()} == {image.shape}
 
 

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from diffaug import (
     DiffMix,
+    DiffuseMix,
     FractalBank,
     FractalBlend,
     Generated,
@@ -237,7 +238,7 @@ def test_half_concat_leaves_out_what_the_inner_transform_passes_over():
     half = HalfConcat(PromptEdit(backend=RecordingBackend(size=8)), masks=["left"])
     drawn = half.draw(3)
     drawn[1]["inner"] = None
-    made = half.finish(image, half.backend.generate(half.requests(image, drawn)), drawn)
+    made = half.finish(image, half.backend.generate(half.requests(image, drawn)), drawn).images
     assert torch.equal(image[1], made[1]) and torch.equal(image[..., 4:], made[..., 4:])
     assert all((made[i, ..., :4] != image[i, ..., :4]).any() for i in (0, 2))
 
@@ -342,6 +343,39 @@ def test_an_inner_transform_that_changes_shape_or_type_is_named(transform, got):
 def test_an_empty_batch_comes_back():
     for transform in every_transform():
         assert transform(torch.rand(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+
+
+EDIT = "PromptEdit(prompts=('snowy',), template='{prompt}', p=1.0, variants=1, "
+FRACTALS = "fractals=FractalBank(count=3, size=32, seed=0)"
+
+
+@pytest.mark.parametrize(
+    ("transform", "shown"),
+    [
+        (PromptEdit(["snowy"], backend="tiny"), f"{EDIT}backend='tiny', cache=True, seed=0)"),
+        (
+            FractalBlend((0.1, 0.4), fractals=BANK),
+            f"FractalBlend(alpha=(0.1, 0.4), {FRACTALS}, p=1.0)",
+        ),
+        (
+            HalfConcat(v2.RandomInvert(p=0.5), masks=["left"], p=0.3),
+            "HalfConcat(transform=RandomInvert(p=0.5), masks=('left',), p=0.3)",
+        ),
+        (
+            HalfConcat(PromptEdit(["snowy"], backend=RecordingBackend()), masks=["left"]),
+            f"HalfConcat(transform={EDIT}backend=RecordingBackend, cache=True, seed=0), "
+            "masks=('left',), p=1.0)",
+        ),
+        (
+            DiffuseMix(["snowy"], masks=["left"], backend="tiny", fractals=BANK, seed=4),
+            "DiffuseMix(prompts=('snowy',), recipe='paper', alpha=(0.2, 0.2), p=0.5, variants=1, "
+            f"masks=('left',), {FRACTALS}, backend='tiny', cache=True, seed=4)",
+        ),
+    ],
+)
+def test_a_repr_shows_each_setting_once(transform, shown):
+    assert shown == repr(transform)
+    assert shown in repr(v2.Compose([transform]))
 
 
 def test_transforms_travel_light_and_hold_nothing_that_was_drawn():
