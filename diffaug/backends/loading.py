@@ -33,6 +33,8 @@ EDITORS = {
 #: From this side in pixels on, an autoencoder takes one image at a time. It is no slower so, and 32
 #: images of 512 px would be a tensor of 2**31 elements, beyond what kernels count in 32 bits.
 SLICING = 512
+#: What to do where torch cannot use a GPU.
+REPAIR = "update its driver, or install the torch that goes with it (pytorch.org)"
 #: How libraries say that there is no memory left.
 _NO_MEMORY = (
     "out of memory",
@@ -176,6 +178,22 @@ def local_rank() -> int:
     return 0
 
 
+def why_no_gpu() -> str:
+    """Say why torch cannot use the GPU of this machine; nothing if it can, or there is none."""
+    if torch.cuda.is_available():
+        return ""
+    if torch.cuda.device_count():  # by the driver alone, which works with a torch too new for it
+        try:
+            torch.cuda.init()
+        except (AssertionError, RuntimeError) as error:
+            return (str(error).splitlines() or [""])[0]
+        return "CUDA does not start"
+    built_for_gpus = torch.version.cuda or torch.version.hip
+    if not built_for_gpus and Path("/dev/nvidia0").exists():
+        return "this torch was built for CPUs"
+    return ""
+
+
 def choose_device(device: str) -> torch.device:
     """Turn ``"auto"`` into a device that is there: this rank's GPU, the first one, MPS, the CPU.
 
@@ -197,6 +215,10 @@ def choose_device(device: str) -> torch.device:
         raise GenerationError(
             f"'device' is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; "
             "set device='auto' or 'cpu'."
+        )
+    if chosen.type == "cuda" and (reason := why_no_gpu()):
+        raise GenerationError(
+            f"'device' is {device!r}, but torch cannot use the GPU ({reason}); {REPAIR}."
         )
     return chosen
 

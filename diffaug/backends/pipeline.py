@@ -19,10 +19,12 @@ from diffaug.backends.base import ModelBackend
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import (
     EDITORS,
+    REPAIR,
     choose_device,
     is_out_of_memory,
     load_pipeline,
     refuse_forked_cuda,
+    why_no_gpu,
 )
 from diffaug.backends.noise import Generator
 from diffaug.backends.request import Generated, GenerationRequest
@@ -142,6 +144,12 @@ class DiffusersBackend(ModelBackend):
         if self._pipe is None:
             self._pinned = pin(self.spec)
             self._pipe = load_pipeline(self._pinned)
+            if self.spec.device == "auto" and (reason := why_no_gpu()):
+                self._warn(
+                    "gpu",
+                    f"'{self.spec.model}' runs on the CPU: torch cannot use the GPU of this "
+                    f"machine ({reason}); {REPAIR}.",
+                )
             big = sum(map(_parameters, self._pipe.components.values())) > _BIG
             if big and choose_device(self.spec.device).type == "cpu":
                 self._warn(

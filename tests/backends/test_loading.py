@@ -25,6 +25,7 @@ from diffaug.backends.loading import (
     is_out_of_memory,
     load_pipeline,
     local_rank,
+    why_no_gpu,
 )
 from diffaug.backends.presets import resolve
 from diffaug.errors import GenerationError, ModelError
@@ -306,6 +307,19 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(GenerationError, match="'device' is 'cuda:3', but torch sees 1 CUDA"):
         choose_device("cuda:3")
+
+
+def test_a_gpu_that_torch_cannot_use_is_said_with_the_next_step(monkeypatch):
+    def refuse():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020).")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    with pytest.raises(GenerationError, match="driver on your system is too old .*; update its"):
+        choose_device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "" == why_no_gpu()
     with pytest.raises(ValueError, match="'device' must be 'auto' or a torch device .* got 'gpu'"):
         ModelSpec("a/b", device="gpu")
 

@@ -497,6 +497,12 @@ def test_cuda_in_a_forked_process_says_what_to_do(monkeypatch, device):
     assert DiffusersBackend(tiny_spec("edit")).generate(make_requests(count=1))
 
 
+def test_a_model_on_the_cpu_though_there_is_a_gpu_says_why(monkeypatch):
+    monkeypatch.setattr(pipeline, "why_no_gpu", lambda: "its driver is too old")
+    with pytest.warns(UserWarning, match=r"runs on the CPU: .* \(its driver is too old\); update"):
+        DiffusersBackend(tiny_spec("edit", device="auto")).generate(make_requests(count=1))
+
+
 def test_a_big_model_on_a_cpu_says_once_what_to_expect(monkeypatch):
     monkeypatch.setattr(pipeline, "_BIG", 1000)
     backend = DiffusersBackend(tiny_spec("edit"))

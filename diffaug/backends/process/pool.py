@@ -32,6 +32,8 @@ class PoolBackend(Backend):
     def __init__(self, backends: Sequence[WorkerBackend]) -> None:
         self.backends = list(backends)
         self.spec = self.backends[0].spec
+        for backend in self.backends:
+            backend.heard = self.backends[0].heard  # what each of them says is repeated once
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PoolBackend, (self.backends,)
@@ -45,6 +47,11 @@ class PoolBackend(Backend):
     def size(self) -> int:
         """Side in pixels of the square that the model works at."""
         return self.spec.size
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one call of the model, where fewest fit."""
+        return min(backend.batch_size for backend in self.backends)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""

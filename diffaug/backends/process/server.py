@@ -3,15 +3,18 @@
 ``client`` starts it through ``watchdog``, which ends it with its owner.
 """
 
+import logging
 import os
 import queue
 import socket
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,10 +26,14 @@ from diffaug.backends.process.watchdog import sweep
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 
+#: After how many seconds without a request the model is freed; the next request loads it again.
+IDLE = 300.0
 #: How long a batch that is not full waits for more, in seconds; and as a share of what the last one
 #: took, in which callers that were just answered ask again: else they would take turns in two
 #: halves, each with a batch half as large as it could be.
 WAIT, SHARE = 0.004, 0.05
+
+_PACKAGE = str(Path(__file__).parents[2])
 
 
 @dataclass
@@ -48,27 +55,44 @@ class Server:
         listener: a bound Unix socket.
         key: what callers must know.
         batch_size: images that are collected before the model runs.
+        idle: after how many seconds without a request the model is freed.
     """
 
     def __init__(
-        self, backend: Backend, listener: socket.socket, key: bytes, batch_size: int
+        self,
+        backend: Backend,
+        listener: socket.socket,
+        key: bytes,
+        batch_size: int,
+        idle: float = IDLE,
     ) -> None:
         self.backend, self.listener, self.key, self.batch_size = backend, listener, key, batch_size
+        self.idle = idle
         self.calls: queue.Queue[_Call | None] = queue.Queue()
         self.callers = 0
         #: Seconds that the last batch took.
         self.took = 0.0
         #: Requests taken and not yet answered.
         self.waiting = 0
+        #: What callers are to hear: each is a kind, ``"warning"`` or ``"log"``, and a text.
+        self.messages: list[tuple[str, str]] = []
         self._lock = threading.Lock()
 
     def run(self) -> None:
         """Serve until told to stop."""
         threading.Thread(target=self._accept, daemon=True).start()
-        while (call := self.calls.get()) is not None:
+        while (call := self._next()) is not None:
             if not self._answer(self._collect(call)):
                 break
         self.backend.close()
+
+    def _next(self) -> _Call | None:
+        """Wait for a call; free the model meanwhile if none comes for long."""
+        try:
+            return self.calls.get(timeout=self.idle)
+        except queue.Empty:
+            self.backend.close()
+            return self.calls.get()
 
     def _collect(self, call: _Call) -> list[_Call | None]:
         """Add what others ask for meanwhile, until the batch is full or all callers wait."""
@@ -126,23 +150,25 @@ class Server:
             connection.settimeout(None)
             with self._lock:
                 self.callers += 1
+            heard = 0
             try:
                 while True:
-                    self._reply(connection, *protocol.receive(connection))
+                    answer, images = self._reply(*protocol.receive(connection))
+                    messages = self.messages[heard:]
+                    heard += len(messages)
+                    protocol.send(connection, {**answer, "messages": messages}, images)
             finally:
                 with self._lock:
                     self.callers -= 1
 
     def _reply(
-        self, connection: socket.socket, header: protocol.Header, images: list[torch.Tensor]
-    ) -> None:
+        self, header: protocol.Header, images: list[torch.Tensor]
+    ) -> tuple[protocol.Header, list[torch.Tensor]]:
         if header.get("ask") == "stop":
             self.calls.put(None)
-            protocol.send(connection, {"stopped": True})
-            return
+            return {"stopped": True}, []
         if header.get("ask") == "load":
-            protocol.send(connection, {"load": self.waiting})
-            return
+            return {"load": self.waiting}, []
         try:
             call = _Call(protocol.unpack_requests(header, images))
         except Exception as error:
@@ -156,13 +182,40 @@ class Server:
                 self.waiting -= len(call.requests)
         if call.made is None:
             kind, message = type(call.error).__name__, str(call.error)
-            protocol.send(connection, {"error": kind, "message": message, "trace": call.trace})
-            return
+            return {"error": kind, "message": message, "trace": call.trace}, []
         plain = [
-            {"seed": one.seed, "attempts": one.attempts, "fallback": one.fallback}
-            for one in call.made
+            {"seed": image.seed, "attempts": image.attempts, "fallback": image.fallback}
+            for image in call.made
         ]
-        protocol.send(connection, {"made": plain}, [one.image for one in call.made])
+        batch_size = getattr(self.backend, "batch_size", self.batch_size)
+        answer = {"made": plain, "batch_size": batch_size}
+        return answer, [image.image for image in call.made]
+
+    def pass_on_messages(self) -> None:
+        """Send diffaug's warnings, and its log from WARNING on, to the callers, too."""
+        show = warnings.showwarning
+
+        def show_and_keep(message: Any, category: Any, filename: str, *rest: Any) -> None:
+            if filename.startswith(_PACKAGE):
+                self.messages.append(("warning", str(message)))
+            show(message, category, filename, *rest)
+
+        warnings.showwarning = show_and_keep  # type: ignore[assignment]
+        log = logging.getLogger("diffaug")
+        log.addHandler(logging.StreamHandler())  # the process's own log
+        log.addHandler(_Keeper(self.messages))
+
+
+class _Keeper(logging.Handler):
+    """Keep log records as messages to the callers."""
+
+    def __init__(self, messages: list[tuple[str, str]]) -> None:
+        super().__init__(logging.WARNING)
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record."""
+        self.messages.append(("log", record.getMessage()))
 
 
 def run_server(order: Mapping[str, Any]) -> None:
@@ -175,5 +228,7 @@ def run_server(order: Mapping[str, Any]) -> None:
     listener.listen(256)
     os.rename(f"{path}.new", path)
     backend = DiffusersBackend(spec)
-    Server(backend, listener, bytes.fromhex(order["key"]), spec.batch_size).run()
+    server = Server(backend, listener, bytes.fromhex(order["key"]), spec.batch_size)
+    server.pass_on_messages()
+    server.run()
     sweep(path)
