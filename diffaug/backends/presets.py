@@ -64,6 +64,7 @@ _SD_TURBO = ModelSpec(
     revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
     variant="fp16",
     steps=4,
+    all_steps=True,
     guidance_scale=0.0,
 )
 
@@ -112,7 +113,12 @@ PRESETS: dict[str, Preset] = {
     ),
     "sd15-lcm": Preset(
         replace(
-            _SD15, steps=4, guidance_scale=1.0, scheduler="LCMScheduler", adapters=(_LCM_LORA,)
+            _SD15,
+            steps=4,
+            all_steps=True,
+            guidance_scale=1.0,
+            scheduler="LCMScheduler",
+            adapters=(_LCM_LORA,),
         ),
         licence="CreativeML OpenRAIL-M; of the LoRA: see its card",
         commercial="check the card",

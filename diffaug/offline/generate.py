@@ -18,7 +18,7 @@ import torch
 from diffaug import images
 from diffaug.backends import presets, registry
 from diffaug.backends.base import BATCH_SIZE, Backend
-from diffaug.backends.pipeline import real_steps
+from diffaug.backends.batches import schedule
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
@@ -109,8 +109,8 @@ class Maker:
         A model runs images of one strength together, so they are put together here.
         """
         full = self.batch_size * self.at_once
-        waiting: dict[int, list[_Draft | Skipped]] = {}
-        asked: dict[int, int] = {}
+        waiting: dict[tuple[int, int], list[_Draft | Skipped]] = {}
+        asked: dict[tuple[int, int], int] = {}
         for copies, item in self._read(planned, readers):
             for one in copies:
                 draft = self._draft(one, item)
@@ -167,11 +167,13 @@ class Maker:
         drawn = self.transform.draw_copy(planned.copy, generator, item.label)
         return _Draft(planned, item, drawn, self.transform.requests(item.pixels, [drawn]))
 
-    def _kind(self, draft: _Draft | Skipped) -> int:
+    def _kind(self, draft: _Draft | Skipped) -> tuple[int, int]:
         """Return what drafts must have in common to run in one batch: the number of steps."""
         if self.spec is None or isinstance(draft, Skipped) or not draft.requests:
-            return 0
-        return 0 if draft.requests[0].strength is None else real_steps(self.spec, draft.requests[0])
+            return 0, 0
+        return (
+            (0, 0) if draft.requests[0].strength is None else schedule(self.spec, draft.requests[0])
+        )
 
     def _generate(self, requests: list[GenerationRequest]) -> list[Generated | None]:
         """Ask the model; None for what it refused without an original to stand in."""

@@ -23,7 +23,7 @@ from tiny_pipelines import (
 )
 
 from diffaug import DiffusersBackend, ModelSpec
-from diffaug.backends import pipeline
+from diffaug.backends import batches, pipeline
 from diffaug.errors import GenerationError, RefusedError
 from diffaug.functional import resize
 
@@ -183,6 +183,39 @@ def test_a_translation_runs_its_share_of_the_steps_and_at_least_one(strength, st
     batches = Batches(backend, arms=2)
     backend.generate([make_request("translate", strength=strength)])
     assert batches.sizes == [1] * steps
+
+
+@pytest.mark.parametrize(
+    ("strength", "scheduler_steps", "steps"),
+    [(1, 4, 4), (0.9, 5, 4), (0.7, 6, 4), (0.5, 8, 4), (0.3, 14, 4), (0.07, 43, 3), (0.01, 50, 1)],
+)
+def test_a_model_for_few_steps_runs_all_and_starts_where_the_strength_says(
+    strength, scheduler_steps, steps
+):
+    spec = tiny_spec("translate", steps=4, all_steps=True)
+    request = make_request("translate", strength=strength)
+    assert (scheduler_steps, steps) == batches.schedule(spec, request)
+    assert steps / scheduler_steps == pytest.approx(strength, abs=0.101)
+
+
+@pytest.mark.parametrize("scheduler", ["LCMScheduler", "EulerDiscreteScheduler"])
+def test_schedulers_for_few_steps_start_there(scheduler):
+    spec = tiny_spec("translate", steps=4, all_steps=True, scheduler=scheduler, guidance_scale=1)
+    backend, times = DiffusersBackend(spec), []
+    backend.generate([make_request("translate")])
+    pipe = backend._pipe
+    pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    pipe.unet.register_forward_pre_hook(lambda _, args: times.append(int(args[1])))
+    for strength in (0.3, 0.5, 0.7):
+        backend.generate([make_request("translate", strength=strength)])
+        assert 4 == len(times) and times[0] / 1000 == pytest.approx(strength, abs=0.08)
+        times.clear()
+
+
+def test_keys_change_only_for_models_that_run_all_steps():
+    spec = tiny_spec("translate")
+    assert "all_steps" not in spec.identity()
+    assert spec.fingerprint != replace(spec, all_steps=True).fingerprint
 
 
 def test_requests_are_grouped_by_the_steps_they_run():

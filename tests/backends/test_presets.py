@@ -29,6 +29,11 @@ def test_the_paper_preset_is_the_published_setting():
     assert spec.scheduler == "EulerAncestralDiscreteScheduler"
 
 
+def test_models_for_few_steps_run_all_of_them():
+    few = {name for name, preset in PRESETS.items() if preset.spec.all_steps}
+    assert {"sd15-lcm", "sd-turbo", "sdxl-turbo"} == few
+
+
 def test_only_what_was_never_tried_is_experimental():
     experimental = {name for name, preset in PRESETS.items() if preset.experimental}
     assert experimental == {"flux2-klein-4b", "longcat-edit-turbo"}
