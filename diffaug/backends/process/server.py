@@ -11,15 +11,17 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from diffaug.backends.base import Backend
+from diffaug.backends.batches import kind
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import sweep
@@ -32,19 +34,34 @@ IDLE = 300.0
 #: took, in which callers that were just answered ask again: else they would take turns in two
 #: halves, each with a batch half as large as it could be.
 WAIT, SHARE = 0.004, 0.05
+#: How many batches of other kinds may run before the request that has waited longest.
+PASSED_OVER = 4
 
 _PACKAGE = str(Path(__file__).parents[2])
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
-    """One caller's requests, and what came of them."""
+    """One caller's requests, and what came of them, by their place."""
 
     requests: list[GenerationRequest]
-    made: list[Generated] | None = None
+    images: dict[int, Generated] = field(default_factory=dict)
     error: Exception | None = None
     trace: str = ""
     done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """One request of a call, by its place, and what those of one batch have in common."""
+
+    call: _Call
+    place: int
+    kind: Hashable
+
+    @property
+    def request(self) -> GenerationRequest:
+        return self.call.requests[self.place]
 
 
 class Server:
@@ -55,6 +72,7 @@ class Server:
         listener: a bound Unix socket.
         key: what callers must know.
         batch_size: images that are collected before the model runs.
+        kind: what requests must have in common to run in one batch.
         idle: after how many seconds without a request the model is freed.
     """
 
@@ -64,10 +82,11 @@ class Server:
         listener: socket.socket,
         key: bytes,
         batch_size: int,
+        kind: Callable[[GenerationRequest], Hashable] = lambda _: None,
         idle: float = IDLE,
     ) -> None:
         self.backend, self.listener, self.key, self.batch_size = backend, listener, key, batch_size
-        self.idle = idle
+        self.kind, self.idle = kind, idle
         self.calls: queue.Queue[_Call | None] = queue.Queue()
         self.callers = 0
         #: Seconds that the last batch took.
@@ -77,14 +96,36 @@ class Server:
         #: What callers are to hear: each is a kind, ``"warning"`` or ``"log"``, and a text.
         self.messages: list[tuple[str, str]] = []
         self._lock = threading.Lock()
+        # Only the thread of the model touches these.
+        self._items: list[_Item] = []
+        self._passed_over = 0
+        self._stopping = False
 
     def run(self) -> None:
         """Serve until told to stop."""
         threading.Thread(target=self._accept, daemon=True).start()
-        while (call := self._next()) is not None:
-            if not self._answer(self._collect(call)):
-                break
+        while self._collect():
+            self._answer(self._choose())
         self.backend.close()
+
+    def _collect(self) -> bool:
+        """Take what callers ask for, until a batch is full or all callers wait; False at the end.
+
+        A batch is full of requests that run together. Others wait, so that theirs fill up, too.
+        """
+        if not self._items and not self._stopping:
+            self._take(self._next())
+        until = time.monotonic() + max(WAIT, SHARE * self.took)
+        while (
+            not self._stopping
+            and max(map(len, self._groups().values()), default=0) < self.batch_size
+            and len({id(item.call) for item in self._items}) < self.callers
+        ):
+            try:
+                self._take(self.calls.get(timeout=max(0.0, until - time.monotonic())))
+            except queue.Empty:
+                break
+        return bool(self._items)
 
     def _next(self) -> _Call | None:
         """Wait for a call; free the model meanwhile if none comes for long."""
@@ -94,44 +135,58 @@ class Server:
             self.backend.close()
             return self.calls.get()
 
-    def _collect(self, call: _Call) -> list[_Call | None]:
-        """Add what others ask for meanwhile, until the batch is full or all callers wait."""
-        calls: list[_Call | None] = [call]
-        count, until = len(call.requests), time.monotonic() + max(WAIT, SHARE * self.took)
-        while count < self.batch_size and len(calls) < self.callers:
-            try:
-                other = self.calls.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            calls.append(other)
-            if other is None:
-                break
-            count += len(other.requests)
-        return calls
+    def _take(self, call: _Call | None) -> None:
+        if call is None:
+            self._stopping = True
+            return
+        self._items += [
+            _Item(call, place, self.kind(request)) for place, request in enumerate(call.requests)
+        ]
 
-    def _answer(self, calls: list[_Call | None]) -> bool:
-        """Run calls in one go, each alone if that fails; tell whether to go on."""
-        live = [call for call in calls if call is not None]
+    def _groups(self) -> dict[Hashable, list[_Item]]:
+        groups: dict[Hashable, list[_Item]] = {}
+        for item in self._items:
+            groups.setdefault(item.kind, []).append(item)
+        return groups
+
+    def _choose(self) -> list[_Item]:
+        """Return the next batch: of what waits most, or of what has waited longest."""
+        groups = self._groups()
+        oldest = groups[self._items[0].kind]
+        chosen = max(groups.values(), key=lambda group: min(len(group), self.batch_size))
+        if self._passed_over >= PASSED_OVER:
+            chosen = oldest
+        self._passed_over = 0 if chosen is oldest else self._passed_over + 1
+        batch = chosen[: self.batch_size]
+        self._items = [item for item in self._items if item not in batch]
+        return batch
+
+    def _answer(self, batch: list[_Item]) -> None:
+        """Run a batch; if that fails, run the requests of each call alone."""
         began = time.monotonic()
+        calls = {id(item.call): item.call for item in batch}
         try:
-            made = self.backend.generate([one for call in live for one in call.requests])
-            answers = iter(made)
-            for call in live:
-                call.made = [next(answers) for _ in call.requests]
+            self._generate(batch)
         except Exception:
-            for call in live:  # one caller's mistake is not another's
-                self._alone(call)
+            for call in calls.values():  # one caller's mistake is not another's
+                self._alone(call, [item for item in batch if item.call is call])
         self.took = time.monotonic() - began
-        for call in live:
-            call.done.set()
-        return len(live) == len(calls)
+        for call in calls.values():
+            if call.error is not None or len(call.images) == len(call.requests):
+                call.done.set()
 
-    def _alone(self, call: _Call) -> None:
+    def _generate(self, items: list[_Item]) -> None:
+        images = self.backend.generate([item.request for item in items])
+        for item, image in zip(items, images, strict=True):
+            item.call.images[item.place] = image
+
+    def _alone(self, call: _Call, items: list[_Item]) -> None:
         try:
-            call.made = self.backend.generate(call.requests)
+            self._generate(items)
         except Exception as error:
             call.error = error
             call.trace = "".join(traceback.format_exception(error)[-3:])
+            self._items = [item for item in self._items if item.call is not call]
 
     def _accept(self) -> None:
         while True:
@@ -180,16 +235,17 @@ class Server:
             call.done.wait()
             with self._lock:
                 self.waiting -= len(call.requests)
-        if call.made is None:
+        if call.error is not None:
             kind, message = type(call.error).__name__, str(call.error)
             return {"error": kind, "message": message, "trace": call.trace}, []
+        generated = [call.images[place] for place in range(len(call.requests))]
         plain = [
             {"seed": image.seed, "attempts": image.attempts, "fallback": image.fallback}
-            for image in call.made
+            for image in generated
         ]
         batch_size = getattr(self.backend, "batch_size", self.batch_size)
         answer = {"made": plain, "batch_size": batch_size}
-        return answer, [image.image for image in call.made]
+        return answer, [image.image for image in generated]
 
     def pass_on_messages(self) -> None:
         """Send diffaug's warnings, and its log from WARNING on, to the callers, too."""
@@ -228,7 +284,9 @@ def run_server(order: Mapping[str, Any]) -> None:
     listener.listen(256)
     os.rename(f"{path}.new", path)
     backend = DiffusersBackend(spec)
-    server = Server(backend, listener, bytes.fromhex(order["key"]), spec.batch_size)
+    server = Server(
+        backend, listener, bytes.fromhex(order["key"]), spec.batch_size, partial(kind, spec)
+    )
     server.pass_on_messages()
     server.run()
     sweep(path)

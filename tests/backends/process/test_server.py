@@ -3,8 +3,11 @@
 import logging
 import socket
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -12,9 +15,11 @@ from model_processes import wait_for
 from tiny_pipelines import make_request, make_requests, tiny_spec
 
 from diffaug import Generated
+from diffaug.backends.batches import kind
 from diffaug.backends.hub import pin
 from diffaug.backends.process.client import WorkerBackend, _Place
-from diffaug.backends.process.server import Server
+from diffaug.backends.process.server import PASSED_OVER, Server, _Call
+from diffaug.errors import GenerationError
 
 SPEC = tiny_spec("edit")
 KEY = b"k" * 32
@@ -104,3 +109,49 @@ def test_a_model_that_is_idle_is_freed_and_answers_again():
         assert wait_for(lambda: model.closed)
         assert backend.generate(make_requests(count=1))
         assert 1 == model.closed
+
+
+def test_requests_of_other_kinds_wait_until_their_batch_is_full():
+    """Each caller asks for one image at a time, of one of four strengths."""
+    model = Model()
+    spec = tiny_spec("translate", steps=10, batch_size=4)
+    generate, strengths = model.generate, (0.3, 0.5, 0.7, 0.9)
+
+    def slow(requests):
+        time.sleep(0.01)
+        return generate(requests)
+
+    model.generate = slow
+
+    def ask(number):
+        with WorkerBackend(spec) as backend:
+            for n in range(8):
+                strength = strengths[(number + 3 * n * n) % 4]
+                [image] = backend.generate([make_request("translate", n, strength=strength)])
+                assert n == image.seed
+
+    with served(model, spec, kind=partial(kind, spec)), ThreadPoolExecutor(16) as threads:
+        list(threads.map(ask, range(16)))
+    assert 128 == sum(map(len, model.batches))
+    assert all(1 == len({kind(spec, request) for request in batch}) for batch in model.batches)
+    assert 128 / len(model.batches) > 2.5  # 1.0 when four at a time were cut by their strengths
+
+
+def test_a_request_of_a_rare_kind_is_not_passed_over_for_ever():
+    model = Model()
+    server = Server(model, None, KEY, batch_size=2, kind=lambda request: request.prompt)
+    for prompt in ["rare", *["common"] * 20]:
+        server._take(_Call([make_request(prompt=prompt)]))
+    batches = [[item.request.prompt for item in server._choose()] for _ in range(PASSED_OVER + 2)]
+    assert ["rare"] == batches[PASSED_OVER]
+    assert 1 == sum("rare" in batch for batch in batches)
+
+
+def test_a_long_call_is_cut_into_batches_and_one_error_ends_it():
+    model = Model()
+    with served(model):
+        images = WorkerBackend(SPEC).generate(make_requests(count=7))
+        assert [list(range(7)), [4, 3]] == [[i.seed for i in images], list(map(len, model.batches))]
+        model.generate = lambda requests: {}[len(requests)]
+        with pytest.raises(GenerationError, match="failed with KeyError: 4"):
+            WorkerBackend(SPEC).generate(make_requests(count=7))
