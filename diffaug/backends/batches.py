@@ -74,12 +74,17 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
         # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
         settings["strength"] = min(1.0, (steps + 0.5) / scheduler_steps)
     settings["height"] = settings["width"] = spec.size
+    if type(pipe).__name__.startswith("QwenImageEdit"):
+        # What they take as guidance_scale, they pass over; and they guide away from some prompt.
+        settings["true_cfg_scale"] = settings.pop("guidance_scale")
+        if spec.guidance_scale > 1:
+            settings["negative_prompt"] = " "
     accepted = inspect.signature(pipe.__call__).parameters
     settings = {name: value for name, value in settings.items() if name in accepted}
 
     with _decoding_twice(pipe):
         if type(pipe).__name__ in EDITORS:
-            outputs = [pipe(**settings, **_arguments_for_one(job)) for job in jobs]
+            outputs = [pipe(**{**settings, **_arguments_for_one(job)}) for job in jobs]
         else:
             device = getattr(pipe, "_execution_device", torch.device("cpu"))
             outputs = [pipe(**settings, **_arguments_for_all(jobs, device))]

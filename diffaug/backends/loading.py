@@ -30,6 +30,8 @@ EDITORS = {
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
 }
+#: Pipelines whose parts, with a U-Net that sees the source, make an InstructPix2Pix.
+_LIKE_INSTRUCT_PIX2PIX = ("StableDiffusion", "LatentConsistencyModel")
 #: From this side in pixels on, an autoencoder takes one image at a time. It is no slower so, and 32
 #: images of 512 px would be a tensor of 2**31 elements, beyond what kernels count in 32 bits.
 SLICING = 512
@@ -142,6 +144,11 @@ def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
             f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {found} channels where "
             f"that needs {wanted}; set {other}, or choose another model."
         )
+    if spec.task == "edit" and not name.startswith(_LIKE_INSTRUCT_PIX2PIX):
+        raise ModelError(
+            f"'{spec.model}' is a {name}, which diffaug cannot run as an editor; choose "
+            "InstructPix2Pix or a model of its kind."
+        )
 
 
 def refuse_forked_cuda(device: str) -> None:
@@ -213,8 +220,8 @@ def choose_device(device: str) -> torch.device:
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise GenerationError(
-            f"'device' is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; "
-            "set device='auto' or 'cpu'."
+            f"'device' is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices"
+            f"{f' ({reason})' if (reason := why_no_gpu()) else ''}; set device='auto' or 'cpu'."
         )
     if chosen.type == "cuda" and (reason := why_no_gpu()):
         raise GenerationError(

@@ -34,8 +34,10 @@ from diffaug.seeds import MAX_SEED
 
 _log = logging.getLogger("diffaug")
 
-#: Images made for one request before the source stands in.
+#: Images made for one request before the source takes their place.
 ATTEMPTS = 4
+#: As many first images that are not a number are an error; fewer may be chance.
+FIRST = 4
 
 _TOKEN = re.compile(r"<[^<>\s]+>")
 #: From this many parameters on, a CPU takes minutes for an image.
@@ -76,8 +78,9 @@ class DiffusersBackend(ModelBackend):
         self._pipe: Any = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
-        #: Whether an image has ever come out as numbers.
+        #: Whether an image has ever come out as numbers, and how many have not until then.
         self._succeeded = False
+        self._no_numbers = 0
         # By process: a fork may copy a lock while a thread of the parent holds it.
         self._locks: dict[int, threading.RLock] = {}
 
@@ -219,8 +222,11 @@ class DiffusersBackend(ModelBackend):
         precision = "half precision" if pipe.dtype != torch.float32 else "float32"
         step = "dtype='float32'" if precision == "half precision" else "another scheduler"
         what = f"not a number in {precision}; set {step}"
-        if len(jobs) == count and not self._succeeded:
-            raise GenerationError(f"'{self.spec.model}': the first {count} images are {what}.")
+        self._no_numbers += len(jobs)
+        if self._no_numbers >= FIRST and not self._succeeded:
+            raise GenerationError(
+                f"'{self.spec.model}': the first {self._no_numbers} images are {what}."
+            )
         for job in jobs:
             if job.source is None:
                 raise RefusedError(

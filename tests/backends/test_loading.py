@@ -262,6 +262,16 @@ def test_a_fine_tuned_folder_is_no_adapter(learned_folder):
             loading.load_pipeline(tiny_spec("translate", adapters=(adapter,)))
 
 
+def test_an_editor_of_another_kind_is_not_taken_for_instruct_pix2pix(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("edit"), folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "DreamLiteMobilePipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="a DreamLiteMobilePipeline, which diffaug cannot run as"):
+        load(folder)
+
+
 def test_loading_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
     load(model_folder("edit"))
