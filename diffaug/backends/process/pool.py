@@ -1,6 +1,7 @@
 """Models in processes that somebody asked for: one on each GPU, the least busy first."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 
 from diffaug.backends.base import Backend
 from diffaug.backends.hub import pin
+from diffaug.backends.loading import choose_device, why_no_gpu
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend
 from diffaug.backends.process.watchdog import process_started
@@ -130,15 +132,20 @@ def devices_of(devices: str | Sequence[str | int]) -> list[str]:
 
     Raises:
         ValueError: there is none, or one comes twice.
+        GenerationError: a GPU is not there, or torch cannot use it.
     """
     if devices == "auto":
-        count = torch.cuda.device_count()
+        # Where torch cannot use a GPU, the model's process says so and runs on the CPU.
+        count = 0 if why_no_gpu() else torch.cuda.device_count()
         return [f"cuda:{number}" for number in range(count)] or ["auto"]
-    listed = [one for one in devices.split(",") if one] if isinstance(devices, str) else devices
-    texts = [str(one).strip() for one in listed]
+    parts = devices.split(",") if isinstance(devices, str) else map(str, devices)
+    texts = [part.strip() for part in parts if part.strip()]
     names = [f"cuda:{text}" if text.isdecimal() else text for text in texts]
     if not names:
         raise ValueError("'devices' must name at least one device, got none.")
     if len(set(names)) < len(names):
         raise ValueError(f"'devices' must differ, got {', '.join(names)}.")
+    for name in names:
+        if re.fullmatch(r"cuda(:\d+)?", name):
+            choose_device(name)
     return names
