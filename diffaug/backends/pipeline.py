@@ -15,6 +15,7 @@ import torch
 
 from diffaug.backends.base import ModelBackend
 from diffaug.backends.batches import Job, Output, kind, run_batch
+from diffaug.backends.encodings import keep_encodings
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import (
     EDITORS,
@@ -126,6 +127,7 @@ class DiffusersBackend(ModelBackend):
         if self._pipe is None:
             self._pinned = pin(self.spec)
             self._pipe = load_pipeline(self._pinned)
+            keep_encodings(self._pipe)
             if self.spec.device == "auto" and (reason := why_no_gpu()):
                 self._warn(
                     "gpu",

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import sweep
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.functional import resize
 
 #: After how many seconds without a request the model is freed; the next request loads it again.
 IDLE = 300.0
@@ -225,7 +226,8 @@ class Server:
         if header.get("ask") == "load":
             return {"load": self.waiting}, []
         try:
-            call = _Call(protocol.unpack_requests(header, images))
+            # Here, while the model runs for others.
+            call = _Call(list(map(self._resized, protocol.unpack_requests(header, images))))
         except Exception as error:
             call = _Call([], error=error)
         else:
@@ -246,6 +248,13 @@ class Server:
         batch_size = getattr(self.backend, "batch_size", self.batch_size)
         answer = {"made": plain, "batch_size": batch_size}
         return answer, [image.image for image in generated]
+
+    def _resized(self, request: GenerationRequest) -> GenerationRequest:
+        """Resize a source as the backend would, in this thread and not in the model's."""
+        size = getattr(self.backend, "size", None)
+        if request.image is None or size is None:
+            return request
+        return replace(request, image=resize(request.image, (size, size)))
 
     def pass_on_messages(self) -> None:
         """Send diffaug's warnings, and its log from WARNING on, to the callers, too."""

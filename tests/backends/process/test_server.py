@@ -20,6 +20,7 @@ from diffaug.backends.hub import pin
 from diffaug.backends.process.client import WorkerBackend, _Place
 from diffaug.backends.process.server import PASSED_OVER, Server, _Call
 from diffaug.errors import GenerationError
+from diffaug.functional import resize
 
 SPEC = tiny_spec("edit")
 KEY = b"k" * 32
@@ -155,3 +156,12 @@ def test_a_long_call_is_cut_into_batches_and_one_error_ends_it():
         model.generate = lambda requests: {}[len(requests)]
         with pytest.raises(GenerationError, match="failed with KeyError: 4"):
             WorkerBackend(SPEC).generate(make_requests(count=7))
+
+
+def test_sources_are_resized_before_the_model_s_thread_gets_them():
+    model = Model()
+    model.size = 8
+    request = make_request()
+    with served(model):
+        WorkerBackend(SPEC).generate([request])
+    assert torch.equal(resize(request.image, (8, 8)), model.batches[0][0].image)
