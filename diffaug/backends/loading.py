@@ -116,12 +116,12 @@ def _check_base(spec: ModelSpec) -> None:
                 f"the adapter '{adapter}' is a fine-tuned folder, which names its own base; give "
                 "it as the model."
             )
-    found = finetuned.find(spec)
+    learned = finetuned.find(spec)
     # A revision is a commit, or a hash of the weights: a model that has only moved is the same.
-    if found and pin(spec).revision != found.revision:
+    if learned and pin(spec).revision != learned.revision:
         raise ModelError(
-            f"'{found.folder}' was fine-tuned on '{found.base}' ({found.revision}) and does not "
-            f"fit '{spec.model}' ({pin(spec).revision}); give that folder as the model."
+            f"'{learned.folder}' was fine-tuned on '{learned.base}' ({learned.revision}) and does "
+            f"not fit '{spec.model}' ({pin(spec).revision}); give that folder as the model."
         )
 
 
@@ -135,14 +135,14 @@ def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
             )
         return
     unet = read_json(folder / "unet" / "config.json")
-    found = unet.get("in_channels")
+    channels = unet.get("in_channels")
     # An editing U-Net sees the source's latents beside the noisy ones.
     wanted = (2 if spec.task == "edit" else 1) * unet.get("out_channels", 4)
-    if found != wanted:
+    if channels != wanted:
         other = "task='edit'" if spec.task != "edit" else "task='translate' or task='generate'"
         raise ModelError(
-            f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {found} channels where "
-            f"that needs {wanted}; set {other}, or choose another model."
+            f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {channels} channels "
+            f"where that needs {wanted}; set {other}, or choose another model."
         )
     if spec.task == "edit" and not name.startswith(_LIKE_INSTRUCT_PIX2PIX):
         raise ModelError(

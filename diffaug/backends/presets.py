@@ -253,16 +253,16 @@ def _spec_of_folder(folder: Path) -> ModelSpec:
 
 
 def _spec_of_learned(folder: Path) -> ModelSpec:
-    found = read(folder)
+    learned = read(folder)
     # A preset's folder is wherever diffaug is installed now.
-    model = PRESETS[found.base].spec.model if found.base in PRESETS else found.spec.model
+    model = PRESETS[learned.base].spec.model if learned.base in PRESETS else learned.spec.model
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise ModelError(
             f"'{folder}' was fine-tuned on the model folder '{model}', which is gone; put it back, "
             "or write where it is now as spec.model into its finetune.json."
         )
-    parts = (str(found.folder / LORA), str(found.folder / EMBEDDINGS))
-    return replace(found.spec, model=model, adapters=(*found.spec.adapters, *parts))
+    parts = (str(learned.folder / LORA), str(learned.folder / EMBEDDINGS))
+    return replace(learned.spec, model=model, adapters=(*learned.spec.adapters, *parts))
 
 
 def name_of(model: str) -> str:

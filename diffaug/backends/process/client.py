@@ -78,12 +78,12 @@ def wants_process(spec: ModelSpec) -> bool:
     each worker; in the main process, if such a process runs already. ``DIFFAUG_WORKER=process``
     says so for models on a CPU, too, and ``DIFFAUG_WORKER=never`` for none.
     """
-    asked = os.environ.get("DIFFAUG_WORKER", "auto")
-    if asked not in ("auto", "process", "never"):
-        raise ValueError(f"'DIFFAUG_WORKER' must be auto, process or never, got {asked!r}.")
+    choice = os.environ.get("DIFFAUG_WORKER", "auto")
+    if choice not in ("auto", "process", "never"):
+        raise ValueError(f"'DIFFAUG_WORKER' must be auto, process or never, got {choice!r}.")
     if not hasattr(socket, "AF_UNIX"):  # Windows
         return False
-    if asked == "never" or not (asked == "process" or _on_accelerator(spec.device)):
+    if choice == "never" or not (choice == "process" or _on_accelerator(spec.device)):
         return False
     return in_child() or _Place(pin(spec)).exists()
 
@@ -352,8 +352,8 @@ def _private_folder() -> Path:
     folder = Path(base, name)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise DiffaugError(
             f"'{folder}' must be a folder of this user alone (mode 0700), and is not; remove it, "
             "or set XDG_RUNTIME_DIR to a private folder."

@@ -62,8 +62,8 @@ class PoolBackend(Backend):
         if len(parts) < 2 or len(self.backends) < 2:
             return self._least_busy().generate(requests) if requests else []
         free: SimpleQueue[WorkerBackend] = SimpleQueue()
-        for one in sorted(self.backends, key=WorkerBackend.load):
-            free.put(one)
+        for least_busy in sorted(self.backends, key=WorkerBackend.load):
+            free.put(least_busy)
 
         def ask(part: list[GenerationRequest]) -> list[Generated]:
             backend = free.get()
@@ -74,7 +74,7 @@ class PoolBackend(Backend):
                 free.put(backend)
 
         with ThreadPoolExecutor(len(self.backends)) as threads:
-            return [one for part in threads.map(ask, parts) for one in part]
+            return [image for images in threads.map(ask, parts) for image in images]
 
     def _least_busy(self) -> WorkerBackend:
         if len(self.backends) == 1:
@@ -123,8 +123,8 @@ def serve(
             list(threads.map(WorkerBackend.load, pool.backends))
         yield pool
     finally:
-        for one in pool.backends:
-            one.stop()
+        for worker in pool.backends:
+            worker.stop()
 
 
 def devices_of(devices: str | Sequence[str | int]) -> list[str]:
