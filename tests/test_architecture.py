@@ -45,7 +45,15 @@ OWNERS = {
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()
 #: What takes numbers already drawn, or a generator.
 WITHOUT_GLOBAL_DRAWS = [
-    *("functional", "fractals", "images", "labels", "transforms", "backends.pipeline"),
+    *(
+        "functional",
+        "fractals",
+        "images",
+        "labels",
+        "transforms",
+        "backends.pipeline",
+        "backends.batches",
+    ),
 ]
 RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "random_"}
 FORBIDDEN = {"torch.load", "pickle.load", "pickle.loads", "eval", "exec"}

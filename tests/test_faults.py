@@ -205,13 +205,13 @@ def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
     augment_folder(tmp_path / "photos", tmp_path / "ample", edit, **options)
     run, calls = pipeline.run_batch, []
 
-    def short(pipe, spec, jobs, steps):
+    def short(pipe, spec, jobs):
         calls.append(len(jobs))
         if len(calls) == stop_at:
             raise KeyboardInterrupt
         if len(jobs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return run(pipe, spec, jobs, steps)
+        return run(pipe, spec, jobs)
 
     monkeypatch.setattr(pipeline, "run_batch", short)
     said = "a batch of 4 does not fit into memory; going on with 2"

@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -25,6 +29,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2TokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from diffaug import GenerationRequest, ModelSpec
@@ -117,6 +124,50 @@ def save_xl_pipeline(folder: Path, task: Task, seed: int = 0) -> Path:
     return folder
 
 
+def save_klein(folder: Path, seed: int = 0) -> Path:
+    """Write a FLUX.2-klein-shaped pipeline with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vocabulary = _write_vocabulary(folder / "vocabulary", _symbols())
+        tokenizer = Qwen2TokenizerFast.from_pretrained(vocabulary, model_max_length=512)
+        tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+        text_encoder = Qwen3Config(
+            vocab_size=len(tokenizer) + 4,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=28,  # the pipeline reads the 9th, 18th and 27th
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=4,
+        )
+        pipe = Flux2KleinPipeline(
+            tokenizer=tokenizer,
+            text_encoder=Qwen3ForCausalLM(text_encoder),
+            vae=AutoencoderKLFlux2(
+                block_out_channels=(4, 4, 4, 4),
+                norm_num_groups=2,
+                latent_channels=4,
+                layers_per_block=1,
+                sample_size=64,
+            ),
+            transformer=Flux2Transformer2DModel(
+                in_channels=16,
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=24,
+                timestep_guidance_channels=8,
+                axes_dims_rope=(2, 2, 2, 2),
+                guidance_embeds=False,
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            is_distilled=True,
+        )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 #: Two classes, as a fine-tuned folder names them; the first of two spellings of one name.
 TOKENS = {"A two": "<class_0>", "b_one": "<class_1>"}
 
@@ -163,13 +214,23 @@ def save_classes(folder: Path, **count: int) -> Path:
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
     """CLIP's 256 byte symbols, each also with </w>, and no merges: every prompt can be read."""
+    symbols = _symbols()
+    words = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>"]
+    return CLIPTokenizer.from_pretrained(_write_vocabulary(folder, words), model_max_length=77)
+
+
+def _symbols() -> list[str]:
     codes = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    symbols = [chr(code) for code in codes] + [chr(256 + n) for n in range(256 - len(codes))]
-    words = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
+    return [chr(code) for code in codes] + [chr(256 + n) for n in range(256 - len(codes))]
+
+
+def _write_vocabulary(folder: Path, words: list[str]) -> Path:
+    """Write the files of a tokenizer without merges, and the word that ends a text."""
     folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+    numbers = {word: n for n, word in enumerate([*words, "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(numbers))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    return folder
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

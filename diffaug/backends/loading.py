@@ -30,9 +30,13 @@ EDITORS = {
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
 }
+#: Pipelines whose parts, with a U-Net that sees the source, make an InstructPix2Pix.
+_LIKE_INSTRUCT_PIX2PIX = ("StableDiffusion", "LatentConsistencyModel")
 #: From this side in pixels on, an autoencoder takes one image at a time. It is no slower so, and 32
 #: images of 512 px would be a tensor of 2**31 elements, beyond what kernels count in 32 bits.
 SLICING = 512
+#: What to do where torch cannot use a GPU.
+REPAIR = "update its driver, or install the torch that goes with it (pytorch.org)"
 #: How libraries say that there is no memory left.
 _NO_MEMORY = (
     "out of memory",
@@ -112,12 +116,12 @@ def _check_base(spec: ModelSpec) -> None:
                 f"the adapter '{adapter}' is a fine-tuned folder, which names its own base; give "
                 "it as the model."
             )
-    found = finetuned.find(spec)
+    learned = finetuned.find(spec)
     # A revision is a commit, or a hash of the weights: a model that has only moved is the same.
-    if found and pin(spec).revision != found.revision:
+    if learned and pin(spec).revision != learned.revision:
         raise ModelError(
-            f"'{found.folder}' was fine-tuned on '{found.base}' ({found.revision}) and does not "
-            f"fit '{spec.model}' ({pin(spec).revision}); give that folder as the model."
+            f"'{learned.folder}' was fine-tuned on '{learned.base}' ({learned.revision}) and does "
+            f"not fit '{spec.model}' ({pin(spec).revision}); give that folder as the model."
         )
 
 
@@ -131,14 +135,19 @@ def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
             )
         return
     unet = read_json(folder / "unet" / "config.json")
-    found = unet.get("in_channels")
+    channels = unet.get("in_channels")
     # An editing U-Net sees the source's latents beside the noisy ones.
     wanted = (2 if spec.task == "edit" else 1) * unet.get("out_channels", 4)
-    if found != wanted:
+    if channels != wanted:
         other = "task='edit'" if spec.task != "edit" else "task='translate' or task='generate'"
         raise ModelError(
-            f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {found} channels where "
-            f"that needs {wanted}; set {other}, or choose another model."
+            f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {channels} channels "
+            f"where that needs {wanted}; set {other}, or choose another model."
+        )
+    if spec.task == "edit" and not name.startswith(_LIKE_INSTRUCT_PIX2PIX):
+        raise ModelError(
+            f"'{spec.model}' is a {name}, which diffaug cannot run as an editor; choose "
+            "InstructPix2Pix or a model of its kind."
         )
 
 
@@ -176,6 +185,22 @@ def local_rank() -> int:
     return 0
 
 
+def why_no_gpu() -> str:
+    """Say why torch cannot use the GPU of this machine; nothing if it can, or there is none."""
+    if torch.cuda.is_available():
+        return ""
+    if torch.cuda.device_count():  # by the driver alone, which works with a torch too new for it
+        try:
+            torch.cuda.init()
+        except (AssertionError, RuntimeError) as error:
+            return (str(error).splitlines() or [""])[0]
+        return "CUDA does not start"
+    built_for_gpus = torch.version.cuda or torch.version.hip
+    if not built_for_gpus and Path("/dev/nvidia0").exists():
+        return "this torch was built for CPUs"
+    return ""
+
+
 def choose_device(device: str) -> torch.device:
     """Turn ``"auto"`` into a device that is there: this rank's GPU, the first one, MPS, the CPU.
 
@@ -195,8 +220,12 @@ def choose_device(device: str) -> torch.device:
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise GenerationError(
-            f"'device' is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices; "
-            "set device='auto' or 'cpu'."
+            f"'device' is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices"
+            f"{f' ({reason})' if (reason := why_no_gpu()) else ''}; set device='auto' or 'cpu'."
+        )
+    if chosen.type == "cuda" and (reason := why_no_gpu()):
+        raise GenerationError(
+            f"'device' is {device!r}, but torch cannot use the GPU ({reason}); {REPAIR}."
         )
     return chosen
 

@@ -8,23 +8,24 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torchvision.transforms.v2.functional import to_pil_image
 
 from diffaug.backends.base import ModelBackend
+from diffaug.backends.batches import Job, Output, kind, run_batch
+from diffaug.backends.encodings import keep_encodings
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import (
     EDITORS,
+    REPAIR,
     choose_device,
     is_out_of_memory,
     load_pipeline,
     refuse_forked_cuda,
+    why_no_gpu,
 )
-from diffaug.backends.noise import Generator
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.switches import own_switches
@@ -34,31 +35,14 @@ from diffaug.seeds import MAX_SEED
 
 _log = logging.getLogger("diffaug")
 
-#: Images made for one request before the source stands in.
+#: Images made for one request before the source takes their place.
 ATTEMPTS = 4
+#: As many first images that are not a number are an error; fewer may be chance.
+FIRST = 4
 
 _TOKEN = re.compile(r"<[^<>\s]+>")
 #: From this many parameters on, a CPU takes minutes for an image.
 _BIG = 100_000_000
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A request on its way through the model: its place, its resized source, the seed to try."""
-
-    place: int
-    request: GenerationRequest
-    source: torch.Tensor | None
-    seed: int
-
-
-@dataclass(frozen=True, eq=False)
-class Output:
-    """What a model made of a job: uint8 (3, H, W), and what is wrong with it."""
-
-    image: torch.Tensor
-    refused: bool
-    no_number: bool
 
 
 class DiffusersBackend(ModelBackend):
@@ -95,8 +79,9 @@ class DiffusersBackend(ModelBackend):
         self._pipe: Any = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
-        #: Whether an image has ever come out as numbers.
+        #: Whether an image has ever come out as numbers, and how many have not until then.
         self._succeeded = False
+        self._no_numbers = 0
         # By process: a fork may copy a lock while a thread of the parent holds it.
         self._locks: dict[int, threading.RLock] = {}
 
@@ -142,6 +127,13 @@ class DiffusersBackend(ModelBackend):
         if self._pipe is None:
             self._pinned = pin(self.spec)
             self._pipe = load_pipeline(self._pinned)
+            keep_encodings(self._pipe)
+            if self.spec.device == "auto" and (reason := why_no_gpu()):
+                self._warn(
+                    "gpu",
+                    f"'{self.spec.model}' runs on the CPU: torch cannot use the GPU of this "
+                    f"machine ({reason}); {REPAIR}.",
+                )
             big = sum(map(_parameters, self._pipe.components.values())) > _BIG
             if big and choose_device(self.spec.device).type == "cpu":
                 self._warn(
@@ -232,8 +224,11 @@ class DiffusersBackend(ModelBackend):
         precision = "half precision" if pipe.dtype != torch.float32 else "float32"
         step = "dtype='float32'" if precision == "half precision" else "another scheduler"
         what = f"not a number in {precision}; set {step}"
-        if len(jobs) == count and not self._succeeded:
-            raise GenerationError(f"'{self.spec.model}': the first {count} images are {what}.")
+        self._no_numbers += len(jobs)
+        if self._no_numbers >= FIRST and not self._succeeded:
+            raise GenerationError(
+                f"'{self.spec.model}': the first {self._no_numbers} images are {what}."
+            )
         for job in jobs:
             if job.source is None:
                 raise RefusedError(
@@ -249,13 +244,10 @@ class DiffusersBackend(ModelBackend):
 
     def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, Output]]:
         """Yield each job with what the model made of it."""
-        # An empty negative prompt beside a full one is not the same as none at all (SDXL), so an
-        # image would depend on its company.
-        groups: dict[tuple[int, bool], list[Job]] = {}
+        groups: dict[tuple[int, int, bool], list[Job]] = {}
         for job in jobs:
-            kind = (real_steps(self.spec, job.request), bool(job.request.negative_prompt))
-            groups.setdefault(kind, []).append(job)
-        for (steps, _), waiting in groups.items():
+            groups.setdefault(kind(self.spec, job.request), []).append(job)
+        for waiting in groups.values():
             while waiting:
                 batch = waiting[: self._batch_size]
                 padding = 0
@@ -263,15 +255,15 @@ class DiffusersBackend(ModelBackend):
                 alone = type(pipe).__name__ in EDITORS
                 if (self.spec.pad or self.spec.compile) and not alone:
                     padding = self._batch_size - len(batch)
-                made = self._try(pipe, batch + batch[-1:] * padding, steps)
+                made = self._try(pipe, batch + batch[-1:] * padding)
                 if made is not None:
                     yield from zip(batch, made, strict=False)
                     waiting = waiting[len(batch) :]
 
-    def _try(self, pipe: Any, batch: list[Job], steps: int) -> list[Output] | None:
+    def _try(self, pipe: Any, batch: list[Job]) -> list[Output] | None:
         """Run one batch; if it does not fit into memory, halve later ones and return None."""
         try:
-            return run_batch(pipe, self.spec, batch, steps)
+            return run_batch(pipe, self.spec, batch)
         except Exception as error:
             if not is_out_of_memory(error, len(batch)):
                 reason = (str(error).splitlines() or [""])[0]
@@ -317,111 +309,6 @@ def check_request(request: GenerationRequest, spec: ModelSpec) -> None:
                 f"'{name}' must be {'given' if needed else 'None'} for task {spec.task!r}, "
                 f"got {got}."
             )
-
-
-def real_steps(spec: ModelSpec, request: GenerationRequest) -> int:
-    """Return how many scheduler steps a request runs."""
-    if request.strength is None:
-        return spec.steps
-    return max(1, int(spec.steps * request.strength))
-
-
-def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job], steps: int) -> list[Output]:
-    """Call a pipeline; return what it made of each job."""
-    settings: dict[str, Any] = {
-        "num_inference_steps": spec.steps,
-        "guidance_scale": spec.guidance_scale,
-        "output_type": "pt",
-    }
-    if spec.task == "edit":
-        settings["image_guidance_scale"] = spec.image_guidance_scale
-    if spec.task == "translate":
-        # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
-        settings["strength"] = min(1.0, (steps + 0.5) / spec.steps)
-    settings["height"] = settings["width"] = spec.size
-    accepted = inspect.signature(pipe.__call__).parameters
-    settings = {name: value for name, value in settings.items() if name in accepted}
-
-    with _decoding_twice(pipe):
-        if type(pipe).__name__ in EDITORS:
-            outputs = [pipe(**settings, **_arguments_for_one(job)) for job in jobs]
-        else:
-            device = getattr(pipe, "_execution_device", torch.device("cpu"))
-            outputs = [pipe(**settings, **_arguments_for_all(jobs, device))]
-    images = torch.cat([output.images for output in outputs])  # (B, 3, H, W)
-    no_number = ~images.isfinite().flatten(1).all(1)
-    # On the device, so that a quarter of the bytes is copied, and no CPU works on all pixels.
-    levels = images.float().nan_to_num(nan=0.0).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    refused = [
-        bool(flag)
-        for output in outputs
-        for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
-    ]
-    levels = resize(levels.cpu(), (spec.size, spec.size))
-    return [
-        Output(*made) for made in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
-    ]
-
-
-@contextmanager
-def _decoding_twice(pipe: Any) -> Iterator[None]:
-    """Decode in float32 what overflows in half precision, as some autoencoders do."""
-    autoencoder = getattr(pipe, "vae", None)
-    if autoencoder is None:
-        yield
-        return
-    decode = autoencoder.decode
-
-    def decode_twice(latents: torch.Tensor, *arguments: Any, **settings: Any) -> Any:
-        decoded = decode(latents, *arguments, **settings)
-        dtype = autoencoder.dtype
-        if dtype == torch.float32:
-            return decoded
-        overflows = latents.isfinite().flatten(1).all(1) & ~decoded[0].isfinite().flatten(1).all(1)
-        if overflows.any():
-            # Not by diffusers' own method, which warns of what is meant here.
-            torch.nn.Module.to(autoencoder, torch.float32)
-            try:
-                for place in overflows.nonzero().flatten().tolist():
-                    exact = latents[place : place + 1].float()
-                    decoded[0][place] = decode(exact, *arguments, **settings)[0][0]
-            finally:
-                torch.nn.Module.to(autoencoder, dtype)
-        return decoded
-
-    autoencoder.decode = decode_twice
-    try:
-        yield
-    finally:
-        del autoencoder.decode  # the class's own is behind it
-
-
-def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "prompt": [job.request.prompt for job in jobs],
-        "generator": [Generator.seeded(job.seed) for job in jobs],
-    }
-    if any(job.request.negative_prompt for job in jobs):
-        arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
-    sources = [job.source for job in jobs if job.source is not None]
-    if sources:
-        levels = torch.stack(sources).to(device)  # a quarter of what floats would be
-        # By a tensor: a plain number would become a factor on a GPU, and round otherwise.
-        arguments["image"] = levels / torch.tensor(255.0, device=device)  # (B, 3, H, W) in [0, 1]
-    return arguments
-
-
-def _arguments_for_one(job: Job) -> dict[str, Any]:
-    """A list of images would mean several references for one prompt, and tensors are refused."""
-    arguments: dict[str, Any] = {
-        "prompt": job.request.prompt,
-        "generator": Generator.seeded(job.seed),
-    }
-    if job.source is not None:
-        arguments["image"] = to_pil_image(job.source)
-    if job.request.negative_prompt:
-        arguments["negative_prompt"] = job.request.negative_prompt
-    return arguments
 
 
 def _parameters(part: Any) -> int:

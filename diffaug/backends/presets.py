@@ -40,6 +40,7 @@ class Preset:
     experimental: bool = False
 
 
+_PIX2PIX_LICENCE = "MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms"
 _PIX2PIX = ModelSpec(
     "timbrooks/instruct-pix2pix",
     revision="31519b5cb02a7fd89b906d88731cd4d6a7bbf88d",
@@ -64,6 +65,7 @@ _SD_TURBO = ModelSpec(
     revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
     variant="fp16",
     steps=4,
+    all_steps=True,
     guidance_scale=0.0,
 )
 
@@ -91,17 +93,39 @@ PRESETS: dict[str, Preset] = {
     ),
     "instruct-pix2pix": Preset(
         _PIX2PIX,
-        licence="MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms",
+        licence=_PIX2PIX_LICENCE,
         commercial="check the card",
         gigabytes=2.1,
         note="DiffuseMix's model in 20 steps",
     ),
     "instruct-pix2pix-paper": Preset(
         replace(_PIX2PIX, steps=100, dtype="float16"),
-        licence="MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms",
+        licence=_PIX2PIX_LICENCE,
         commercial="check the card",
         gigabytes=2.1,
         note="DiffuseMix's model as published: 100 steps in half precision",
+    ),
+    "instruct-pix2pix-256": Preset(
+        replace(_PIX2PIX, size=256),
+        licence=_PIX2PIX_LICENCE,
+        commercial="check the card",
+        gigabytes=2.1,
+        note="256 px, at which the model was trained: a quarter of the time",
+    ),
+    "instruct-pix2pix-lcm": Preset(
+        replace(
+            _PIX2PIX,
+            steps=4,
+            guidance_scale=2.0,
+            image_guidance_scale=1.0,
+            scheduler="LCMScheduler",
+            adapters=(_LCM_LORA,),
+        ),
+        licence=f"{_PIX2PIX_LICENCE}; of the LoRA: OpenRAIL++",
+        commercial="check the card",
+        gigabytes=2.3,
+        note="4 steps by a LoRA made for Stable Diffusion 1.5",
+        experimental=True,
     ),
     "sd15": Preset(
         _SD15,
@@ -112,16 +136,21 @@ PRESETS: dict[str, Preset] = {
     ),
     "sd15-lcm": Preset(
         replace(
-            _SD15, steps=4, guidance_scale=1.0, scheduler="LCMScheduler", adapters=(_LCM_LORA,)
+            _SD15,
+            steps=4,
+            all_steps=True,
+            guidance_scale=1.0,
+            scheduler="LCMScheduler",
+            adapters=(_LCM_LORA,),
         ),
-        licence="CreativeML OpenRAIL-M; of the LoRA: see its card",
+        licence="CreativeML OpenRAIL-M; of the LoRA: OpenRAIL++",
         commercial="check the card",
         gigabytes=2.3,
         note="sd15 in 4 steps",
     ),
     "sd-turbo": Preset(
         _SD_TURBO,
-        licence="Stability AI's terms",
+        licence="Stability AI Community License",
         commercial="check the card",
         gigabytes=2.6,
         note="1 to 4 steps",
@@ -132,8 +161,8 @@ PRESETS: dict[str, Preset] = {
             model="stabilityai/sdxl-turbo",
             revision="71153311d3dbb46851df1931d3ca6e939de83304",
         ),
-        licence="Stability AI's terms, non-commercial",
-        commercial="no",
+        licence="Stability AI Community License",
+        commercial="check the card",
         gigabytes=6.9,
         note="1 to 4 steps",
     ),
@@ -146,16 +175,22 @@ PRESETS: dict[str, Preset] = {
         ),
         licence="Apache-2.0",
         commercial="yes",
-        note="one image a call",
+        gigabytes=16.0,
+        note="one image a call; 17 GB on a GPU, 13 with offload=True",
         experimental=True,
     ),
     "longcat-edit-turbo": Preset(
         ModelSpec(
-            "meituan-longcat/LongCat-Image-Edit-Turbo", size=1024, steps=8, guidance_scale=1.0
+            "meituan-longcat/LongCat-Image-Edit-Turbo",
+            revision="6a7262de5549f0bf0ec54c08ef7d283ef41f3214",
+            size=1024,
+            steps=8,
+            guidance_scale=1.0,
         ),
         licence="Apache-2.0",
         commercial="yes",
-        note="one image a call, always at about 1024 px",
+        gigabytes=29.3,
+        note="one image a call, always at about 1024 px; 18 GB on a GPU with offload=True",
         experimental=True,
     ),
 }
@@ -218,16 +253,16 @@ def _spec_of_folder(folder: Path) -> ModelSpec:
 
 
 def _spec_of_learned(folder: Path) -> ModelSpec:
-    found = read(folder)
+    learned = read(folder)
     # A preset's folder is wherever diffaug is installed now.
-    model = PRESETS[found.base].spec.model if found.base in PRESETS else found.spec.model
+    model = PRESETS[learned.base].spec.model if learned.base in PRESETS else learned.spec.model
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise ModelError(
             f"'{folder}' was fine-tuned on the model folder '{model}', which is gone; put it back, "
             "or write where it is now as spec.model into its finetune.json."
         )
-    parts = (str(found.folder / LORA), str(found.folder / EMBEDDINGS))
-    return replace(found.spec, model=model, adapters=(*found.spec.adapters, *parts))
+    parts = (str(learned.folder / LORA), str(learned.folder / EMBEDDINGS))
+    return replace(learned.spec, model=model, adapters=(*learned.spec.adapters, *parts))
 
 
 def name_of(model: str) -> str:

@@ -10,7 +10,7 @@ from diffaug.backends.cache import CachedBackend
 from diffaug.backends.hub import pin
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.presets import resolve
-from diffaug.backends.process.client import WorkerBackend, wants_process
+from diffaug.backends.process.client import WorkerBackend, stop_processes, wants_process
 from diffaug.backends.spec import ModelSpec
 
 _lock = threading.Lock()
@@ -49,7 +49,7 @@ def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True
         if not _hooked:
             if hasattr(os, "register_at_fork"):  # not on Windows
                 os.register_at_fork(after_in_child=_forget_inherited)
-            atexit.register(unload)
+            atexit.register(_close_all)
             _hooked = True
         try:
             spec = _named[backend]
@@ -66,11 +66,16 @@ def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True
 
 
 def unload() -> None:
-    """Close every model of this process and free its memory; the next use loads it again.
+    """Free every model of this process and of its workers; the next use loads it again.
 
     Example:
         >>> unload()
     """
+    _close_all()
+    stop_processes()
+
+
+def _close_all() -> None:
     with _lock:
         backends = [*_cached.values(), *_live.values()]
         for registered in (_cached, _live, _named):

@@ -28,6 +28,8 @@ class ModelSpec:
         variant: weight-file variant such as ``"fp16"``.
         size: side in pixels of the square the model works at, a multiple of 8.
         steps: scheduler steps, >= 1. A translation runs ``max(1, int(steps * strength))`` of them.
+        all_steps: a translation runs all ``steps``, not a share of them, and starts where its
+            strength says. For models that need few steps: half of four would be too few.
         guidance_scale: text guidance; 1 turns it off.
         image_guidance_scale: guidance towards the source image, ``"edit"`` only, >= 1.
         scheduler: class name of a diffusers scheduler, or None for the model's own.
@@ -61,6 +63,7 @@ class ModelSpec:
     variant: str | None = None
     size: int = 512
     steps: int = 20
+    all_steps: bool = False
     guidance_scale: float = 7.5
     image_guidance_scale: float = 1.5
     scheduler: str | None = None
@@ -118,5 +121,7 @@ class ModelSpec:
             del fields[name]
         if self.revision and self.revision.startswith("sha256:"):
             del fields["model"]  # the weights identify a folder, wherever it is
+        if not self.all_steps:
+            del fields["all_steps"]  # older sets and caches do not know this field
         fields["adapters"] = [name.partition("@sha256:")[2] or name for name in self.adapters]
         return fields

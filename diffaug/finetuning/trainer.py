@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from diffaug.backends.batches import Job, run_batch
 from diffaug.backends.finetuned import class_prompt
 from diffaug.backends.loading import add_tokens, is_out_of_memory
-from diffaug.backends.pipeline import Job, run_batch
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError
@@ -264,7 +264,7 @@ class Trainer:
             for index, prompt in enumerate(self.prompts[:classes])
         ]
         with self._autocast():
-            outputs = run_batch(pipe, replace(spec, task="generate"), jobs, spec.steps)
+            outputs = run_batch(pipe, replace(spec, task="generate"), jobs)
         return torch.cat([output.image for output in outputs], dim=-1)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.backends import presets, registry
 from diffaug.backends.base import BATCH_SIZE, Backend
-from diffaug.backends.pipeline import real_steps
+from diffaug.backends.batches import schedule
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
@@ -113,8 +113,8 @@ class Maker:
         A model runs images with the same number of steps together, so a batch holds only these.
         """
         full = self.batch_size * self.at_once
-        waiting: dict[int, list[_Draft | Skipped]] = {}
-        asked: dict[int, int] = {}
+        waiting: dict[tuple[int, int], list[_Draft | Skipped]] = {}
+        asked: dict[tuple[int, int], int] = {}
         for copies, image in self._read(planned, readers):
             for copy in copies:
                 draft = self._draft(copy, image)
@@ -168,11 +168,13 @@ class Maker:
         drawn = self.transform.draw_copy(planned.copy, generator, image.label)
         return _Draft(planned, image, drawn, self.transform.requests(image.pixels, [drawn]))
 
-    def _kind(self, draft: _Draft | Skipped) -> int:
+    def _kind(self, draft: _Draft | Skipped) -> tuple[int, int]:
         """Return what drafts must have in common to run in one batch: the number of steps."""
         if self.spec is None or isinstance(draft, Skipped) or not draft.requests:
-            return 0
-        return 0 if draft.requests[0].strength is None else real_steps(self.spec, draft.requests[0])
+            return 0, 0
+        return (
+            (0, 0) if draft.requests[0].strength is None else schedule(self.spec, draft.requests[0])
+        )
 
     def _answers(self, batch: list[_Draft | Skipped]) -> list[Generated | None]:
         """Ask the model for all that the drafts of a batch need."""

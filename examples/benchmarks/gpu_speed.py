@@ -44,9 +44,9 @@ from diffaug import (
     unload,
     warm_cache,
 )
+from diffaug.backends.batches import schedule
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import load_pipeline
-from diffaug.backends.pipeline import real_steps
 from diffaug.backends.process.client import WorkerBackend
 from diffaug.images import encode_image
 
@@ -203,7 +203,7 @@ def time_setting(
     except Exception as error:
         report.add(name, False, error=f"{type(error).__name__}: {error}"[:300])
         return None
-    short, long = (real_steps(setting, requests[0]) for setting in (few, spec))
+    short, long = (schedule(setting, requests[0])[1] for setting in (few, spec))
     step = (times[1] - times[0]) / (long - short)
     rate = spec.batch_size / times[1]
     figures: dict[str, Any] = {

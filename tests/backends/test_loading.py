@@ -25,6 +25,7 @@ from diffaug.backends.loading import (
     is_out_of_memory,
     load_pipeline,
     local_rank,
+    why_no_gpu,
 )
 from diffaug.backends.presets import resolve
 from diffaug.errors import GenerationError, ModelError
@@ -261,6 +262,16 @@ def test_a_fine_tuned_folder_is_no_adapter(learned_folder):
             loading.load_pipeline(tiny_spec("translate", adapters=(adapter,)))
 
 
+def test_an_editor_of_another_kind_is_not_taken_for_instruct_pix2pix(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("edit"), folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "DreamLiteMobilePipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="a DreamLiteMobilePipeline, which diffaug cannot run as"):
+        load(folder)
+
+
 def test_loading_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
     load(model_folder("edit"))
@@ -306,6 +317,19 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(GenerationError, match="'device' is 'cuda:3', but torch sees 1 CUDA"):
         choose_device("cuda:3")
+
+
+def test_a_gpu_that_torch_cannot_use_is_said_with_the_next_step(monkeypatch):
+    def refuse():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020).")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    with pytest.raises(GenerationError, match="driver on your system is too old .*; update its"):
+        choose_device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "" == why_no_gpu()
     with pytest.raises(ValueError, match="'device' must be 'auto' or a torch device .* got 'gpu'"):
         ModelSpec("a/b", device="gpu")
 

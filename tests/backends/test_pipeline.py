@@ -17,13 +17,14 @@ from tiny_pipelines import (
     make_request,
     make_requests,
     model_folder,
+    save_klein,
     save_pipeline,
     save_xl_pipeline,
     tiny_spec,
 )
 
 from diffaug import DiffusersBackend, ModelSpec
-from diffaug.backends import pipeline
+from diffaug.backends import batches, pipeline
 from diffaug.errors import GenerationError, RefusedError
 from diffaug.functional import resize
 
@@ -183,6 +184,39 @@ def test_a_translation_runs_its_share_of_the_steps_and_at_least_one(strength, st
     batches = Batches(backend, arms=2)
     backend.generate([make_request("translate", strength=strength)])
     assert batches.sizes == [1] * steps
+
+
+@pytest.mark.parametrize(
+    ("strength", "scheduler_steps", "steps"),
+    [(1, 4, 4), (0.9, 5, 4), (0.7, 6, 4), (0.5, 8, 4), (0.3, 14, 4), (0.07, 43, 3), (0.01, 50, 1)],
+)
+def test_a_model_for_few_steps_runs_all_and_starts_where_the_strength_says(
+    strength, scheduler_steps, steps
+):
+    spec = tiny_spec("translate", steps=4, all_steps=True)
+    request = make_request("translate", strength=strength)
+    assert (scheduler_steps, steps) == batches.schedule(spec, request)
+    assert steps / scheduler_steps == pytest.approx(strength, abs=0.101)
+
+
+@pytest.mark.parametrize("scheduler", ["LCMScheduler", "EulerDiscreteScheduler"])
+def test_schedulers_for_few_steps_start_there(scheduler):
+    spec = tiny_spec("translate", steps=4, all_steps=True, scheduler=scheduler, guidance_scale=1)
+    backend, times = DiffusersBackend(spec), []
+    backend.generate([make_request("translate")])
+    pipe = backend._pipe
+    pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    pipe.unet.register_forward_pre_hook(lambda _, args: times.append(int(args[1])))
+    for strength in (0.3, 0.5, 0.7):
+        backend.generate([make_request("translate", strength=strength)])
+        assert 4 == len(times) and times[0] / 1000 == pytest.approx(strength, abs=0.08)
+        times.clear()
+
+
+def test_keys_change_only_for_models_that_run_all_steps():
+    spec = tiny_spec("translate")
+    assert "all_steps" not in spec.identity()
+    assert spec.fingerprint != replace(spec, all_steps=True).fingerprint
 
 
 def test_requests_are_grouped_by_the_steps_they_run():
@@ -380,8 +414,10 @@ def test_first_images_that_are_all_not_a_number_are_an_error(dtype, step):
     backend = DiffusersBackend(tiny_spec("edit", dtype=dtype))
     overflow(backend, in_float32=True)
     backend._succeeded = False
-    with pytest.raises(GenerationError, match=f"the first 2 images are not a number in {step}"):
-        backend.generate(make_requests(count=2))
+    with pytest.warns(UserWarning, match="3 of 3 generated images are not a number"):
+        backend.generate(make_requests(count=3))  # too few to say so of the model
+    with pytest.raises(GenerationError, match=f"the first 4 images are not a number in {step}"):
+        backend.generate(make_requests(count=1))
 
 
 def test_text_to_image_that_is_not_a_number_has_nothing_to_stand_in():
@@ -497,6 +533,12 @@ def test_cuda_in_a_forked_process_says_what_to_do(monkeypatch, device):
     assert DiffusersBackend(tiny_spec("edit")).generate(make_requests(count=1))
 
 
+def test_a_model_on_the_cpu_though_there_is_a_gpu_says_why(monkeypatch):
+    monkeypatch.setattr(pipeline, "why_no_gpu", lambda: "its driver is too old")
+    with pytest.warns(UserWarning, match=r"runs on the CPU: .* \(its driver is too old\); update"):
+        DiffusersBackend(tiny_spec("edit", device="auto")).generate(make_requests(count=1))
+
+
 def test_a_big_model_on_a_cpu_says_once_what_to_expect(monkeypatch):
     monkeypatch.setattr(pipeline, "_BIG", 1000)
     backend = DiffusersBackend(tiny_spec("edit"))
@@ -521,8 +563,54 @@ def test_on_a_gpu_padded_images_are_the_same_in_any_company(changes):
 # -------------------------------------------------------------------------------------- one by one
 
 
+def test_a_real_klein_runs_and_its_chat_template_is_part_of_it(tmp_path):
+    folder = save_klein(tmp_path / "klein")
+    spec = ModelSpec(folder, size=64, steps=2, guidance_scale=1.0, device="cpu", pad=True)
+    backend = DiffusersBackend(spec)
+    made = backend.generate(make_requests(count=2))
+    assert [(3, 64, 64)] * 2 == [tuple(one.image.shape) for one in made]
+    [alone] = backend.generate([make_requests(count=2)[1]])
+    assert torch.equal(made[1].image, alone.image)
+    (folder / "tokenizer" / "chat_template.jinja").unlink()
+    with pytest.raises(GenerationError, match="tokenizer.chat_template is not set"):
+        DiffusersBackend(spec).generate(make_requests(count=1))
+
+
+class QwenImageEditPipeline:
+    """Notes by what it is guided: by true_cfg_scale, and only away from a negative prompt."""
+
+    tokenizer = None
+    dtype = torch.bfloat16
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(
+        self,
+        image,
+        prompt,
+        num_inference_steps,
+        generator,
+        output_type,
+        negative_prompt=None,
+        true_cfg_scale=4.0,
+        guidance_scale=None,
+    ):
+        self.calls.append((negative_prompt, true_cfg_scale, guidance_scale))
+        return SimpleNamespace(images=torch.full((1, 3, SIZE, SIZE), 0.5))
+
+
+def test_qwen_is_guided_by_its_own_setting():
+    pipe = QwenImageEditPipeline()
+    for scale in (1.0, 3.0):
+        backend = DiffusersBackend(ModelSpec("org/qwen", size=SIZE, guidance_scale=scale))
+        backend._pipe = pipe
+        backend.generate([make_request(), make_request(negative_prompt="grey")])
+    assert [(None, 1, None), ("grey", 1, None), (" ", 3, None), ("grey", 3, None)] == pipe.calls
+
+
 class Flux2KleinPipeline:
-    """Stands in for the real class, too large to try: refuses lists and tensors as it does."""
+    """Refuses lists and tensors, as the real class does, and notes what it is given."""
 
     tokenizer = None
     dtype = torch.bfloat16

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,30 @@ def test_the_paper_preset_is_the_published_setting():
     assert spec.scheduler == "EulerAncestralDiscreteScheduler"
 
 
+def test_models_for_few_steps_run_all_of_them():
+    few = {name for name, preset in PRESETS.items() if preset.spec.all_steps}
+    assert {"sd15-lcm", "sd-turbo", "sdxl-turbo"} == few
+
+
 def test_only_what_was_never_tried_is_experimental():
     experimental = {name for name, preset in PRESETS.items() if preset.experimental}
-    assert experimental == {"flux2-klein-4b", "longcat-edit-turbo"}
+    assert experimental == {"instruct-pix2pix-lcm", "flux2-klein-4b", "longcat-edit-turbo"}
+
+
+def test_variants_of_instruct_pix2pix_are_its_weights_in_fewer_pixels_or_steps():
+    base = resolve("instruct-pix2pix")
+    assert resolve("instruct-pix2pix-256") == replace(base, size=256)
+    fast = resolve("instruct-pix2pix-lcm")
+    assert (base.model, base.revision) == (fast.model, fast.revision)
+    assert ("LCMScheduler", 4, 2, 1) == (
+        *(fast.scheduler, fast.steps, fast.guidance_scale, fast.image_guidance_scale),
+    )
+    assert fast.adapters == resolve("sd15-lcm").adapters
+
+
+def test_every_preset_from_the_hub_has_a_commit_and_a_size():
+    hub = [preset for preset in PRESETS.values() if not Path(preset.spec.model).is_absolute()]
+    assert all(preset.spec.revision and preset.gigabytes for preset in hub)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import secrets
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -35,10 +37,16 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DiffaugError, GenerationError, remade
 
+_log = logging.getLogger("diffaug")
+
 #: How often a process that died is started again before callers are told.
 RESTARTS = 3
 #: How long a process may take until it listens (importing torch on a busy machine), in seconds.
 START_SECONDS = 180.0
+#: How long the log of a process that has ended is kept, in seconds.
+KEEP_LOGS = 7 * 24 * 3600.0
+#: How long it is waited for one to end, which first answers what it was asked, in seconds.
+STOP_SECONDS = 60.0
 #: A Unix socket's path must be shorter than this.
 _LONGEST_PATH = 104
 #: What such a process runs.
@@ -70,12 +78,12 @@ def wants_process(spec: ModelSpec) -> bool:
     each worker; in the main process, if such a process runs already. ``DIFFAUG_WORKER=process``
     says so for models on a CPU, too, and ``DIFFAUG_WORKER=never`` for none.
     """
-    asked = os.environ.get("DIFFAUG_WORKER", "auto")
-    if asked not in ("auto", "process", "never"):
-        raise ValueError(f"'DIFFAUG_WORKER' must be auto, process or never, got {asked!r}.")
+    choice = os.environ.get("DIFFAUG_WORKER", "auto")
+    if choice not in ("auto", "process", "never"):
+        raise ValueError(f"'DIFFAUG_WORKER' must be auto, process or never, got {choice!r}.")
     if not hasattr(socket, "AF_UNIX"):  # Windows
         return False
-    if asked == "never" or not (asked == "process" or _on_accelerator(spec.device)):
+    if choice == "never" or not (choice == "process" or _on_accelerator(spec.device)):
         return False
     return in_child() or _Place(pin(spec)).exists()
 
@@ -92,7 +100,7 @@ class WorkerBackend(ModelBackend):
 
     The process is started on the first request, collects what all callers ask for into batches, and
     ends with its owner: the parent of a worker, or else this process. Killed under load, it is
-    started again and asked again, three times.
+    started again and asked again, three times. What the process warns of is warned of here, once.
 
     Args:
         spec: the model and how to run it.
@@ -112,8 +120,14 @@ class WorkerBackend(ModelBackend):
 
     def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
         super().__init__(spec)
+        #: How many requests of this backend's got their source back, as in ``DiffusersBackend``.
+        self.fallbacks = 0
+        #: Images in one call of the model: the spec's number, or less where that did not fit.
+        self.batch_size = spec.batch_size
         self._owner = owner
         self._local = threading.local()
+        #: What has been repeated here of what the process said, each a kind and a text.
+        self.heard: set[tuple[str, str]] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WorkerBackend, (self.spec, self._owner)
@@ -125,11 +139,13 @@ class WorkerBackend(ModelBackend):
             check_request(request, self.spec)
         if not requests:
             return []
-        answer, made = self._ask(*protocol.pack_requests(requests))
+        answer, images = self._ask(*protocol.pack_requests(requests))
         if "error" in answer:
             raise _as_error(answer, self.spec.model)
+        self.batch_size = answer["batch_size"]
+        self.fallbacks += sum(fields["fallback"] for fields in answer["made"])
         return [
-            Generated(image, **fields) for fields, image in zip(answer["made"], made, strict=True)
+            Generated(image, **fields) for fields, image in zip(answer["made"], images, strict=True)
         ]
 
     def load(self) -> int:
@@ -142,9 +158,7 @@ class WorkerBackend(ModelBackend):
         self._drop()
         connection = _Place(self.pinned(), self._owner).reach()
         if connection is not None:
-            with connection, suppress(protocol.WireError):
-                protocol.send(connection, {"ask": "stop"})
-                protocol.receive(connection)
+            _stop(connection)
 
     def _ask(
         self, header: protocol.Header, images: Sequence[torch.Tensor] = ()
@@ -154,12 +168,26 @@ class WorkerBackend(ModelBackend):
             connection = self._connection(place)
             try:
                 protocol.send(connection, header, images)
-                return protocol.receive(connection)
+                answer, received = protocol.receive(connection)
             except protocol.WireError:
                 self._drop()  # a request is a pure function: it can be asked again
+                continue
             except BaseException:  # Ctrl-C, say: the next request must not read this one's answer
                 self._drop()
                 raise
+            for kind, text in answer.pop("messages"):
+                self._repeat(kind, text)
+            return answer, received
+
+    def _repeat(self, kind: str, text: str) -> None:
+        """Say here, once, what the model's process said."""
+        if (kind, text) in self.heard:
+            return
+        self.heard.add((kind, text))
+        if kind == "warning":
+            warnings.warn(text, UserWarning, stacklevel=1)
+        else:
+            _log.warning("%s", text)
 
     def _connection(self, place: "_Place") -> socket.socket:
         """Return this thread's connection; one inherited through a fork is not ours."""
@@ -180,6 +208,41 @@ class WorkerBackend(ModelBackend):
     def close(self) -> None:
         """Leave the process, which goes on for the others and ends with its owner."""
         self._drop()
+
+
+def stop_processes() -> None:
+    """End every model process that this process, or a worker of it, has started."""
+    try:
+        folder = _private_folder()
+    except DiffaugError:  # then none was started
+        return
+    for path in folder.glob(f"{os.getpid()}-*.sock"):
+        connection = _reach(path)
+        if connection is not None:
+            _stop(connection)
+
+
+def _stop(connection: socket.socket) -> None:
+    """Ask a model's process to end, and wait until it has."""
+    connection.settimeout(STOP_SECONDS)
+    with connection, suppress(protocol.WireError):
+        protocol.send(connection, {"ask": "stop"})
+        while True:  # until the process has ended, and the connection with it
+            protocol.receive(connection)
+
+
+def _reach(path: Path) -> socket.socket | None:
+    """Connect to the process that listens at a path, if it is there."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+        protocol.prove(connection, path.with_suffix(".key").read_bytes())
+        return connection
+    except (OSError, protocol.WireError) as error:
+        connection.close()
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+            raise
+        return None
 
 
 class _Place:
@@ -212,16 +275,7 @@ class _Place:
 
     def reach(self) -> socket.socket | None:
         """Connect to the process if it is there."""
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(str(self.path))
-            protocol.prove(connection, self.path.with_suffix(".key").read_bytes())
-            return connection
-        except (OSError, protocol.WireError) as error:
-            connection.close()
-            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
-                raise
-            return None
+        return _reach(self.path)
 
     def _start(self) -> None:
         """Start the process and wait until it listens, or was killed."""
@@ -238,6 +292,7 @@ class _Place:
             number = other.name.partition("-")[0]
             if not number.isdecimal() or process_started(int(number)) is None:
                 sweep(str(other))
+        _remove_old_logs(self.path.parent)
         _write_private(self.path.with_suffix(".key"), key)
         job = {
             "spec": dataclasses.asdict(self.spec),
@@ -297,13 +352,23 @@ def _private_folder() -> Path:
     folder = Path(base, name)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise DiffaugError(
             f"'{folder}' must be a folder of this user alone (mode 0700), and is not; remove it, "
             "or set XDG_RUNTIME_DIR to a private folder."
         )
     return folder
+
+
+def _remove_old_logs(folder: Path) -> None:
+    for log in folder.glob("*.log"):
+        with suppress(OSError):  # another process may remove it, too
+            if (
+                time.time() - log.stat().st_mtime > KEEP_LOGS
+                and not log.with_suffix(".sock").exists()
+            ):
+                log.unlink()
 
 
 def _write_private(path: Path, data: bytes) -> None:

@@ -1,6 +1,7 @@
 """Models in processes that somebody asked for: one on each GPU, the least busy first."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 
 from diffaug.backends.base import Backend
 from diffaug.backends.hub import pin
+from diffaug.backends.loading import choose_device, why_no_gpu
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend
 from diffaug.backends.process.watchdog import process_started
@@ -32,6 +34,8 @@ class PoolBackend(Backend):
     def __init__(self, backends: Sequence[WorkerBackend]) -> None:
         self.backends = list(backends)
         self.spec = self.backends[0].spec
+        for backend in self.backends:
+            backend.heard = self.backends[0].heard  # what each of them says is repeated once
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PoolBackend, (self.backends,)
@@ -46,6 +50,11 @@ class PoolBackend(Backend):
         """Side in pixels of the square that the model works at."""
         return self.spec.size
 
+    @property
+    def batch_size(self) -> int:
+        """Images in one call of the model, where fewest fit."""
+        return min(backend.batch_size for backend in self.backends)
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
         requests, step = list(requests), self.spec.batch_size
@@ -53,8 +62,8 @@ class PoolBackend(Backend):
         if len(parts) < 2 or len(self.backends) < 2:
             return self._least_busy().generate(requests) if requests else []
         free: SimpleQueue[WorkerBackend] = SimpleQueue()
-        for one in sorted(self.backends, key=WorkerBackend.load):
-            free.put(one)
+        for least_busy in sorted(self.backends, key=WorkerBackend.load):
+            free.put(least_busy)
 
         def ask(part: list[GenerationRequest]) -> list[Generated]:
             backend = free.get()
@@ -65,7 +74,7 @@ class PoolBackend(Backend):
                 free.put(backend)
 
         with ThreadPoolExecutor(len(self.backends)) as threads:
-            return [one for part in threads.map(ask, parts) for one in part]
+            return [image for images in threads.map(ask, parts) for image in images]
 
     def _least_busy(self) -> WorkerBackend:
         if len(self.backends) == 1:
@@ -114,8 +123,8 @@ def serve(
             list(threads.map(WorkerBackend.load, pool.backends))
         yield pool
     finally:
-        for one in pool.backends:
-            one.stop()
+        for worker in pool.backends:
+            worker.stop()
 
 
 def devices_of(devices: str | Sequence[str | int]) -> list[str]:
@@ -123,15 +132,20 @@ def devices_of(devices: str | Sequence[str | int]) -> list[str]:
 
     Raises:
         ValueError: there is none, or one comes twice.
+        GenerationError: a GPU is not there, or torch cannot use it.
     """
     if devices == "auto":
-        count = torch.cuda.device_count()
+        # Where torch cannot use a GPU, the model's process says so and runs on the CPU.
+        count = 0 if why_no_gpu() else torch.cuda.device_count()
         return [f"cuda:{number}" for number in range(count)] or ["auto"]
-    listed = [one for one in devices.split(",") if one] if isinstance(devices, str) else devices
-    texts = [str(one).strip() for one in listed]
+    parts = devices.split(",") if isinstance(devices, str) else map(str, devices)
+    texts = [part.strip() for part in parts if part.strip()]
     names = [f"cuda:{text}" if text.isdecimal() else text for text in texts]
     if not names:
         raise ValueError("'devices' must name at least one device, got none.")
     if len(set(names)) < len(names):
         raise ValueError(f"'devices' must differ, got {', '.join(names)}.")
+    for name in names:
+        if re.fullmatch(r"cuda(:\d+)?", name):
+            choose_device(name)
     return names

@@ -94,10 +94,10 @@ def pack_requests(requests: Sequence[GenerationRequest]) -> tuple[Header, list[t
     """Turn requests into a header and images."""
     fields = ("prompt", "seed", "negative_prompt", "strength")
     plain = [
-        {**{name: getattr(one, name) for name in fields}, "image": one.image is not None}
-        for one in requests
+        {**{name: getattr(request, name) for name in fields}, "image": request.image is not None}
+        for request in requests
     ]
-    return {"requests": plain}, [one.image for one in requests if one.image is not None]
+    return {"requests": plain}, [r.image for r in requests if r.image is not None]
 
 
 def unpack_requests(header: Header, images: list[torch.Tensor]) -> list[GenerationRequest]:

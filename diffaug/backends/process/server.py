@@ -3,41 +3,66 @@
 ``client`` starts it through ``watchdog``, which ends it with its owner.
 """
 
+import logging
 import os
 import queue
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from diffaug.backends.base import Backend
+from diffaug.backends.batches import kind
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import sweep
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.functional import resize
 
+#: After how many seconds without a request the model is freed; the next request loads it again.
+IDLE = 300.0
 #: How long a batch that is not full waits for more, in seconds; and as a share of what the last one
 #: took, in which callers that were just answered ask again: else they would take turns in two
 #: halves, each with a batch half as large as it could be.
 WAIT, SHARE = 0.004, 0.05
+#: How many batches of other kinds may run before the request that has waited longest.
+PASSED_OVER = 4
+
+_PACKAGE = str(Path(__file__).parents[2])
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
-    """One caller's requests, and what came of them."""
+    """One caller's requests, and what came of them, by their place."""
 
     requests: list[GenerationRequest]
-    made: list[Generated] | None = None
+    images: dict[int, Generated] = field(default_factory=dict)
     error: Exception | None = None
     trace: str = ""
     done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """One request of a call, by its place, and what those of one batch have in common."""
+
+    call: _Call
+    place: int
+    kind: Hashable
+
+    @property
+    def request(self) -> GenerationRequest:
+        return self.call.requests[self.place]
 
 
 class Server:
@@ -48,66 +73,121 @@ class Server:
         listener: a bound Unix socket.
         key: what callers must know.
         batch_size: images that are collected before the model runs.
+        kind: what requests must have in common to run in one batch.
+        idle: after how many seconds without a request the model is freed.
     """
 
     def __init__(
-        self, backend: Backend, listener: socket.socket, key: bytes, batch_size: int
+        self,
+        backend: Backend,
+        listener: socket.socket,
+        key: bytes,
+        batch_size: int,
+        kind: Callable[[GenerationRequest], Hashable] = lambda _: None,
+        idle: float = IDLE,
     ) -> None:
         self.backend, self.listener, self.key, self.batch_size = backend, listener, key, batch_size
+        self.kind, self.idle = kind, idle
         self.calls: queue.Queue[_Call | None] = queue.Queue()
         self.callers = 0
         #: Seconds that the last batch took.
         self.took = 0.0
         #: Requests taken and not yet answered.
         self.waiting = 0
+        #: What callers are to hear: each is a kind, ``"warning"`` or ``"log"``, and a text.
+        self.messages: list[tuple[str, str]] = []
         self._lock = threading.Lock()
+        # Only the thread of the model touches these.
+        self._items: list[_Item] = []
+        self._passed_over = 0
+        self._stopping = False
 
     def run(self) -> None:
         """Serve until told to stop."""
         threading.Thread(target=self._accept, daemon=True).start()
-        while (call := self.calls.get()) is not None:
-            if not self._answer(self._collect(call)):
-                break
+        while self._collect():
+            self._answer(self._choose())
         self.backend.close()
 
-    def _collect(self, call: _Call) -> list[_Call | None]:
-        """Add what others ask for meanwhile, until the batch is full or all callers wait."""
-        calls: list[_Call | None] = [call]
-        count, until = len(call.requests), time.monotonic() + max(WAIT, SHARE * self.took)
-        while count < self.batch_size and len(calls) < self.callers:
+    def _collect(self) -> bool:
+        """Take what callers ask for, until a batch is full or all callers wait; False at the end.
+
+        A batch is full of requests that run together. Others wait, so that theirs fill up, too.
+        """
+        if not self._items and not self._stopping:
+            self._take(self._next())
+        until = time.monotonic() + max(WAIT, SHARE * self.took)
+        while (
+            not self._stopping
+            and max(map(len, self._groups().values()), default=0) < self.batch_size
+            and len({id(item.call) for item in self._items}) < self.callers
+        ):
             try:
-                other = self.calls.get(timeout=max(0.0, until - time.monotonic()))
+                self._take(self.calls.get(timeout=max(0.0, until - time.monotonic())))
             except queue.Empty:
                 break
-            calls.append(other)
-            if other is None:
-                break
-            count += len(other.requests)
-        return calls
+        return bool(self._items)
 
-    def _answer(self, calls: list[_Call | None]) -> bool:
-        """Run calls in one go, each alone if that fails; tell whether to go on."""
-        live = [call for call in calls if call is not None]
+    def _next(self) -> _Call | None:
+        """Wait for a call; free the model meanwhile if none comes for long."""
+        try:
+            return self.calls.get(timeout=self.idle)
+        except queue.Empty:
+            self.backend.close()
+            return self.calls.get()
+
+    def _take(self, call: _Call | None) -> None:
+        if call is None:
+            self._stopping = True
+            return
+        self._items += [
+            _Item(call, place, self.kind(request)) for place, request in enumerate(call.requests)
+        ]
+
+    def _groups(self) -> dict[Hashable, list[_Item]]:
+        groups: dict[Hashable, list[_Item]] = {}
+        for item in self._items:
+            groups.setdefault(item.kind, []).append(item)
+        return groups
+
+    def _choose(self) -> list[_Item]:
+        """Return the next batch: of what waits most, or of what has waited longest."""
+        groups = self._groups()
+        oldest = groups[self._items[0].kind]
+        chosen = max(groups.values(), key=lambda group: min(len(group), self.batch_size))
+        if self._passed_over >= PASSED_OVER:
+            chosen = oldest
+        self._passed_over = 0 if chosen is oldest else self._passed_over + 1
+        batch = chosen[: self.batch_size]
+        self._items = [item for item in self._items if item not in batch]
+        return batch
+
+    def _answer(self, batch: list[_Item]) -> None:
+        """Run a batch; if that fails, run the requests of each call alone."""
         began = time.monotonic()
+        calls = {id(item.call): item.call for item in batch}
         try:
-            made = self.backend.generate([one for call in live for one in call.requests])
-            answers = iter(made)
-            for call in live:
-                call.made = [next(answers) for _ in call.requests]
+            self._generate(batch)
         except Exception:
-            for call in live:  # one caller's mistake is not another's
-                self._alone(call)
+            for call in calls.values():  # one caller's mistake is not another's
+                self._alone(call, [item for item in batch if item.call is call])
         self.took = time.monotonic() - began
-        for call in live:
-            call.done.set()
-        return len(live) == len(calls)
+        for call in calls.values():
+            if call.error is not None or len(call.images) == len(call.requests):
+                call.done.set()
 
-    def _alone(self, call: _Call) -> None:
+    def _generate(self, items: list[_Item]) -> None:
+        images = self.backend.generate([item.request for item in items])
+        for item, image in zip(items, images, strict=True):
+            item.call.images[item.place] = image
+
+    def _alone(self, call: _Call, items: list[_Item]) -> None:
         try:
-            call.made = self.backend.generate(call.requests)
+            self._generate(items)
         except Exception as error:
             call.error = error
             call.trace = "".join(traceback.format_exception(error)[-3:])
+            self._items = [item for item in self._items if item.call is not call]
 
     def _accept(self) -> None:
         while True:
@@ -126,25 +206,28 @@ class Server:
             connection.settimeout(None)
             with self._lock:
                 self.callers += 1
+            heard = 0
             try:
                 while True:
-                    self._reply(connection, *protocol.receive(connection))
+                    answer, images = self._reply(*protocol.receive(connection))
+                    messages = self.messages[heard:]
+                    heard += len(messages)
+                    protocol.send(connection, {**answer, "messages": messages}, images)
             finally:
                 with self._lock:
                     self.callers -= 1
 
     def _reply(
-        self, connection: socket.socket, header: protocol.Header, images: list[torch.Tensor]
-    ) -> None:
+        self, header: protocol.Header, images: list[torch.Tensor]
+    ) -> tuple[protocol.Header, list[torch.Tensor]]:
         if header.get("ask") == "stop":
             self.calls.put(None)
-            protocol.send(connection, {"stopped": True})
-            return
+            return {"stopped": True}, []
         if header.get("ask") == "load":
-            protocol.send(connection, {"load": self.waiting})
-            return
+            return {"load": self.waiting}, []
         try:
-            call = _Call(protocol.unpack_requests(header, images))
+            # Here, while the model runs for others.
+            call = _Call(list(map(self._resized, protocol.unpack_requests(header, images))))
         except Exception as error:
             call = _Call([], error=error)
         else:
@@ -154,15 +237,50 @@ class Server:
             call.done.wait()
             with self._lock:
                 self.waiting -= len(call.requests)
-        if call.made is None:
+        if call.error is not None:
             kind, message = type(call.error).__name__, str(call.error)
-            protocol.send(connection, {"error": kind, "message": message, "trace": call.trace})
-            return
+            return {"error": kind, "message": message, "trace": call.trace}, []
+        generated = [call.images[place] for place in range(len(call.requests))]
         plain = [
-            {"seed": one.seed, "attempts": one.attempts, "fallback": one.fallback}
-            for one in call.made
+            {"seed": image.seed, "attempts": image.attempts, "fallback": image.fallback}
+            for image in generated
         ]
-        protocol.send(connection, {"made": plain}, [one.image for one in call.made])
+        batch_size = getattr(self.backend, "batch_size", self.batch_size)
+        answer = {"made": plain, "batch_size": batch_size}
+        return answer, [image.image for image in generated]
+
+    def _resized(self, request: GenerationRequest) -> GenerationRequest:
+        """Resize a source as the backend would, in this thread and not in the model's."""
+        size = getattr(self.backend, "size", None)
+        if request.image is None or size is None:
+            return request
+        return replace(request, image=resize(request.image, (size, size)))
+
+    def pass_on_messages(self) -> None:
+        """Send diffaug's warnings, and its log from WARNING on, to the callers, too."""
+        show = warnings.showwarning
+
+        def show_and_keep(message: Any, category: Any, filename: str, *rest: Any) -> None:
+            if filename.startswith(_PACKAGE):
+                self.messages.append(("warning", str(message)))
+            show(message, category, filename, *rest)
+
+        warnings.showwarning = show_and_keep  # type: ignore[assignment]
+        log = logging.getLogger("diffaug")
+        log.addHandler(logging.StreamHandler())  # the process's own log
+        log.addHandler(_Keeper(self.messages))
+
+
+class _Keeper(logging.Handler):
+    """Keep log records as messages to the callers."""
+
+    def __init__(self, messages: list[tuple[str, str]]) -> None:
+        super().__init__(logging.WARNING)
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record."""
+        self.messages.append(("log", record.getMessage()))
 
 
 def run_server(order: Mapping[str, Any]) -> None:
@@ -175,5 +293,9 @@ def run_server(order: Mapping[str, Any]) -> None:
     listener.listen(256)
     os.rename(f"{path}.new", path)
     backend = DiffusersBackend(spec)
-    Server(backend, listener, bytes.fromhex(order["key"]), spec.batch_size).run()
+    server = Server(
+        backend, listener, bytes.fromhex(order["key"]), spec.batch_size, partial(kind, spec)
+    )
+    server.pass_on_messages()
+    server.run()
     sweep(path)

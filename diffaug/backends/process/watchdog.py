@@ -47,9 +47,13 @@ def _started_elsewhere(pid: int) -> str | None:
 
 
 def sweep(path: str) -> None:
-    """Remove the socket of a process, and what lies beside it."""
+    """Remove the socket of a process, and what lies beside it, but no log that says something."""
     stem = os.path.splitext(path)[0]
-    for suffix in (".sock", ".sock.new", ".key", ".starts", ".lock", ".log"):
+    suffixes = [".sock", ".sock.new", ".key", ".starts", ".lock"]
+    with suppress(OSError):
+        if os.path.getsize(f"{stem}.log") == 0:
+            suffixes.append(".log")
+    for suffix in suffixes:
         with suppress(OSError):
             os.unlink(stem + suffix)
 

@@ -22,7 +22,7 @@ from model_processes import Photos, servers, set_environment, wait_for
 from tiny_pipelines import make_request, make_requests, tiny_spec
 from torch.utils.data import DataLoader, Dataset
 
-from diffaug import DiffusersBackend, PromptEdit
+from diffaug import DiffusersBackend, PromptEdit, unload
 from diffaug.backends.hub import pin
 from diffaug.backends.process import client, protocol
 from diffaug.backends.process.client import WorkerBackend, _Place, wants_process
@@ -116,6 +116,20 @@ def test_killed_under_load_it_is_started_again_and_asked_again(monkeypatch):
     with pytest.raises(GenerationError, match="died 2 times; its last words") as error:
         backend.generate(make_requests(count=3))
     check_error(error.value)
+
+
+def test_what_the_process_warns_of_is_warned_of_here_and_its_log_is_kept(socket_folder):
+    backend, request = WorkerBackend(SPEC), make_request(prompt="x" * 100)
+    with pytest.warns(UserWarning, match="the model reads 77 tokens"):
+        backend.generate([request])
+    [log] = socket_folder.rglob("*.log")
+    backend.stop()
+    assert not servers()
+    assert "the model reads 77 tokens" in log.read_text()
+    assert [log] == list(log.parent.iterdir())
+    os.utime(log, (0, 0))
+    backend.generate(make_requests(count=1))  # another process of another name would do, too
+    assert [log] == list(socket_folder.rglob("*.log")) and not log.read_text()
 
 
 def test_a_process_that_cannot_start_says_why_at_once(monkeypatch, tmp_path):
@@ -255,6 +269,15 @@ def test_workers_of_a_loader_share_one_process(method, monkeypatch):
         assert 1 == len(servers())
     # The main process joins the one that is there, and loads nothing itself.
     assert isinstance(edit.live_backend(), WorkerBackend)
+
+
+def test_unload_ends_the_process_that_workers_started(monkeypatch):
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+    list(DataLoader(Photos(edit), 4, num_workers=1, multiprocessing_context="fork"))
+    assert 1 == len(servers())
+    unload()
+    assert [] == servers()
 
 
 def test_in_mid_epoch_its_death_goes_unnoticed(monkeypatch):

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from diffaug import DiffusersBackend, PromptEdit, serve
 from diffaug.backends.process.client import WorkerBackend
-from diffaug.backends.process.pool import PoolBackend
+from diffaug.backends.process.pool import PoolBackend, devices_of
+from diffaug.errors import GenerationError
 
 SPEC = tiny_spec("edit", batch_size=2)
 pytestmark = pytest.mark.usefixtures("socket_folder")
@@ -91,3 +92,15 @@ def test_the_least_busy_is_asked(monkeypatch):
 def test_devices_that_are_none_are_told(devices, message):
     with pytest.raises(ValueError, match=message), serve(SPEC, devices=devices):
         pass
+
+
+@pytest.mark.parametrize("devices", ["9", [0, 9], "cuda:9"])
+def test_a_gpu_that_is_not_there_is_said_before_any_process_starts(devices, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(GenerationError, match="'cuda:9', but torch sees 2 CUDA devices; set"):
+        devices_of(devices)
+    assert ["cuda:0", "cuda:1"] == devices_of("auto") == devices_of("0, 1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    assert ["auto"] == devices_of("auto")

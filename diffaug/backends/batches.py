@@ -1,0 +1,164 @@
+"""One batch: which requests go into it together, and what a pipeline makes of it."""
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+
+from diffaug.backends.loading import EDITORS
+from diffaug.backends.noise import Generator
+from diffaug.backends.request import GenerationRequest
+from diffaug.backends.spec import ModelSpec
+from diffaug.functional import resize
+
+#: As many steps as models for few steps know.
+_FINEST = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request on its way through the model: its place, its resized source, the seed to try."""
+
+    place: int
+    request: GenerationRequest
+    source: torch.Tensor | None
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a model made of a job: uint8 (3, H, W), and what is wrong with it."""
+
+    image: torch.Tensor
+    refused: bool
+    no_number: bool
+
+
+def schedule(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
+    """Return to how many steps the scheduler is set, and how many of these a request runs."""
+    strength = request.strength
+    if not strength:
+        return spec.steps, spec.steps if strength is None else 1
+    if not spec.all_steps:
+        return spec.steps, max(1, int(spec.steps * strength))
+    steps = min(spec.steps, max(1, int(_FINEST * strength)))
+    # Rounded up, so that a translation never starts from more noise than was asked for.
+    return max(steps, min(_FINEST, math.ceil(steps / strength - 1e-9))), steps
+
+
+def kind(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int, bool]:
+    """Return what requests must have in common to run in one batch.
+
+    An empty negative prompt beside a full one is not the same as none at all (SDXL), so an image
+    would depend on its company.
+    """
+    return *schedule(spec, request), bool(request.negative_prompt)
+
+
+def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
+    """Call a pipeline with jobs of one schedule; return what it made of each."""
+    scheduler_steps, steps = schedule(spec, jobs[0].request)
+    settings: dict[str, Any] = {
+        "num_inference_steps": scheduler_steps,
+        "guidance_scale": spec.guidance_scale,
+        "output_type": "pt",
+    }
+    if spec.task == "edit":
+        settings["image_guidance_scale"] = spec.image_guidance_scale
+    if spec.task == "translate":
+        # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
+        settings["strength"] = min(1.0, (steps + 0.5) / scheduler_steps)
+    settings["height"] = settings["width"] = spec.size
+    if type(pipe).__name__.startswith("QwenImageEdit"):
+        # What they take as guidance_scale, they pass over; and they guide away from some prompt.
+        settings["true_cfg_scale"] = settings.pop("guidance_scale")
+        if spec.guidance_scale > 1:
+            settings["negative_prompt"] = " "
+    accepted = inspect.signature(pipe.__call__).parameters
+    settings = {name: value for name, value in settings.items() if name in accepted}
+
+    with _decoding_twice(pipe):
+        if type(pipe).__name__ in EDITORS:
+            outputs = [pipe(**{**settings, **_arguments_for_one(job)}) for job in jobs]
+        else:
+            device = getattr(pipe, "_execution_device", torch.device("cpu"))
+            outputs = [pipe(**settings, **_arguments_for_all(jobs, device))]
+    images = torch.cat([output.images for output in outputs])  # (B, 3, H, W)
+    no_number = ~images.isfinite().flatten(1).all(1)
+    # On the device, so that a quarter of the bytes is copied, and no CPU works on all pixels.
+    levels = images.float().nan_to_num(nan=0.0).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+    refused = [
+        bool(flag)
+        for output in outputs
+        for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
+    ]
+    levels = resize(levels.cpu(), (spec.size, spec.size))
+    return [
+        Output(*made) for made in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
+    ]
+
+
+@contextmanager
+def _decoding_twice(pipe: Any) -> Iterator[None]:
+    """Decode in float32 what overflows in half precision, as some autoencoders do."""
+    autoencoder = getattr(pipe, "vae", None)
+    if autoencoder is None:
+        yield
+        return
+    decode = autoencoder.decode
+
+    def decode_twice(latents: torch.Tensor, *arguments: Any, **settings: Any) -> Any:
+        decoded = decode(latents, *arguments, **settings)
+        dtype = autoencoder.dtype
+        if dtype == torch.float32:
+            return decoded
+        overflows = latents.isfinite().flatten(1).all(1) & ~decoded[0].isfinite().flatten(1).all(1)
+        if overflows.any():
+            # Not by diffusers' own method, which warns of what is meant here.
+            torch.nn.Module.to(autoencoder, torch.float32)
+            try:
+                for place in overflows.nonzero().flatten().tolist():
+                    exact = latents[place : place + 1].float()
+                    decoded[0][place] = decode(exact, *arguments, **settings)[0][0]
+            finally:
+                torch.nn.Module.to(autoencoder, dtype)
+        return decoded
+
+    autoencoder.decode = decode_twice
+    try:
+        yield
+    finally:
+        del autoencoder.decode  # the class's own is behind it
+
+
+def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "prompt": [job.request.prompt for job in jobs],
+        "generator": [Generator.seeded(job.seed) for job in jobs],
+    }
+    if any(job.request.negative_prompt for job in jobs):
+        arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
+    sources = [job.source for job in jobs if job.source is not None]
+    if sources:
+        levels = torch.stack(sources).to(device)  # a quarter of what floats would be
+        # By a tensor: a plain number would become a factor on a GPU, and round otherwise.
+        arguments["image"] = levels / torch.tensor(255.0, device=device)  # (B, 3, H, W) in [0, 1]
+    return arguments
+
+
+def _arguments_for_one(job: Job) -> dict[str, Any]:
+    """A list of images would mean several references for one prompt, and tensors are refused."""
+    arguments: dict[str, Any] = {
+        "prompt": job.request.prompt,
+        "generator": Generator.seeded(job.seed),
+    }
+    if job.source is not None:
+        arguments["image"] = to_pil_image(job.source)
+    if job.request.negative_prompt:
+        arguments["negative_prompt"] = job.request.negative_prompt
+    return arguments

@@ -1,0 +1,167 @@
+"""The server in a thread of the test: what it batches, says and gives back."""
+
+import logging
+import socket
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+from model_processes import wait_for
+from tiny_pipelines import make_request, make_requests, tiny_spec
+
+from diffaug import Generated
+from diffaug.backends.batches import kind
+from diffaug.backends.hub import pin
+from diffaug.backends.process.client import WorkerBackend, _Place
+from diffaug.backends.process.server import PASSED_OVER, Server, _Call
+from diffaug.errors import GenerationError
+from diffaug.functional import resize
+
+SPEC = tiny_spec("edit")
+KEY = b"k" * 32
+pytestmark = pytest.mark.usefixtures("socket_folder")
+
+
+class Model:
+    """A model that notes its batches."""
+
+    def __init__(self):
+        self.batches = []
+        self.closed = 0
+
+    def generate(self, requests):
+        self.batches.append(list(requests))
+        return [Generated(torch.zeros(3, 2, 2, dtype=torch.uint8), r.seed) for r in requests]
+
+    def close(self):
+        self.closed += 1
+
+
+@contextmanager
+def served(model, spec=SPEC, **settings):
+    """Serve a model where its callers look for the process of a spec."""
+    place = _Place(pin(spec))
+    place.path.with_suffix(".key").write_bytes(KEY)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(place.path))
+    listener.listen()
+    server = Server(model, listener, KEY, **{"batch_size": spec.batch_size, **settings})
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.calls.put(None)
+        thread.join(10)
+        listener.close()
+        place.path.unlink()
+
+
+def test_what_the_process_says_is_repeated_once_by_each_caller(caplog):
+    with served(Model()) as server:
+        first, second = WorkerBackend(SPEC), WorkerBackend(SPEC)
+        first.generate(make_requests(count=1))
+        server.messages += [("warning", "it is slow"), ("log", "it is not free")]
+        for caller in (first, second):
+            with pytest.warns(UserWarning, match="it is slow"):
+                caller.generate(make_requests(count=1))
+        assert ["it is not free"] * 2 == caplog.messages
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            first.close()  # its next connection is a new one to the server
+            first.generate(make_requests(count=1))
+
+
+def test_only_what_diffaug_says_is_passed_on(monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda *_: None)
+    log = logging.getLogger("diffaug")
+    monkeypatch.setattr(log, "handlers", list(log.handlers))
+    with served(Model()) as server:
+        server.pass_on_messages()
+        warnings.showwarning(UserWarning("ours"), UserWarning, logging.__file__, 1)
+        warnings.showwarning(UserWarning("ours"), UserWarning, WorkerBackend.__module__, 1)
+        log.info("quiet")
+        log.warning("loud, %s", "too")
+    assert [("log", "loud, too")] == server.messages
+
+
+def test_originals_and_the_batch_size_that_fits_are_known_to_the_caller():
+    model = Model()
+    model.batch_size = 2
+    model.generate = lambda requests: [
+        Generated(request.image, request.seed, fallback=True) for request in requests
+    ]
+    with served(model):
+        backend = WorkerBackend(SPEC)
+        backend.generate([make_request(n=n) for n in range(3)])
+    assert (3, 2) == (backend.fallbacks, backend.batch_size)
+
+
+def test_a_model_that_is_idle_is_freed_and_answers_again():
+    model = Model()
+    with served(model, idle=0.1):
+        backend = WorkerBackend(SPEC)
+        backend.generate(make_requests(count=1))
+        assert wait_for(lambda: model.closed)
+        assert backend.generate(make_requests(count=1))
+        assert 1 == model.closed
+
+
+def test_requests_of_other_kinds_wait_until_their_batch_is_full():
+    """Each caller asks for one image at a time, of one of four strengths."""
+    model = Model()
+    spec = tiny_spec("translate", steps=10, batch_size=4)
+    generate, strengths = model.generate, (0.3, 0.5, 0.7, 0.9)
+
+    def slow(requests):
+        time.sleep(0.01)
+        return generate(requests)
+
+    model.generate = slow
+
+    def ask(number):
+        with WorkerBackend(spec) as backend:
+            for n in range(8):
+                strength = strengths[(number + 3 * n * n) % 4]
+                [image] = backend.generate([make_request("translate", n, strength=strength)])
+                assert n == image.seed
+
+    with served(model, spec, kind=partial(kind, spec)), ThreadPoolExecutor(16) as threads:
+        list(threads.map(ask, range(16)))
+    assert 128 == sum(map(len, model.batches))
+    assert all(1 == len({kind(spec, request) for request in batch}) for batch in model.batches)
+    assert 128 / len(model.batches) > 2.5  # 1.0 when four at a time were cut by their strengths
+
+
+def test_a_request_of_a_rare_kind_is_not_passed_over_for_ever():
+    model = Model()
+    server = Server(model, None, KEY, batch_size=2, kind=lambda request: request.prompt)
+    for prompt in ["rare", *["common"] * 20]:
+        server._take(_Call([make_request(prompt=prompt)]))
+    batches = [[item.request.prompt for item in server._choose()] for _ in range(PASSED_OVER + 2)]
+    assert ["rare"] == batches[PASSED_OVER]
+    assert 1 == sum("rare" in batch for batch in batches)
+
+
+def test_a_long_call_is_cut_into_batches_and_one_error_ends_it():
+    model = Model()
+    with served(model):
+        images = WorkerBackend(SPEC).generate(make_requests(count=7))
+        assert [list(range(7)), [4, 3]] == [[i.seed for i in images], list(map(len, model.batches))]
+        model.generate = lambda requests: {}[len(requests)]
+        with pytest.raises(GenerationError, match="failed with KeyError: 4"):
+            WorkerBackend(SPEC).generate(make_requests(count=7))
+
+
+def test_sources_are_resized_before_the_model_s_thread_gets_them():
+    model = Model()
+    model.size = 8
+    request = make_request()
+    with served(model):
+        WorkerBackend(SPEC).generate([request])
+    assert torch.equal(resize(request.image, (8, 8)), model.batches[0][0].image)
