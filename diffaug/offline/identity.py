@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffaug.backends.base import Backend, spec_of
+from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.hub import pin
 from diffaug.backends.request import FORMAT_VERSION
 from diffaug.backends.spec import ModelSpec
@@ -42,12 +42,14 @@ def identity(
 ) -> dict[str, Any]:
     """Say in plain values what makes a run what it is; a folder never holds images of two runs."""
     model = spec.identity() if spec else {}
+    # A backend around a model may change its images, and then has a fingerprint of its own.
+    backend = transform.backend if is_backend(transform.backend) else spec
     return {
         "method": type(transform).__name__,
         **options,
         **{f"transform.{name}": value for name, value in settings_of(transform).items()},
         **{f"model.{name}": value for name, value in model.items()},
-        "fingerprint": getattr(spec or transform.backend, "fingerprint", None),
+        "fingerprint": backend.fingerprint if backend else None,
         "format_version": FORMAT_VERSION,
     }
 

@@ -7,7 +7,9 @@ import torch
 from torchvision.transforms import v2
 
 from diffaug import (
+    Backend,
     DiffuseMix,
+    DiffusersBackend,
     FractalBank,
     HalfConcat,
     ModelSpec,
@@ -87,3 +89,23 @@ def test_a_folder_of_fractals_is_its_pictures(tmp_path):
         found.append(settings_of(mixer(fractals=folder)))
     assert found[0] == found[1]
     assert found[0] != found[2]
+
+
+class Sharpened(Backend):
+    """Change what the backend inside makes, and say so in the fingerprint."""
+
+    def __init__(self, backend):
+        self.backend = backend
+
+    @property
+    def fingerprint(self):
+        return f"sharpened-{self.backend.fingerprint}"
+
+
+def test_a_backend_that_changes_images_is_not_taken_for_the_model_inside():
+    inner = DiffusersBackend(ModelSpec("org/name", revision="0" * 40))
+    recorded = []
+    for backend in (inner, CachedBackend(Sharpened(inner))):
+        edit = PromptEdit(backend=backend)
+        recorded.append(identity(edit, pinned(backend), {})["fingerprint"])
+    assert [inner.fingerprint, f"sharpened-{inner.fingerprint}"] == recorded
