@@ -212,7 +212,10 @@ class Server:
                     answer, images = self._reply(*protocol.receive(connection))
                     messages = self.messages[heard:]
                     heard += len(messages)
-                    protocol.send(connection, {**answer, "messages": messages}, images)
+                    try:
+                        protocol.send(connection, {**answer, "messages": messages}, images)
+                    except ValueError as error:  # images beyond what one message holds
+                        protocol.send(connection, {**_said(error), "messages": messages})
             finally:
                 with self._lock:
                     self.callers -= 1
@@ -238,8 +241,7 @@ class Server:
             with self._lock:
                 self.waiting -= len(call.requests)
         if call.error is not None:
-            kind, message = type(call.error).__name__, str(call.error)
-            return {"error": kind, "message": message, "trace": call.trace}, []
+            return _said(call.error, call.trace), []
         generated = [call.images[place] for place in range(len(call.requests))]
         plain = [
             {"seed": image.seed, "attempts": image.attempts, "fallback": image.fallback}
@@ -269,6 +271,11 @@ class Server:
         log = logging.getLogger("diffaug")
         log.addHandler(logging.StreamHandler())  # the process's own log
         log.addHandler(_Keeper(self.messages))
+
+
+def _said(error: Exception, trace: str = "") -> protocol.Header:
+    """Return an error as an answer."""
+    return {"error": type(error).__name__, "message": str(error), "trace": trace}
 
 
 class _Keeper(logging.Handler):
