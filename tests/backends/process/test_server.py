@@ -159,6 +159,20 @@ def test_a_long_call_is_cut_into_batches_and_one_error_ends_it():
             WorkerBackend(SPEC).generate(make_requests(count=7))
 
 
+def test_what_fails_without_company_is_not_tried_again():
+    asked = []
+
+    def fail(requests):
+        asked.append(len(requests))
+        raise GenerationError("no memory")
+
+    model = Model()
+    model.generate = fail
+    with served(model), pytest.raises(GenerationError, match="no memory"):
+        WorkerBackend(SPEC).generate(make_requests(count=SPEC.batch_size))
+    assert [SPEC.batch_size] == asked
+
+
 def test_sources_are_resized_before_the_model_s_thread_gets_them():
     model = Model()
     model.size = 8
