@@ -16,7 +16,8 @@ def map_ahead(
 
     Args:
         function: called in a thread.
-        items: read in the caller's thread, one by one.
+        items: read in the caller's thread, one by one. If reading fails, the results of the items
+            before come first.
         threads: where the calls run.
         count: how many calls are started ahead of the result that the caller waits for.
 
@@ -27,9 +28,18 @@ def map_ahead(
         ['A', 'B', 'C']
     """
     started: deque[Future[Result]] = deque()
-    for item in items:
-        started.append(threads.submit(function, item))
+    remaining, failed = iter(items), None
+    while True:
+        try:
+            started.append(threads.submit(function, next(remaining)))
+        except StopIteration:
+            break
+        except Exception as error:
+            failed = error
+            break
         if len(started) > count:
             yield started.popleft().result()
     while started:
         yield started.popleft().result()
+    if failed is not None:
+        raise failed

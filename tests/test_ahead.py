@@ -33,3 +33,11 @@ def test_an_error_comes_in_its_turn():
         assert [0.5, 1.0] == [next(results), next(results)]
         with pytest.raises(ZeroDivisionError):
             next(results)
+
+
+def test_an_error_of_reading_comes_after_the_results_before_it():
+    with ThreadPoolExecutor(2) as threads:
+        results = map_ahead(lambda item: item, (6 // item for item in [2, 1, 0, 3]), threads, 3)
+        assert [3, 6] == [next(results), next(results)]
+        with pytest.raises(ZeroDivisionError):
+            next(results)

@@ -48,7 +48,7 @@ def schedule(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
         return spec.steps, max(1, int(spec.steps * strength))
     steps = min(spec.steps, max(1, int(_FINEST * strength)))
     # Rounded up, so that a translation never starts from more noise than was asked for.
-    return max(steps, min(_FINEST, math.ceil(steps / strength - 1e-9))), steps
+    return max(steps, math.ceil(min(_FINEST, steps / strength) - 1e-9)), steps
 
 
 def kind(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int, bool]:

@@ -59,7 +59,8 @@ class BatchAugment:
         seeded = (
             (batch, int(torch.randint(MAX_SEED, (), generator=None))) for batch in self.loader
         )
-        thread = ThreadPoolExecutor(1)
+        gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        thread = ThreadPoolExecutor(1, initializer=_choose_gpu, initargs=(gpu,))
         try:
             yield from map_ahead(self._augment, seeded, thread, 1)
         finally:
@@ -69,3 +70,9 @@ class BatchAugment:
         batch, seed = seeded
         with drawing_from(torch.Generator().manual_seed(seed)):
             return self.transform(batch)
+
+
+def _choose_gpu(number: int | None) -> None:
+    """Choose in this thread the GPU that the caller's has chosen: CUDA asks each thread anew."""
+    if number is not None:
+        torch.cuda.set_device(number)

@@ -193,9 +193,10 @@ class OutputFolder:
         """Make the folder if there is none, and lock it."""
         from filelock import FileLock, Timeout
 
-        with self._errors_said("written to"):
+        with self._errors_said("written to"), ExitStack() as undo:
             parents = (self.folder, *self.folder.parents)
             self._new_folders = [folder for folder in parents if not folder.exists()]
+            undo.callback(self._remove_new_folders)
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / f"{HIDDEN}lock")
             try:
@@ -206,19 +207,27 @@ class OutputFolder:
                     "wait for it, or choose another folder."
                 ) from error
             self._lock = lock
+            undo.callback(self._unlock)
             for abandoned in self.folder.glob(f"{HIDDEN}*.tmp"):
                 if abandoned.is_dir():
                     shutil.rmtree(abandoned)
                 else:
                     abandoned.unlink(missing_ok=True)
+            undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Unlock the folder; remove it if the run never began."""
+        self._unlock()
+        self._remove_new_folders()
+
+    def _unlock(self) -> None:
         # Still under the lock: a run that has opened the file sees that it has no name any more.
         with suppress(OSError):
             os.unlink(self._lock.lock_file)
         self._lock.release()
+
+    def _remove_new_folders(self) -> None:
         for folder in self._new_folders:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()

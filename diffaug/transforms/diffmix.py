@@ -56,7 +56,8 @@ class DiffMix(ImageTransform):
 
     Raises:
         TypeError: the sample has no label, or it has boxes or masks, which would no longer be true.
-        ValueError: an argument or a label is outside its range, or the model does not know a class.
+        ValueError: an argument or a label is outside its range, the model does not know a class, or
+            a sample has one image beside a batch.
 
     Example:
         >>> import torch
@@ -315,6 +316,12 @@ class DiffMix(ImageTransform):
     def _draw_translations(self, flat_inputs: list[Any], label: Any) -> list[Params | None]:
         """Draw a translation for each image; None where ``p`` passes over it."""
         drawn = self.make_params(flat_inputs)["drawn"]
+        counts = {images.check_image(image) for image in flat_inputs}
+        if len(counts) > 1:
+            raise ValueError(
+                "images of one sample must be equally many, for they share labels, got "
+                f"{' and '.join(map(str, sorted(counts)))}; take the others out of the sample."
+            )
         sources = self._sources(label, len(drawn))
         pixels, _ = images.unpack(flat_inputs[0])
         return [

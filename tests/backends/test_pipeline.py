@@ -188,7 +188,10 @@ def test_a_translation_runs_its_share_of_the_steps_and_at_least_one(strength, st
 
 @pytest.mark.parametrize(
     ("strength", "scheduler_steps", "steps"),
-    [(1, 4, 4), (0.9, 5, 4), (0.7, 6, 4), (0.5, 8, 4), (0.3, 14, 4), (0.07, 43, 3), (0.01, 50, 1)],
+    [
+        *((1, 4, 4), (0.9, 5, 4), (0.7, 6, 4), (0.5, 8, 4), (0.3, 14, 4), (0.07, 43, 3)),
+        *((0.01, 50, 1), (1e-320, 50, 1)),
+    ],
 )
 def test_a_model_for_few_steps_runs_all_and_starts_where_the_strength_says(
     strength, scheduler_steps, steps

@@ -63,6 +63,21 @@ def test_the_next_batch_is_generated_while_one_is_trained_on():
     assert threads and threading.get_ident() not in threads
 
 
+def test_the_thread_has_the_gpu_that_training_has_chosen(monkeypatch):
+    chosen, seen = threading.local(), []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: getattr(chosen, "number", 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: setattr(chosen, "number", number))
+    torch.cuda.set_device(1)
+
+    def note_gpu(request, usual):
+        seen.append(torch.cuda.current_device())
+        return usual
+
+    list(BatchAugment(batches(1), mix(RecordingBackend(16, answer=note_gpu))))
+    assert {1} == set(seen)
+
+
 def test_labels_are_mixed_too():
     classes = DiffMix(["a", "b", "c"], p=0.5, backend=RecordingBackend(16))
     for images, labels in BatchAugment(batches(), classes):

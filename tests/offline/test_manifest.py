@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -152,6 +154,36 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
 def test_an_error_before_the_first_image_leaves_no_trace(tmp_path):
     with pytest.raises(ZeroDivisionError), Destination(tmp_path / "new/er/set", {}):
         raise ZeroDivisionError
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_leaves_no_trace(tmp_path, monkeypatch):
+    make = os.mkdir
+
+    def full(path, *rest, **more):
+        if Path(path).name == "set" and Path(path).parent.exists():
+            raise OSError(28, "No space left on device")
+        make(path, *rest, **more)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(DestinationError, match="could not be written to: No space left"):
+        Destination(tmp_path / "new/er/set", {}).__enter__()
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_leftovers_that_cannot_be_removed_leave_the_folder_unlocked(tmp_path, monkeypatch):
+    (tmp_path / ".diffaug.0123456789abcdef.tmp").mkdir()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    place = Destination(tmp_path, {})
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(DestinationError, match="could not be written to: Permission denied"):
+        place.__enter__()
+    monkeypatch.undo()
+    with Destination(tmp_path, {}):
+        pass
     assert [] == list(tmp_path.iterdir())
 
 

@@ -326,6 +326,16 @@ def test_several_images_of_a_sample_share_one_translation():
     assert made[2].tobytes() != photograph(1).tobytes()
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_one_image_beside_a_batch_is_refused(order, p):
+    """Which of the labels would be that of the one image?"""
+    pixels = [tv_tensors.Image(torch.rand(*shape, 3, 8, 8)) for shape in [(), (4,)]][::order]
+    sample = {"template": pixels[0], "image": pixels[1], "label": torch.arange(4) % 3}
+    with pytest.raises(ValueError, match="must be equally many, .* got 1 and 4; take"):
+        mixer(p=p)(sample)
+
+
 # The pool.
 
 

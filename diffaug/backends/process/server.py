@@ -163,14 +163,17 @@ class Server:
         return batch
 
     def _answer(self, batch: list[_Item]) -> None:
-        """Run a batch; if that fails, run the requests of each call alone."""
+        """Run a batch; if that fails and is of several calls, run the requests of each alone."""
         began = time.monotonic()
         calls = {id(item.call): item.call for item in batch}
         try:
             self._generate(batch)
-        except Exception:
-            for call in calls.values():  # one caller's mistake is not another's
-                self._alone(call, [item for item in batch if item.call is call])
+        except Exception as error:
+            if len(calls) == 1:
+                self._fail(batch[0].call, error)
+            else:
+                for call in calls.values():  # one caller's mistake is not another's
+                    self._alone(call, [item for item in batch if item.call is call])
         self.took = time.monotonic() - began
         for call in calls.values():
             if call.error is not None or len(call.images) == len(call.requests):
@@ -185,9 +188,12 @@ class Server:
         try:
             self._generate(items)
         except Exception as error:
-            call.error = error
-            call.trace = "".join(traceback.format_exception(error)[-3:])
-            self._items = [item for item in self._items if item.call is not call]
+            self._fail(call, error)
+
+    def _fail(self, call: _Call, error: Exception) -> None:
+        call.error = error
+        call.trace = "".join(traceback.format_exception(error)[-3:])
+        self._items = [item for item in self._items if item.call is not call]
 
     def _accept(self) -> None:
         while True:
@@ -212,7 +218,10 @@ class Server:
                     answer, images = self._reply(*protocol.receive(connection))
                     messages = self.messages[heard:]
                     heard += len(messages)
-                    protocol.send(connection, {**answer, "messages": messages}, images)
+                    try:
+                        protocol.send(connection, {**answer, "messages": messages}, images)
+                    except ValueError as error:  # images beyond what one message holds
+                        protocol.send(connection, {**_said(error), "messages": messages})
             finally:
                 with self._lock:
                     self.callers -= 1
@@ -238,8 +247,7 @@ class Server:
             with self._lock:
                 self.waiting -= len(call.requests)
         if call.error is not None:
-            kind, message = type(call.error).__name__, str(call.error)
-            return {"error": kind, "message": message, "trace": call.trace}, []
+            return _said(call.error, call.trace), []
         generated = [call.images[place] for place in range(len(call.requests))]
         plain = [
             {"seed": image.seed, "attempts": image.attempts, "fallback": image.fallback}
@@ -269,6 +277,11 @@ class Server:
         log = logging.getLogger("diffaug")
         log.addHandler(logging.StreamHandler())  # the process's own log
         log.addHandler(_Keeper(self.messages))
+
+
+def _said(error: Exception, trace: str = "") -> protocol.Header:
+    """Return an error as an answer."""
+    return {"error": type(error).__name__, "message": str(error), "trace": trace}
 
 
 class _Keeper(logging.Handler):

@@ -17,6 +17,7 @@ from tiny_pipelines import make_request, make_requests, tiny_spec
 from diffaug import Generated
 from diffaug.backends.batches import kind
 from diffaug.backends.hub import pin
+from diffaug.backends.process import protocol
 from diffaug.backends.process.client import WorkerBackend, _Place
 from diffaug.backends.process.server import PASSED_OVER, Server, _Call
 from diffaug.errors import GenerationError
@@ -158,6 +159,20 @@ def test_a_long_call_is_cut_into_batches_and_one_error_ends_it():
             WorkerBackend(SPEC).generate(make_requests(count=7))
 
 
+def test_what_fails_without_company_is_not_tried_again():
+    asked = []
+
+    def fail(requests):
+        asked.append(len(requests))
+        raise GenerationError("no memory")
+
+    model = Model()
+    model.generate = fail
+    with served(model), pytest.raises(GenerationError, match="no memory"):
+        WorkerBackend(SPEC).generate(make_requests(count=SPEC.batch_size))
+    assert [SPEC.batch_size] == asked
+
+
 def test_sources_are_resized_before_the_model_s_thread_gets_them():
     model = Model()
     model.size = 8
@@ -165,3 +180,18 @@ def test_sources_are_resized_before_the_model_s_thread_gets_them():
     with served(model):
         WorkerBackend(SPEC).generate([request])
     assert torch.equal(resize(request.image, (8, 8)), model.batches[0][0].image)
+
+
+def test_an_answer_beyond_one_message_is_an_error_and_not_asked_for_again(monkeypatch):
+    model = Model()
+    with served(model):
+        backend = WorkerBackend(SPEC)
+        requests = make_requests(count=4)
+        backend.generate(requests)
+        monkeypatch.setattr(protocol, "MAX_BODY", sum(r.image.numel() for r in requests))
+        images = [Generated(torch.zeros(3, 512, 512, dtype=torch.uint8), r.seed) for r in requests]
+        model.generate = lambda _, answers=[images]: answers.pop()
+        with pytest.raises(ValueError, match="'requests' must take at most .*ask for fewer"):
+            backend.generate(requests)
+        model.generate = Model().generate
+        assert 4 == len(backend.generate(requests))  # by the same connection
