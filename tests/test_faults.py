@@ -214,7 +214,7 @@ def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
         return run(pipe, spec, jobs)
 
     monkeypatch.setattr(pipeline, "run_batch", short)
-    said = "a batch of 4 does not fit into memory; going on with 2"
+    said = "a batch of 4 does not fit into memory; later ones have 2"
     for folder, stop_at in (("whole", 0), ("stopped", 4)):
         unload()
         calls.clear()

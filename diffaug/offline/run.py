@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from diffaug.backends.pipeline import FIRST
+from diffaug.backends.pipeline import ENOUGH_TO_JUDGE
 from diffaug.errors import GenerationError
 from diffaug.offline.destination import Destination
 from diffaug.offline.engines import engine_for
@@ -90,7 +90,7 @@ class Run:
             for first in missing:  # without any, no model and no cluster is started
                 self.engine(self.maker, chain([first], missing), self._keep)
         self.destination.finish(self._record(), order)
-        if self.made >= FIRST and self.fallbacks == self.made:
+        if self.made >= ENOUGH_TO_JUDGE and self.fallbacks == self.made:
             raise GenerationError(
                 f"all {self.made} images that were made for '{self.destination.folder}' came out "
                 "blank or refused, and are copies of their originals; see the warnings, and choose "
