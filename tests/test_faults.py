@@ -42,7 +42,7 @@ from diffaug import (
 )
 from diffaug.backends import pipeline
 from diffaug.backends.hub import pin
-from diffaug.backends.process.client import WorkerBackend, _Place
+from diffaug.backends.process.client import WorkerBackend, _Address
 from diffaug.errors import DestinationError
 from diffaug.images import encode_image, read_image
 from diffaug.offline import augment
@@ -265,7 +265,7 @@ def test_a_model_killed_while_four_workers_ask_it_comes_back_and_no_image_is_los
 def test_a_model_process_killed_before_its_socket_has_its_name_is_no_hindrance(socket_folder):
     spec = tiny_spec("edit")
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(f"{_Place(pin(spec)).path}.new")
+        left.bind(f"{_Address(pin(spec)).path}.new")
     assert 1 == len(WorkerBackend(spec).generate(make_requests(count=1)))
 
 
