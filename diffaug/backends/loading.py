@@ -18,7 +18,7 @@ from diffaug.backends.model_files import components, read_index, read_json, weig
 from diffaug.backends.noise import round_noise
 from diffaug.backends.presets import show_licence
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import GenerationError, ModelError, require
+from diffaug.errors import GenerationError, ModelError, first_line, require
 
 #: What a learned word looks like.
 TOKEN = re.compile(r"<[^<>\s]+>")
@@ -93,9 +93,9 @@ def load_pipeline(spec: ModelSpec) -> Any:
             reason = f"does not fit on {device}; set offload=True, or free the device."
         elif isinstance(error, RuntimeError) and device.type != "cpu":
             # The device is busy, or its driver does not fit torch.
-            first = (str(error).splitlines() or [""])[0]
             reason = (
-                f"cannot be loaded onto {device} ({first}); see nvidia-smi, or set device='cpu'."
+                f"cannot be loaded onto {device} ({first_line(error)}); see nvidia-smi, or set "
+                "device='cpu'."
             )
         else:
             raise
@@ -193,7 +193,7 @@ def why_no_gpu() -> str:
         try:
             torch.cuda.init()
         except (AssertionError, RuntimeError) as error:
-            return (str(error).splitlines() or [""])[0]
+            return first_line(error)
         return "CUDA does not start"
     built_for_gpus = torch.version.cuda or torch.version.hip
     if not built_for_gpus and Path("/dev/nvidia0").exists():
@@ -313,25 +313,35 @@ def _load_part(
     try:
         if not is_module:
             return kind.from_pretrained(str(folder), local_files_only=True)
-        part, report = kind.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            variant=variant if any(f".{variant}" in file for file in weights) else None,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        has_variant = any(f".{variant}" in file for file in weights)
+        part, missing = read_module(kind, folder, dtype, variant if has_variant else None)
     except Exception as error:  # damaged files trip any of the parsers below
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"'{folder}' could not be loaded: {reason}; get it again.") from error
-    # A missing tensor would silently be a random one.
-    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if missing:
         raise ModelError(
             f"'{folder}' lacks {len(missing)} weights that {name} needs ({missing[0]}, ...); it "
             "was saved incomplete, or by another version of the library: get it again or upgrade."
         )
     return part
+
+
+def read_module(
+    module_class: Any, folder: Path, dtype: torch.dtype, variant: str | None = None
+) -> tuple[Any, list[str]]:
+    """Read a module from safetensors here; also return the tensors that are missing.
+
+    A missing tensor would silently be a random one.
+    """
+    module, report = module_class.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    return module, sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
 
 
 def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
@@ -355,7 +365,7 @@ def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
             # This also fails for an adapter of which nothing fits, which loading silently ignores.
             pipe.set_adapters(names)
         except (AttributeError, OSError, RuntimeError, ValueError) as error:
-            reason = (str(error).splitlines() or [""])[0]
+            reason = first_line(error)
             raise ModelError(
                 f"the adapter '{adapter}' does not fit '{spec.model}': {reason}"
             ) from error

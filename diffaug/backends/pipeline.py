@@ -29,7 +29,7 @@ from diffaug.backends.loading import (
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.switches import own_switches
-from diffaug.errors import GenerationError, RefusedError
+from diffaug.errors import GenerationError, RefusedError, first_line
 from diffaug.functional import is_blank, resize
 from diffaug.seeds import MAX_SEED
 
@@ -270,7 +270,7 @@ class DiffusersBackend(ModelBackend):
             return run_batch(pipe, self.spec, batch)
         except Exception as error:
             if not is_out_of_memory(error, len(batch)):
-                reason = (str(error).splitlines() or [""])[0]
+                reason = first_line(error)
                 raise GenerationError(
                     f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
                 ) from error

@@ -186,26 +186,19 @@ def _read_or_fetch(spec: ModelSpec) -> tuple[_Clip, list[str]]:
 
 
 def _read_clip(folder: Path) -> tuple[_Clip, list[str]]:
-    """Read the parts of a CLIP model; also return the weights that are missing, and so random."""
+    """Read the parts of a CLIP model; also return the weights that are missing."""
     # Not the Auto classes, which may ask whether to run the model's own code.
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():  # transformers would use its default
         raise FileNotFoundError("it has no config.json")
     with torch.random.fork_rng(devices=[]), loading.quiet():
-        model, report = CLIPModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        model, missing = loading.read_module(CLIPModel, folder, torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     # A tokenizer is read even without its vocabulary, and then all letters are the same to it.
     if tokenizer("a").input_ids == tokenizer("b").input_ids:
         raise OSError("its tokenizer has no vocabulary")
-    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     return _Clip(model, tokenizer, processor), missing
 
 

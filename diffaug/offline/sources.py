@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from diffaug import images
-from diffaug.errors import UnreadableImageError
+from diffaug.errors import UnreadableImageError, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import dataset_labels
@@ -164,8 +164,9 @@ class DatasetSource:
             count = _check(image, index)
             pixels = images.to_uint8(images.unpack(image)[0])  # (1, 3, H, W)
         except (OSError, SyntaxError) as error:  # what Pillow raises on a damaged file
-            reason = " ".join(str(error).split())
-            raise UnreadableImageError(f"item {index} is not readable: {reason}.") from error
+            raise UnreadableImageError(
+                f"item {index} is not readable: {one_line(error)}."
+            ) from error
         if count != 1:
             raise ValueError(f"item {index} must hold one image, got shape {tuple(image.shape)}.")
         column = label_at[0] if isinstance(label_at[0], str) else None
@@ -183,10 +184,9 @@ class DatasetSource:
         try:
             labels = dataset_labels(self.dataset)
         except (OSError, SyntaxError) as error:  # its labels come with images, and one is damaged
-            reason = " ".join(str(error).split())
             raise UnreadableImageError(
-                f"'dataset' could not be asked for every label: {reason}; give it 'targets', a "
-                "list of its labels."
+                f"'dataset' could not be asked for every label: {one_line(error)}; give it "
+                "'targets', a list of its labels."
             ) from error
         return [self._class_name(label, key, index) for index, label in enumerate(labels)]
 
