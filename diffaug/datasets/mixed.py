@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from diffaug.arguments import unit, whole
-from diffaug.datasets.epoch import Epoch, tell_epoch
+from diffaug.datasets.epoch import Epoch, pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.map_style import check_dataset, position
 from diffaug.labels import samples
@@ -177,7 +177,7 @@ class MixedDataset(Dataset):
             epoch: at least 0.
         """
         self._epoch.set(epoch)
-        tell_epoch(self.dataset, epoch)
+        pass_epoch(self.dataset, epoch)
 
 
 def _paths(dataset: Any) -> list[str] | None:

@@ -46,7 +46,7 @@ class Summary:
 
 
 def pairs_up(transform: ImageTransform) -> bool:
-    """Tell whether a transform chooses the sources of a set; it must then know their classes."""
+    """Return whether a transform chooses the sources of a set; it must then know their classes."""
     return transform.pair_up([], [], 0, 0) is not None
 
 
@@ -56,7 +56,7 @@ class Run:
     Args:
         maker: what makes images.
         destination: the folder that they go to.
-        takes: tells by the number of a source or pair whether this run makes its images.
+        takes: returns, for the number of a source or pair, whether this run makes its images.
         there: rows of images that are already there, in another folder.
     """
 
@@ -107,7 +107,7 @@ class Run:
         self.destination.begin(self._record())
 
     def summary(self) -> Summary:
-        """Say what has been done so far."""
+        """Return what has been done so far."""
         count = taken_over = 0
         for planned in self._plan():
             count += 1
@@ -149,7 +149,7 @@ class Run:
                 self.bar.update()
 
     def _record(self) -> dict[str, Any]:
-        """Return what ``run.json`` says beside the identity; a resumed run may change it."""
+        """Return what ``run.json`` holds besides the identity; a resumed run may change it."""
         return {
             "per_image": self.copies,
             "batch_size": self.maker.batch_size,

@@ -262,9 +262,9 @@ class DiffMix(ImageTransform):
     def pair_up(
         self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
     ) -> Iterator[tuple[str, int]]:
-        """Draw a class, then one of its images; for long tails, any image.
+        """Draw a class, then one of its images; for long tails, draw from all images.
 
-        Each number has a hash of its own, so a share of a set, or a larger set, draws the same.
+        Each number has its own hash, so a share of a set, or a larger set, has the same pairs.
         """
         by_class: dict[str, list[str]] = {}
         for key, label in zip(keys, labels, strict=True):
@@ -313,7 +313,7 @@ class DiffMix(ImageTransform):
             )
 
     def _draw_translations(self, flat_inputs: list[Any], label: Any) -> list[Params | None]:
-        """Draw a translation for each image; None where ``p`` passes over it."""
+        """Draw a translation for each image; None for an image that ``p`` leaves unchanged."""
         drawn = self.make_params(flat_inputs)["drawn"]
         sources = self._sources(label, len(drawn))
         pixels, _ = images.unpack(flat_inputs[0])
