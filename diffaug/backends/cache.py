@@ -143,16 +143,15 @@ class CachedBackend(Backend):
         if missing:
             fresh = self.backend.generate(list(missing.values()))
             for name, generated in zip(missing, fresh, strict=True):
-                # A fallback may be the caller's own source, so it is copied.
-                answers[name] = (
-                    replace(generated, image=generated.image.clone())
-                    if generated.fallback
-                    else self._store(name, generated)
-                )
+                answers[name] = self._keep(name, generated)
         if len(answers) == len(names):  # no request occurs twice
             return [answers[name] for name in names]
         # A copy for each request: changing one image in place must not reach its duplicates.
         return [replace(answers[name], image=answers[name].image.clone()) for name in names]
+
+    def keep(self, request: GenerationRequest, generated: Generated) -> Generated:
+        """Keep what the wrapped backend made of a request; return what its entry decodes to."""
+        return self._keep(f"{request.key(self.fingerprint)}.{self.format}", generated)
 
     def holds(self, request: GenerationRequest) -> bool:
         """Return whether a request has an entry; only reading shows whether that is whole."""
@@ -188,7 +187,9 @@ class CachedBackend(Backend):
                 os.utime(path)
         return stored
 
-    def _store(self, name: str, generated: Generated) -> Generated:
+    def _keep(self, name: str, generated: Generated) -> Generated:
+        if generated.fallback:  # it may be the caller's own source, so it is copied
+            return replace(generated, image=generated.image.clone())
         data = _encode(name, generated, self.format)
         try:
             with suppress(FileNotFoundError):  # another process is clearing the cache

@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from diffaug import images
-from diffaug.backends.base import BATCH_SIZE, spec_of
+from diffaug.ahead import map_ahead
+from diffaug.backends.base import BATCH_SIZE, Backend, spec_of
 from diffaug.backends.cache import CachedBackend
-from diffaug.backends.request import GenerationRequest
+from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.errors import RefusedError
 from diffaug.labels import samples
 from diffaug.progress import progress_bar
@@ -93,12 +96,22 @@ def warm_cache(
     if dry_run or all(cached):
         return replace(counts, seconds=time.monotonic() - started)
     made = refused = 0
-    with progress_bar(progress, len(cached) - sum(cached)) as bar:
-        for batch in _batches(backend, _requests(dataset, before, ours)):
-            failed = _refused(backend, batch)
-            made, refused = made + len(batch) - failed, refused + failed
+    pending: set[GenerationRequest] = set()
+    batches = _batches(backend, _requests(dataset, before, ours), pending)
+    with (
+        progress_bar(progress, len(cached) - sum(cached)) as bar,
+        ThreadPoolExecutor(1) as model,  # the model runs while images are read and kept
+    ):
+        for answers in map_ahead(partial(_generate, backend.backend), batches, model, count=1):
+            for request, generated in answers:
+                if generated is not None and not generated.fallback:
+                    backend.keep(request, generated)
+                    made += 1
+                else:
+                    refused += 1
+                pending.remove(request)
             if bar is not None:
-                bar.update(len(batch))
+                bar.update(len(answers))
     return replace(counts, made=made, refused=refused, seconds=time.monotonic() - started)
 
 
@@ -170,15 +183,19 @@ def _requests(
 
 
 def _batches(
-    backend: CachedBackend, requests: Iterator[GenerationRequest]
+    backend: CachedBackend, requests: Iterator[GenerationRequest], pending: set[GenerationRequest]
 ) -> Iterator[list[GenerationRequest]]:
-    """Group the requests that are missing into batches, each of one strength."""
+    """Group the requests that are missing into batches, each of one strength.
+
+    Requests that are not kept yet are in ``pending``, so that none is generated twice.
+    """
     spec = spec_of(backend)
     batch_size = spec.batch_size if spec else BATCH_SIZE
     waiting: dict[float | None, list[GenerationRequest]] = {}
     for request in requests:
-        if backend.holds(request):
+        if request in pending or backend.holds(request):
             continue
+        pending.add(request)
         batch = waiting.setdefault(request.strength, [])
         batch.append(request)
         if len(batch) >= batch_size:
@@ -186,11 +203,13 @@ def _batches(
     yield from waiting.values()
 
 
-def _refused(backend: CachedBackend, batch: list[GenerationRequest]) -> int:
-    """Generate a batch; return how many came out blank or refused."""
+def _generate(
+    backend: Backend, batch: list[GenerationRequest]
+) -> list[tuple[GenerationRequest, Generated | None]]:
+    """Generate a batch; None where the model refused and there is no original."""
     try:
-        return sum(answer.fallback for answer in backend.generate(batch))
+        return list(zip(batch, backend.generate(batch), strict=True))
     except RefusedError:
         if len(batch) == 1:
-            return 1
-        return sum(_refused(backend, [request]) for request in batch)
+            return [(batch[0], None)]
+        return [answer for request in batch for answer in _generate(backend, [request])]

@@ -75,6 +75,7 @@ OTHER = {
     "variant": "fp16",
     "size": 256,
     "steps": 3,
+    "all_steps": True,
     "guidance_scale": 1.0,
     "image_guidance_scale": 2.0,
     "scheduler": "DDIMScheduler",

@@ -1,5 +1,7 @@
 """Warming the cache: everything that can be asked for is there, and an epoch makes nothing."""
 
+import threading
+
 import pytest
 import torch
 from answers import refuse
@@ -22,6 +24,7 @@ from diffaug import (
     unload,
     warm_cache,
 )
+from diffaug.backends.base import BATCH_SIZE
 
 BANK = FractalBank(2, 16)
 NAMES = ["cat", "dog", "owl"]
@@ -116,6 +119,37 @@ def test_a_model_gets_full_batches_of_one_strength(tmp_path, monkeypatch):
     assert all(1 == len({request.strength for request in some}) for some in asked)
     assert len(asked) - 2 <= sum(4 == len(some) for some in asked)
     unload()
+
+
+class Watched(list):
+    """Samples that say when the last one of them is read."""
+
+    def __init__(self, samples):
+        super().__init__(samples)
+        self.reads, self.read_again = 0, threading.Event()
+
+    def __getitem__(self, index):
+        if index == len(self) - 1:
+            self.reads += 1
+            if self.reads == 4:  # twice to look for chance, once to count, once to warm
+                self.read_again.set()
+        return super().__getitem__(index)
+
+
+def test_images_are_read_while_the_model_runs(tmp_path):
+    data = Watched(photos(2 * BATCH_SIZE))
+
+    def wait(request, usual):
+        assert data.read_again.wait(60), "the model waited for the images of the next batch"
+        return usual
+
+    backend = CachedBackend(RecordingBackend(16, answer=wait), folder=tmp_path)
+    assert 2 * BATCH_SIZE == warm_cache(data, PromptEdit(["a"], backend=backend)).made
+
+
+def test_an_image_that_occurs_twice_is_generated_once(backend):
+    done = warm_cache(photos(3) * 4, PromptEdit(["a"], backend=backend))
+    assert 3 == done.made == len(backend.backend.requests)
 
 
 def test_what_stands_before_is_part_of_what_is_asked_for(backend):

@@ -383,5 +383,5 @@ def test_a_set_of_a_run_that_was_stopped_is_refused(tmp_path):
     folder = make_set(tmp_path / "set", quality=[1.0, 2.0])
     with Destination(folder, {}) as destination:
         destination.begin({})
-    with pytest.raises(DestinationError, match="is of a run that was stopped; finish it first"):
+    with pytest.raises(DestinationError, match="of a run that was stopped; finish it"):
         filter_set(folder, Given("quality"))
