@@ -82,7 +82,7 @@ class ClipFilter:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """The captions that images are compared with: with, without, and then the classes'."""
+        """The captions to compare with: with the metaclass, without it, and one for each class."""
         thing = self.metaclass
         return (
             f"a photo with a {thing} on it",
@@ -99,7 +99,7 @@ class ClipFilter:
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         """Return the probability that each image shows what its captions say."""
         if self.target_class and not {str(row.get("label")) for row in rows} <= {*self._classes}:
-            self.prepare(Path(), rows)  # scored without a set: then these are the classes
+            self.prepare(Path(), rows)  # without a set, the classes of the rows are all classes
         clip = self._load()
         pixels = clip.pixels(images)
         captions = self.captions
