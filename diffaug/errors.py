@@ -65,6 +65,16 @@ def remade(kind: str, message: str, *, what: str) -> Exception:
     return GenerationError(f"'{what}' failed with {kind}: {message}")
 
 
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, or the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def require(module: str, extra: str | None = None) -> ModuleType:
     """Import ``module``, or say in one line how to install it."""
     try:

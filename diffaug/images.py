@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torchvision import tv_tensors
 
-from diffaug.errors import UnreadableImageError
+from diffaug.errors import UnreadableImageError, one_line
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -232,9 +232,8 @@ def read_image(path: str | os.PathLike[str] | BinaryIO, name: str | None = None)
         with Image.open(path) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # a damaged file may fail in any parser of Pillow
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(
-            f"'{name or path}' is not a readable image: {reason}."
+            f"'{name or path}' is not a readable image: {one_line(error)}."
         ) from error
 
 

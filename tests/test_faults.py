@@ -42,7 +42,7 @@ from diffaug import (
 )
 from diffaug.backends import pipeline
 from diffaug.backends.hub import pin
-from diffaug.backends.process.client import WorkerBackend, _Place
+from diffaug.backends.process.client import WorkerBackend, _Address
 from diffaug.errors import DestinationError
 from diffaug.images import encode_image, read_image
 from diffaug.offline import augment
@@ -214,7 +214,7 @@ def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
         return run(pipe, spec, jobs)
 
     monkeypatch.setattr(pipeline, "run_batch", short)
-    said = "a batch of 4 does not fit into memory; going on with 2"
+    said = "a batch of 4 does not fit into memory; later ones have 2"
     for folder, stop_at in (("whole", 0), ("stopped", 4)):
         unload()
         calls.clear()
@@ -265,7 +265,7 @@ def test_a_model_killed_while_four_workers_ask_it_comes_back_and_no_image_is_los
 def test_a_model_process_killed_before_its_socket_has_its_name_is_no_hindrance(socket_folder):
     spec = tiny_spec("edit")
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(f"{_Place(pin(spec)).path}.new")
+        left.bind(f"{_Address(pin(spec)).path}.new")
     assert 1 == len(WorkerBackend(spec).generate(make_requests(count=1)))
 
 

@@ -1,4 +1,4 @@
-"""One batch: which requests go into it together, and what a pipeline makes of it."""
+"""One batch: which requests run in it together, and what a pipeline makes of them."""
 
 import inspect
 import math
@@ -16,15 +16,15 @@ from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.functional import resize
 
-#: As many steps as models for few steps know.
-_FINEST = 50
+#: The most steps that the schedule of a model for few steps may have.
+_MOST_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A request on its way through the model: its place, its resized source, the seed to try."""
+    """A request on its way through the model: its index, its resized source, the seed to try."""
 
-    place: int
+    index: int
     request: GenerationRequest
     source: torch.Tensor | None
     seed: int
@@ -40,22 +40,22 @@ class Output:
 
 
 def schedule(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
-    """Return to how many steps the scheduler is set, and how many of these a request runs."""
+    """Return the number of steps of the scheduler, and how many of these a request runs."""
     strength = request.strength
     if not strength:
         return spec.steps, spec.steps if strength is None else 1
     if not spec.all_steps:
         return spec.steps, max(1, int(spec.steps * strength))
-    steps = min(spec.steps, max(1, int(_FINEST * strength)))
+    steps = min(spec.steps, max(1, int(_MOST_STEPS * strength)))
     # Rounded up, so that a translation never starts from more noise than was asked for.
-    return max(steps, math.ceil(min(_FINEST, steps / strength) - 1e-9)), steps
+    return max(steps, math.ceil(min(_MOST_STEPS, steps / strength) - 1e-9)), steps
 
 
 def kind(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int, bool]:
     """Return what requests must have in common to run in one batch.
 
-    An empty negative prompt beside a full one is not the same as none at all (SDXL), so an image
-    would depend on its company.
+    To SDXL, an empty negative prompt beside a full one is not the same as none at all, so an image
+    would depend on the others of its batch.
     """
     return *schedule(spec, request), bool(request.negative_prompt)
 
@@ -75,7 +75,7 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
         settings["strength"] = min(1.0, (steps + 0.5) / scheduler_steps)
     settings["height"] = settings["width"] = spec.size
     if type(pipe).__name__.startswith("QwenImageEdit"):
-        # What they take as guidance_scale, they pass over; and they guide away from some prompt.
+        # They ignore 'guidance_scale', and use the other only with a negative prompt.
         settings["true_cfg_scale"] = settings.pop("guidance_scale")
         if spec.guidance_scale > 1:
             settings["negative_prompt"] = " "
@@ -90,7 +90,7 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
             outputs = [pipe(**settings, **_arguments_for_all(jobs, device))]
     images = torch.cat([output.images for output in outputs])  # (B, 3, H, W)
     no_number = ~images.isfinite().flatten(1).all(1)
-    # On the device, so that a quarter of the bytes is copied, and no CPU works on all pixels.
+    # On the device, so that only a quarter of the bytes is copied, and no CPU converts pixels.
     levels = images.float().nan_to_num(nan=0.0).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
     refused = [
         bool(flag)
@@ -99,7 +99,7 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
     ]
     levels = resize(levels.cpu(), (spec.size, spec.size))
     return [
-        Output(*made) for made in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
+        Output(*parts) for parts in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
     ]
 
 
@@ -119,12 +119,12 @@ def _decoding_twice(pipe: Any) -> Iterator[None]:
             return decoded
         overflows = latents.isfinite().flatten(1).all(1) & ~decoded[0].isfinite().flatten(1).all(1)
         if overflows.any():
-            # Not by diffusers' own method, which warns of what is meant here.
+            # Not by the method of diffusers, which warns of a change that is intended here.
             torch.nn.Module.to(autoencoder, torch.float32)
             try:
-                for place in overflows.nonzero().flatten().tolist():
-                    exact = latents[place : place + 1].float()
-                    decoded[0][place] = decode(exact, *arguments, **settings)[0][0]
+                for index in overflows.nonzero().flatten().tolist():
+                    exact = latents[index : index + 1].float()
+                    decoded[0][index] = decode(exact, *arguments, **settings)[0][0]
             finally:
                 torch.nn.Module.to(autoencoder, dtype)
         return decoded
@@ -133,7 +133,7 @@ def _decoding_twice(pipe: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        del autoencoder.decode  # the class's own is behind it
+        del autoencoder.decode  # then the method of the class is found again
 
 
 def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, Any]:
@@ -145,14 +145,14 @@ def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, A
         arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
     sources = [job.source for job in jobs if job.source is not None]
     if sources:
-        levels = torch.stack(sources).to(device)  # a quarter of what floats would be
-        # By a tensor: a plain number would become a factor on a GPU, and round otherwise.
+        levels = torch.stack(sources).to(device)  # a quarter of the bytes of floats
+        # A tensor, since a GPU multiplies by the inverse of a plain number and rounds otherwise.
         arguments["image"] = levels / torch.tensor(255.0, device=device)  # (B, 3, H, W) in [0, 1]
     return arguments
 
 
 def _arguments_for_one(job: Job) -> dict[str, Any]:
-    """A list of images would mean several references for one prompt, and tensors are refused."""
+    """Return one PIL image: a list would be several references for one prompt; tensors fail."""
     arguments: dict[str, Any] = {
         "prompt": job.request.prompt,
         "generator": Generator.seeded(job.seed),

@@ -1,4 +1,4 @@
-"""Each prompt is encoded once: what a text encoder made of it is kept."""
+"""Encode each prompt once, and keep the output of the text encoder."""
 
 import functools
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-#: How much is kept by one text encoder, in bytes: some hundred prompts of Stable Diffusion.
+#: Bytes that are kept of one text encoder: a few hundred prompts of Stable Diffusion.
 KEPT_BYTES = 64 * 2**20
 
 
@@ -15,37 +15,37 @@ def keep_encodings(pipe: Any) -> None:
     for name in ("text_encoder", "text_encoder_2"):
         encoder = getattr(pipe, name, None)
         if encoder is not None and hasattr(pipe, "unet"):
-            encoder.forward = _keeping(encoder.forward)
+            encoder.forward = _with_memory(encoder.forward)
 
 
-def _keeping(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep rows of outputs, by the prompt's tokens and by how many prompts were encoded together.
+def _with_memory(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep rows of the output, by the tokens of the prompt and the number of prompts in the batch.
 
-    In a batch of one size, a row is the same bit for bit whatever the other rows are.
+    For one size of batch, a row is the same bit for bit, whatever the other rows are.
     """
     rows: dict[Any, dict[str, Any]] = {}
-    left = KEPT_BYTES
+    free_bytes = KEPT_BYTES
 
     @functools.wraps(forward)
-    def keeping(tokens: torch.Tensor, **settings: Any) -> Any:
-        nonlocal left
+    def encode(tokens: torch.Tensor, **settings: Any) -> Any:
+        nonlocal free_bytes
         if any(isinstance(value, torch.Tensor) for value in settings.values()):
-            return forward(tokens, **settings)  # such as a mask
+            return forward(tokens, **settings)  # such as a mask, which changes the output
         batch = (len(tokens), tokens.device, *sorted(settings.items()))
         keys = [(batch, row.tobytes()) for row in tokens.cpu().numpy()]
         if all(key in rows for key in keys):
-            kind = rows[keys[0]]["kind"]
-            return kind(**_stacked([rows[key]["values"] for key in keys]))
+            output_class = rows[keys[0]]["class"]
+            return output_class(**_stacked([rows[key]["values"] for key in keys]))
         output = forward(tokens, **settings)
         if isinstance(output, dict):  # as the outputs of transformers are
             for index, key in enumerate(keys):
-                if key not in rows and left > 0:
+                if key not in rows and free_bytes > 0:
                     values = {name: _row(value, index) for name, value in output.items()}
-                    rows[key] = {"kind": type(output), "values": values}
-                    left -= sum(map(_bytes, values.values()))
+                    rows[key] = {"class": type(output), "values": values}
+                    free_bytes -= sum(map(_bytes, values.values()))
         return output
 
-    return keeping
+    return encode
 
 
 def _row(value: Any, index: int) -> Any:

@@ -9,16 +9,15 @@
 """
 
 import difflib
-import json
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from urllib.parse import unquote
 
+from diffaug.backends.model_files import read_json
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import ModelError
+from diffaug.errors import ModelError, one_line
 
 LORA = "adapters/pytorch_lora_weights.safetensors"
 EMBEDDINGS = "embeddings.safetensors"
@@ -127,11 +126,12 @@ def read(folder: str | Path) -> Learned:
             finished.
     """
     folder = Path(folder).expanduser().resolve()
-    record, classes = _read_json(folder / RECORD), _read_json(folder / CLASSES)
+    record = read_json(folder / RECORD, "finetune")
+    classes = read_json(folder / CLASSES, "finetune")
     if record.get("format") != FORMAT:
         raise ModelError(
             f"'{folder / RECORD}' must be of format {FORMAT}, got {record.get('format')!r}; "
-            "use the diffaug that wrote it, or fine-tune anew."
+            "use the diffaug that wrote it, or fine-tune again."
         )
     if not record.get("finished"):
         raise ModelError(
@@ -154,14 +154,14 @@ def read(folder: str | Path) -> Learned:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"'{folder}' has a {RECORD} or {CLASSES} that is not as finetune writes it "
-            f"({type(error).__name__}: {error}); fine-tune anew."
+            f"({type(error).__name__}: {error}); fine-tune again."
         ) from error
     rows = tensor_names(folder / EMBEDDINGS)
     for name, token in learned.tokens.items():
         if token not in rows:
             raise ModelError(
                 f"'{folder / EMBEDDINGS}' lacks {token!r}, the token of class {name!r} in "
-                f"{CLASSES}; copy the whole folder anew."
+                f"{CLASSES}; copy the whole folder again."
             )
     tensor_names(folder / LORA)
     return learned
@@ -180,7 +180,7 @@ def tensor_names(file: Path) -> list[str]:
             return list(opened.keys())
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"'{file}' could not be read ({' '.join(str(error).split())}); copy or make it anew."
+            f"'{file}' could not be read ({one_line(error)}); copy or make it again."
         ) from error
 
 
@@ -227,15 +227,3 @@ def _home(adapter: str) -> Path | None:
         if path == folder / part and is_learned(folder):
             return folder
     return None
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"'{path}' could not be read ({error}); give a whole folder as finetune writes it."
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"'{path}' must hold a JSON object, got {type(content).__name__}.")
-    return content

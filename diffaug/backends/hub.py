@@ -12,7 +12,7 @@ from pathlib import Path
 from diffaug.backends.model_files import TEXT, components, flat_files, needed_files, read_index
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError
+from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError, first_line
 
 _log = logging.getLogger("diffaug")
 
@@ -285,7 +285,7 @@ def _asking_the_hub(repository: str) -> Iterator[None]:
             "check its name, or set HF_TOKEN if it is private."
         ) from error
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise ModelUnavailableError(
             f"'{repository}' is not on this machine and the Hub cannot be reached "
             f"({type(error).__name__}: {reason}); run `diffaug download {name_of(repository)}` "

@@ -18,7 +18,7 @@ from diffaug.backends.model_files import components, read_index, read_json, weig
 from diffaug.backends.noise import round_noise
 from diffaug.backends.presets import show_licence
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import GenerationError, ModelError, require
+from diffaug.errors import GenerationError, ModelError, first_line, require
 
 #: What a learned word looks like.
 TOKEN = re.compile(r"<[^<>\s]+>")
@@ -32,8 +32,8 @@ EDITORS = {
 }
 #: Pipelines whose parts, with a U-Net that sees the source, make an InstructPix2Pix.
 _LIKE_INSTRUCT_PIX2PIX = ("StableDiffusion", "LatentConsistencyModel")
-#: From this side in pixels on, an autoencoder takes one image at a time. It is no slower so, and 32
-#: images of 512 px would be a tensor of 2**31 elements, beyond what kernels count in 32 bits.
+#: From this side in pixels on, an autoencoder takes one image at a time. It is not slower, and 32
+#: images of 512 px would be a tensor of 2**31 elements, too many for kernels that count in 32 bits.
 SLICING = 512
 #: What to do where torch cannot use a GPU.
 REPAIR = "update its driver, or install the torch that goes with it (pytorch.org)"
@@ -44,7 +44,7 @@ _NO_MEMORY = (
     "can't allocate memory",
     "alloc_failed",  # CUBLAS_STATUS_, CUDNN_STATUS_
 )
-#: What they say when their own workspace did not fit, but for other reasons, too.
+#: What they say if their own workspace did not fit, and for other reasons, too.
 _PERHAPS_NO_MEMORY = (
     "cublas_status_not_initialized",
     "cudnn_status_internal_error",
@@ -54,10 +54,10 @@ _PERHAPS_NO_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException, images: int = 1) -> bool:
-    """Tell whether an error of torch's means that so many images do not fit into memory.
+    """Return whether an error of torch means that so many images do not fit into memory.
 
-    Some errors mostly mean that. Where there was more than one image, they are taken to: another
-    cause comes up again with fewer, at last with one.
+    Some errors have it as their usual cause. With more than one image, it is assumed: if the cause
+    is another one, the error occurs again with fewer images, in the end with one.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
@@ -69,12 +69,12 @@ def is_out_of_memory(error: BaseException, images: int = 1) -> bool:
 def load_pipeline(spec: ModelSpec) -> Any:
     """Load a pinned spec's pipeline onto its device; whatever is missing or unsafe is an error.
 
-    The global random state is as before. The licence is logged.
+    The global random state does not change. The licence is logged.
 
     Raises:
-        ModelError: of another task, incomplete, pickled, or asking for code of its own; what was
-            learned on another model.
-        ModelUnavailableError: not on this machine and not to be fetched.
+        ModelError: the model is of another task, incomplete or pickled, or needs code of its own;
+            or an adapter was learned on another model.
+        ModelUnavailableError: the model is not on this machine and cannot be fetched.
         GenerationError: the device is not there, or the model does not fit on it.
     """
     _check_base(spec)
@@ -87,15 +87,15 @@ def load_pipeline(spec: ModelSpec) -> Any:
         with torch.random.fork_rng(devices=[]), quiet():
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
             _add_adapters(pipe, spec)
-            return _place(pipe, device, spec)
+            return _move(pipe, device, spec)
     except Exception as error:
         if is_out_of_memory(error):
             reason = f"does not fit on {device}; set offload=True, or free the device."
         elif isinstance(error, RuntimeError) and device.type != "cpu":
-            # A device that is busy, or a driver that torch does not go with.
-            first = (str(error).splitlines() or [""])[0]
+            # The device is busy, or its driver does not fit torch.
             reason = (
-                f"cannot be loaded onto {device} ({first}); see nvidia-smi, or set device='cpu'."
+                f"cannot be loaded onto {device} ({first_line(error)}); see nvidia-smi, or set "
+                "device='cpu'."
             )
         else:
             raise
@@ -103,7 +103,7 @@ def load_pipeline(spec: ModelSpec) -> Any:
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
-    """Load a pinned spec's tokenizer alone, fetching the model if it has to be."""
+    """Load a pinned spec's tokenizer alone, after fetching the model if it is not here."""
     folder = download(spec)
     library, kind = components(read_index(folder), spec)["tokenizer"]
     return _load_part(folder / "tokenizer", library, kind, torch.float32, spec.variant)
@@ -117,7 +117,7 @@ def _check_base(spec: ModelSpec) -> None:
                 "it as the model."
             )
     learned = finetuned.find(spec)
-    # A revision is a commit, or a hash of the weights: a model that has only moved is the same.
+    # A revision is a commit or a hash of the weights, so a model that was only moved is the same.
     if learned and pin(spec).revision != learned.revision:
         raise ModelError(
             f"'{learned.folder}' was fine-tuned on '{learned.base}' ({learned.revision}) and does "
@@ -152,13 +152,13 @@ def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
 
 
 def refuse_forked_cuda(device: str) -> None:
-    """Raise where CUDA was in use before this process was forked, for then it cannot be used.
+    """Raise if CUDA was used before this process was forked: a forked process cannot use it.
 
-    ``"auto"`` meant CUDA there; here torch would see no GPU, and a CPU would quietly take over.
+    With ``"auto"``, torch would see no GPU here and silently use the CPU.
     """
-    # Private, but there is no public way to ask, and CUDA's own error names no way out.
+    # Private, but there is no public way to ask, and CUDA's own error does not say what to do.
     in_bad_fork = getattr(torch.cuda, "_is_in_bad_fork", lambda: False)
-    # Asking whether there is a GPU is enough for torch to call the fork bad, so ask for one, too.
+    # Torch calls a fork bad even if the parent only looked for a GPU, so look whether there is one.
     if device.startswith(("auto", "cuda")) and in_bad_fork() and torch.cuda.device_count():
         raise GenerationError(
             "CUDA cannot be used in a forked process; give the DataLoader "
@@ -186,14 +186,14 @@ def local_rank() -> int:
 
 
 def why_no_gpu() -> str:
-    """Say why torch cannot use the GPU of this machine; nothing if it can, or there is none."""
+    """Return why torch cannot use the GPU of this machine; '' if it can, or there is no GPU."""
     if torch.cuda.is_available():
         return ""
     if torch.cuda.device_count():  # by the driver alone, which works with a torch too new for it
         try:
             torch.cuda.init()
         except (AssertionError, RuntimeError) as error:
-            return (str(error).splitlines() or [""])[0]
+            return first_line(error)
         return "CUDA does not start"
     built_for_gpus = torch.version.cuda or torch.version.hip
     if not built_for_gpus and Path("/dev/nvidia0").exists():
@@ -313,25 +313,35 @@ def _load_part(
     try:
         if not is_module:
             return kind.from_pretrained(str(folder), local_files_only=True)
-        part, report = kind.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            variant=variant if any(f".{variant}" in file for file in weights) else None,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        has_variant = any(f".{variant}" in file for file in weights)
+        part, missing = read_module(kind, folder, dtype, variant if has_variant else None)
     except Exception as error:  # damaged files trip any of the parsers below
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"'{folder}' could not be loaded: {reason}; get it anew.") from error
-    # A missing tensor would silently be a random one.
-    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        reason = first_line(error)
+        raise ModelError(f"'{folder}' could not be loaded: {reason}; get it again.") from error
     if missing:
         raise ModelError(
             f"'{folder}' lacks {len(missing)} weights that {name} needs ({missing[0]}, ...); it "
-            "was saved incomplete, or by another version of the library: get it anew or upgrade."
+            "was saved incomplete, or by another version of the library: get it again or upgrade."
         )
     return part
+
+
+def read_module(
+    module_class: Any, folder: Path, dtype: torch.dtype, variant: str | None = None
+) -> tuple[Any, list[str]]:
+    """Read a module from safetensors here; also return the tensors that are missing.
+
+    A missing tensor would silently be a random one.
+    """
+    module, report = module_class.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    return module, sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
 
 
 def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
@@ -352,10 +362,10 @@ def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
                 use_safetensors=True,
                 local_files_only=True,
             )
-            # Also notices an adapter of which nothing fitted, which loading passes over in silence.
+            # This also fails for an adapter of which nothing fits, which loading silently ignores.
             pipe.set_adapters(names)
         except (AttributeError, OSError, RuntimeError, ValueError) as error:
-            reason = (str(error).splitlines() or [""])[0]
+            reason = first_line(error)
             raise ModelError(
                 f"the adapter '{adapter}' does not fit '{spec.model}': {reason}"
             ) from error
@@ -375,13 +385,11 @@ def _add_embeddings(pipe: Any, file: Path) -> None:
                 f"{token} is of shape {tuple(row.shape)}, and the text encoder takes "
                 f"{tuple(table.shape[1:])}."
             )
-    places = add_tokens(pipe.tokenizer, list(rows))
-    if places[-1] >= len(table):
-        table = pipe.text_encoder.resize_token_embeddings(
-            places[-1] + 1, mean_resizing=False
-        ).weight
+    ids = add_tokens(pipe.tokenizer, list(rows))
+    if ids[-1] >= len(table):
+        table = pipe.text_encoder.resize_token_embeddings(ids[-1] + 1, mean_resizing=False).weight
     with torch.no_grad():
-        table[places] = torch.stack(list(rows.values())).to(table)
+        table[ids] = torch.stack(list(rows.values())).to(table)
 
 
 def add_tokens(tokenizer: Any, tokens: list[str]) -> list[int]:
@@ -398,11 +406,12 @@ def add_tokens(tokenizer: Any, tokens: list[str]) -> list[int]:
     return [int(number) for number in tokenizer.convert_tokens_to_ids(tokens)]
 
 
-def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
+def _move(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
+    """Move a pipeline to its device, with the settings that belong to this device."""
     pipe.set_progress_bar_config(disable=True)
     round_noise(pipe)
     if hasattr(pipe, "watermark"):
-        pipe.watermark = None  # there only if some package is: images would differ by machine
+        pipe.watermark = None  # it needs a package, so images would differ between machines
     if spec.size >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
         pipe.vae.enable_slicing()
     if spec.offload and device.type == "cuda":
@@ -420,20 +429,20 @@ def _place(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' loading bars, and needless advice, off the user's terminal."""
+    """Hide the loading bars of transformers, and advice that does not apply."""
     bars: Any = importlib.import_module("transformers.utils.logging")
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
-    adviser = logging.getLogger("diffusers.loaders.lora_base")
-    adviser.addFilter(_is_needed)
+    lora_log = logging.getLogger("diffusers.loaders.lora_base")
+    lora_log.addFilter(_is_needed)
     try:
         yield
     finally:
-        adviser.removeFilter(_is_needed)
+        lora_log.removeFilter(_is_needed)
         if shown:
             bars.enable_progress_bar()
 
 
 def _is_needed(record: logging.LogRecord) -> bool:
-    """Drop the remark that a LoRA is for the U-Net alone, as ours all are."""
+    """Return False for the remark that a LoRA is for the U-Net alone, as all of ours are."""
     return "No LoRA keys associated to CLIPText" not in record.getMessage()

@@ -17,14 +17,13 @@ _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 TEXT = {".json", ".txt", ".model", ".jinja"}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a small JSON file of a model."""
+def read_json(path: Path, writer: str = "save_pretrained of diffusers") -> dict[str, Any]:
+    """Read a small JSON file of a model; ``writer`` says what writes such a folder."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"'{path}' could not be read ({error}); give a whole folder, as save_pretrained of "
-            "diffusers writes it."
+            f"'{path}' could not be read ({error}); give a whole folder, as {writer} writes it."
         ) from error
     if not isinstance(content, dict):
         raise ModelError(f"'{path}' must hold a JSON object, got {type(content).__name__}.")

@@ -11,8 +11,8 @@ import torch
 class Generator(torch.Generator):
     """A generator on the CPU whose noise in half precision is its noise in float32, rounded.
 
-    Torch's own is so in version 2.14 and another one altogether in 2.11: there an image in half
-    precision would have nothing in common with that of its seed in float32.
+    In torch 2.14 its own noise is the same. In 2.11 it is another one, so that an image in half
+    precision would have nothing in common with the image of its seed in float32.
     """
 
     @classmethod
@@ -24,10 +24,10 @@ class Generator(torch.Generator):
 
 
 def round_noise(pipe: Any) -> None:
-    """Let the modules that a pipeline draws noise in ask our generators in float32.
+    """Let the modules in which a pipeline draws noise ask our generators in float32.
 
-    Diffusers' ``randn_tensor`` takes no other sources of noise than torch's generators. In place of
-    it goes a function that differs for generators of ours only.
+    Diffusers' ``randn_tensor`` accepts only torch's generators as sources of noise. A function
+    replaces it that differs for our generators only.
     """
     for name in _modules(pipe):
         module = sys.modules[name]

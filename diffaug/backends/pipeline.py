@@ -29,16 +29,16 @@ from diffaug.backends.loading import (
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.switches import own_switches
-from diffaug.errors import GenerationError, RefusedError
+from diffaug.errors import GenerationError, RefusedError, first_line
 from diffaug.functional import is_blank, resize
 from diffaug.seeds import MAX_SEED
 
 _log = logging.getLogger("diffaug")
 
-#: Images made for one request before the source takes their place.
+#: Images made for one request before the source is returned instead.
 ATTEMPTS = 4
-#: As many first images that are not a number are an error; fewer may be chance.
-FIRST = 4
+#: From this many images on, it is an error if not one of them is usable; fewer may be chance.
+ENOUGH_TO_JUDGE = 4
 
 _TOKEN = re.compile(r"<[^<>\s]+>")
 #: From this many parameters on, a CPU takes minutes for an image.
@@ -51,9 +51,9 @@ class DiffusersBackend(ModelBackend):
     Sources are resized to the model's square; what comes back has that size. Each image has its own
     random generator, so with ``spec.pad`` it is the same, bit for bit, whatever is generated with
     it. A batch that does not fit into memory is halved, for the rest of the backend's life.
-    Blank and refused outputs are made again with the next seed, three times; then the source stands
-    in. What overflows in half precision is decoded once more in float32. The backend pickles as its
-    spec and may be used from several threads, one at a time.
+    Blank and refused outputs are made again with the next seed, three times; then the source is
+    returned instead. An image that overflows in half precision is decoded again in float32. The
+    backend pickles as its spec and may be used from several threads, one at a time.
 
     Args:
         spec: the model and how to run it.
@@ -79,7 +79,7 @@ class DiffusersBackend(ModelBackend):
         self._pipe: Any = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
-        #: Whether an image has ever come out as numbers, and how many have not until then.
+        #: Whether an image was ever usable, and how many were not a number before.
         self._succeeded = False
         self._no_numbers = 0
         # By process: a fork may copy a lock while a thread of the parent holds it.
@@ -113,7 +113,11 @@ class DiffusersBackend(ModelBackend):
             if self._pipe is None:
                 return
             if self.fallbacks:
-                _log.warning("'%s': in all, %d originals stood in", self.spec.model, self.fallbacks)
+                _log.warning(
+                    "'%s': %d originals were used instead of images, in all",
+                    self.spec.model,
+                    self.fallbacks,
+                )
             self._pipe = None
             gc.collect()  # offloading and compiling leave cycles behind
             torch.cuda.empty_cache()  # nothing where CUDA was never used
@@ -144,7 +148,7 @@ class DiffusersBackend(ModelBackend):
         return self._pipe
 
     def _check_prompts(self, pipe: Any, requests: list[GenerationRequest]) -> None:
-        """Raise for what the text encoder would pass over in silence, warn of what it cuts off."""
+        """Raise for what the text encoder would silently ignore; warn of what it cuts off."""
         parameters = inspect.signature(pipe.__call__).parameters
         if "negative_prompt" not in parameters and any(r.negative_prompt for r in requests):
             raise ValueError(
@@ -174,14 +178,14 @@ class DiffusersBackend(ModelBackend):
     def _generate(self, pipe: Any, requests: list[GenerationRequest]) -> list[Generated]:
         results: dict[int, Generated] = {}
         jobs = []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             source = request.image
             if source is not None:
                 source = resize(source, (self.size, self.size))
             if request.strength == 0 and source is not None:
-                results[place] = Generated(source, request.seed)
+                results[index] = Generated(source, request.seed)
             else:
-                jobs.append(Job(place, request, source, request.seed))
+                jobs.append(Job(index, request, source, request.seed))
 
         # The next seed overflows like this one, so these are not made again.
         no_numbers: list[Job] = []
@@ -193,11 +197,11 @@ class DiffusersBackend(ModelBackend):
                 elif output.refused or is_blank(output.image, job.source):
                     failed.append(replace(job, seed=(job.seed + 1) % MAX_SEED))
                 else:
-                    results[job.place] = Generated(output.image, job.seed, attempts=attempt)
+                    results[job.index] = Generated(output.image, job.seed, attempts=attempt)
                     self._succeeded = True
             jobs = failed
         if no_numbers:
-            self._stand_in(pipe, no_numbers, results, len(requests))
+            self._use_sources(pipe, no_numbers, results, len(requests))
 
         for job in jobs:
             if job.source is None:
@@ -205,7 +209,7 @@ class DiffusersBackend(ModelBackend):
                     f"every image for {job.request.prompt!r} (seed {job.request.seed}) was blank "
                     f"or refused, {ATTEMPTS} times; change the prompt or the seed."
                 )
-            results[job.place] = Generated(
+            results[job.index] = Generated(
                 job.source, job.request.seed, attempts=ATTEMPTS, fallback=True
             )
         self.fallbacks += len(jobs)
@@ -213,19 +217,19 @@ class DiffusersBackend(ModelBackend):
             self._warn(
                 "fallback",
                 f"{len(jobs)} of {len(requests)} generated images were blank or refused {ATTEMPTS} "
-                "times; their originals stand in (later ones are counted in 'fallbacks').",
+                "times; their originals are used (later ones are counted in 'fallbacks').",
             )
-        return [results[place] for place in range(len(requests))]
+        return [results[index] for index in range(len(requests))]
 
-    def _stand_in(
+    def _use_sources(
         self, pipe: Any, jobs: list[Job], results: dict[int, Generated], count: int
     ) -> None:
-        """Let sources stand in for images that are not a number, unless all of them are not."""
+        """Return sources for images that are not a number; raise if all images so far are such."""
         precision = "half precision" if pipe.dtype != torch.float32 else "float32"
         step = "dtype='float32'" if precision == "half precision" else "another scheduler"
         what = f"not a number in {precision}; set {step}"
         self._no_numbers += len(jobs)
-        if self._no_numbers >= FIRST and not self._succeeded:
+        if self._no_numbers >= ENOUGH_TO_JUDGE and not self._succeeded:
             raise GenerationError(
                 f"'{self.spec.model}': the first {self._no_numbers} images are {what}."
             )
@@ -234,16 +238,16 @@ class DiffusersBackend(ModelBackend):
                 raise RefusedError(
                     f"the image for {job.request.prompt!r} (seed {job.request.seed}) is {what}."
                 )
-            results[job.place] = Generated(job.source, job.request.seed, fallback=True)
+            results[job.index] = Generated(job.source, job.request.seed, fallback=True)
         self.fallbacks += len(jobs)
         self._warn(
             "number",
-            f"{len(jobs)} of {count} generated images are {what}; their originals stand in (later "
+            f"{len(jobs)} of {count} generated images are {what}; their originals are used (later "
             "ones are counted in 'fallbacks').",
         )
 
     def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, Output]]:
-        """Yield each job with what the model made of it."""
+        """Yield each job with the output of the model."""
         groups: dict[tuple[int, int, bool], list[Job]] = {}
         for job in jobs:
             groups.setdefault(kind(self.spec, job.request), []).append(job)
@@ -251,13 +255,13 @@ class DiffusersBackend(ModelBackend):
             while waiting:
                 batch = waiting[: self._batch_size]
                 padding = 0
-                # Where each image is a call of its own, none has company.
-                alone = type(pipe).__name__ in EDITORS
-                if (self.spec.pad or self.spec.compile) and not alone:
+                # Editors get one image in each call, so there is no batch to fill.
+                is_batched = type(pipe).__name__ not in EDITORS
+                if (self.spec.pad or self.spec.compile) and is_batched:
                     padding = self._batch_size - len(batch)
-                made = self._try(pipe, batch + batch[-1:] * padding)
-                if made is not None:
-                    yield from zip(batch, made, strict=False)
+                outputs = self._try(pipe, batch + batch[-1:] * padding)
+                if outputs is not None:
+                    yield from zip(batch, outputs, strict=False)
                     waiting = waiting[len(batch) :]
 
     def _try(self, pipe: Any, batch: list[Job]) -> list[Output] | None:
@@ -266,11 +270,11 @@ class DiffusersBackend(ModelBackend):
             return run_batch(pipe, self.spec, batch)
         except Exception as error:
             if not is_out_of_memory(error, len(batch)):
-                reason = (str(error).splitlines() or [""])[0]
+                reason = first_line(error)
                 raise GenerationError(
                     f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
                 ) from error
-        # Only here, after the exception, are the tensors that it held gone.
+        # Here and not above, because the exception held tensors until now.
         torch.cuda.empty_cache()
         if hasattr(pipe, "vae") and hasattr(pipe, "unet"):
             # SDXL decodes in float32 and casts back afterwards, which an error skips.
@@ -283,8 +287,8 @@ class DiffusersBackend(ModelBackend):
         self._batch_size = len(batch) // 2
         self._warn(
             "memory",
-            f"a batch of {len(batch)} does not fit into memory; going on with {self._batch_size} "
-            "(halved again where that is too many).",
+            f"a batch of {len(batch)} does not fit into memory; later ones have {self._batch_size} "
+            "(halved again if that is too many).",
         )
         return None
 

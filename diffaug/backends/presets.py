@@ -271,7 +271,7 @@ def name_of(model: str) -> str:
 
 
 def show_licence(spec: ModelSpec) -> None:
-    """Log on which terms a model may be used: as a warning unless it is the user's own or free."""
+    """Log the terms of use of a model, as a warning unless it is the user's own or free."""
     preset = PRESETS.get(name_of(spec.model))
     if preset is not None:
         level = logging.INFO if preset.commercial == "yes" else logging.WARNING

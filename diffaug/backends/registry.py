@@ -16,7 +16,7 @@ from diffaug.backends.spec import ModelSpec
 _lock = threading.Lock()
 _live: dict[ModelSpec, Backend] = {}
 _cached: dict[ModelSpec, Backend] = {}
-#: The specs of what callers named: only the first mention of a model reads files or asks the Hub.
+#: The spec of each name that callers gave: only the first use of one reads files or asks the Hub.
 _named: dict[str | Path | ModelSpec, ModelSpec] = {}
 #: Models from before a fork. They are neither used nor freed: a forked process that frees CUDA
 #: memory crashes.

@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def own_switches(device: torch.device, exact: bool) -> Iterator[None]:
-    """Run under the same settings of torch whatever the caller has set, and put those back.
+    """Run under fixed settings of torch, and restore the caller's settings afterwards.
 
     Autocast is off and cuDNN chooses by rule, not by trial. ``exact`` turns TF32 off in
     convolutions, too.

@@ -107,7 +107,7 @@ def augment(
 def merge(
     destination: Annotated[Path, typer.Argument(help="Folder that parts were made in.")],
 ) -> None:
-    """Put the finished parts of a set together if the last one to finish could not."""
+    """Merge the finished parts of a set, if the part that finished last could not do it."""
     from diffaug.offline.shards import merge as join
 
     out.print(f"{join(destination)} images in {destination}")
@@ -157,12 +157,12 @@ def warm(
     before = [] if size is None else [v2.Resize(size)]
     photos = ImageFolder(source)
     counts = warm_cache(photos, v2.Compose([*before, transform]), dry_run=True)
-    left = counts.requests - counts.cached
+    missing = counts.requests - counts.cached
     out.print(
         f"{counts.requests} images can be asked for, {counts.cached} of them already there, "
-        f"{left} to make; {counts.bytes / 1e6:.0f} MB in all"
+        f"{missing} to make; {counts.bytes / 1e6:.0f} MB in all"
     )
-    if dry_run or not left:
+    if dry_run or not missing:
         return
     done = warm_cache(photos, v2.Compose([*before, transform]), progress=True)
     out.print(
@@ -270,8 +270,8 @@ def filter(
     elif scorer == "similarity":
         refuse(other, metaclass=metaclass, target_class=target_class, model=clip)
         bounds = {"low": low, "high": high}
-        given: dict[str, Any] = {k: value for k, value in bounds.items() if value is not None}
-        judge = SimilarityFilter(source, **given)
+        changed: dict[str, Any] = {k: value for k, value in bounds.items() if value is not None}
+        judge = SimilarityFilter(source, **changed)
     else:
         raise ValueError(f"'scorer' must be clip or similarity, got {scorer!r}.")
     done = filter_set(folder, judge, keep=keep, progress=True)
@@ -287,10 +287,10 @@ def main() -> None:
 
 def _print_summary(summary: "Summary", dry_run: bool) -> None:
     if dry_run:
-        left = summary.planned - summary.taken_over
+        missing = summary.planned - summary.taken_over
         out.print(
             f"{summary.planned} images planned, {summary.taken_over} of them already there, "
-            f"{left} to make in {summary.destination}; nothing was written"
+            f"{missing} to make in {summary.destination}; nothing was written"
         )
     else:
         speed = f", {summary.made / summary.seconds:.1f} images/s" if summary.made else ""

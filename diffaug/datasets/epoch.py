@@ -26,12 +26,12 @@ class Epoch:
         self._number.fill_(whole("epoch", epoch, 0))
 
 
-def tell_epoch(dataset: Any, epoch: int) -> None:
+def pass_epoch(dataset: Any, epoch: int) -> None:
     """Pass the epoch to a dataset with a ``set_epoch``, inside subsets and concatenations too."""
     if hasattr(dataset, "set_epoch"):
         dataset.set_epoch(epoch)
     elif isinstance(dataset, ConcatDataset):
         for part in dataset.datasets:
-            tell_epoch(part, epoch)
+            pass_epoch(part, epoch)
     elif hasattr(dataset, "dataset"):
-        tell_epoch(dataset.dataset, epoch)
+        pass_epoch(dataset.dataset, epoch)

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from diffaug import images
 from diffaug.arguments import whole
-from diffaug.datasets.epoch import Epoch, tell_epoch
+from diffaug.datasets.epoch import Epoch, pass_epoch
 from diffaug.datasets.map_style import check_dataset, position
 from diffaug.labels import samples
 from diffaug.seeds import derive_seed
@@ -100,7 +100,7 @@ class JointTransform(Dataset):
         """
         self._epoch.set(epoch)
         self._asked.zero_()
-        tell_epoch(self.dataset, epoch)
+        pass_epoch(self.dataset, epoch)
 
     @property
     def enabled(self) -> bool:

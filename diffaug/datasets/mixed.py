@@ -1,7 +1,6 @@
 """Generated images among real ones."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from diffaug.arguments import unit, whole
-from diffaug.datasets.epoch import Epoch, tell_epoch
+from diffaug.datasets.epoch import Epoch, pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.map_style import check_dataset, position
 from diffaug.labels import samples
@@ -19,6 +18,7 @@ from diffaug.labels.dataset import class_counts
 from diffaug.labels.label import as_probabilities, check_gamma
 from diffaug.labels.pairs import long_tail_weights
 from diffaug.seeds import derive_seed
+from diffaug.transforms.strategies import warn_of_large_p
 
 REPLACEMENTS = ("global", "local", "concat")
 
@@ -95,13 +95,8 @@ class MixedDataset(Dataset):
             generated = generated.renumbered(names)
         self.generated = generated
         self.p = 0.3 if p is None else unit("p", p)
-        if replacement != "concat" and self.p > 0.5:
-            warnings.warn(
-                f"'p' is {self.p}: above 0.5 the authors of Diff-Mix lost accuracy, down to 37 % "
-                "from 58 % with generated images alone.",
-                UserWarning,
-                stacklevel=2,
-            )
+        if replacement != "concat":
+            warn_of_large_p(self.p, "with generated images alone", stacklevel=2)
         self.gamma = generated.gamma if gamma is None else check_gamma(gamma)
         self.num_classes = generated.num_classes
         if num_classes is not None:
@@ -182,7 +177,7 @@ class MixedDataset(Dataset):
             epoch: at least 0.
         """
         self._epoch.set(epoch)
-        tell_epoch(self.dataset, epoch)
+        pass_epoch(self.dataset, epoch)
 
 
 def _paths(dataset: Any) -> list[str] | None:

@@ -82,7 +82,7 @@ class ClipFilter:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """The captions that images are compared with: with, without, and then the classes'."""
+        """The captions to compare with: with the metaclass, without it, and one for each class."""
         thing = self.metaclass
         return (
             f"a photo with a {thing} on it",
@@ -99,7 +99,7 @@ class ClipFilter:
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         """Return the probability that each image shows what its captions say."""
         if self.target_class and not {str(row.get("label")) for row in rows} <= {*self._classes}:
-            self.prepare(Path(), rows)  # scored without a set: then these are the classes
+            self.prepare(Path(), rows)  # without a set, the classes of the rows are all classes
         clip = self._load()
         pixels = clip.pixels(images)
         captions = self.captions
@@ -186,26 +186,19 @@ def _read_or_fetch(spec: ModelSpec) -> tuple[_Clip, list[str]]:
 
 
 def _read_clip(folder: Path) -> tuple[_Clip, list[str]]:
-    """Read the parts of a CLIP model; also return the weights that are missing, and so random."""
+    """Read the parts of a CLIP model; also return the weights that are missing."""
     # Not the Auto classes, which may ask whether to run the model's own code.
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():  # transformers would use its default
         raise FileNotFoundError("it has no config.json")
     with torch.random.fork_rng(devices=[]), loading.quiet():
-        model, report = CLIPModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        model, missing = loading.read_module(CLIPModel, folder, torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     # A tokenizer is read even without its vocabulary, and then all letters are the same to it.
     if tokenizer("a").input_ids == tokenizer("b").input_ids:
         raise OSError("its tokenizer has no vocabulary")
-    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     return _Clip(model, tokenizer, processor), missing
 
 

@@ -1,4 +1,4 @@
-"""The images that a model learns from: which there are, which is drawn, what is cut from it."""
+"""The images that a model learns from: list them, draw one, crop a square from it."""
 
 import os
 from collections import Counter, defaultdict

@@ -201,7 +201,7 @@ def _train(folder: RunFolder, precision: str, progress: bool) -> list[float]:
 
 
 def _train_steps(folder: RunFolder, trainer: Trainer, first: bool, progress: bool) -> list[float]:
-    """Do the steps that are left, with checkpoints and pictures on the way."""
+    """Do the remaining steps, and write checkpoints and pictures between them."""
     settings, losses = folder.settings, list[float]()
     total, done = settings.steps * settings.batch_size, trainer.step * settings.batch_size
     try:

@@ -10,7 +10,7 @@ from diffaug.backends import finetuned
 from diffaug.backends.hub import pin
 from diffaug.backends.presets import PRESETS
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import DestinationError
+from diffaug.errors import DestinationError, first_line
 from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.settings import Settings, without_adapters
 from diffaug.finetuning.trainer import Trainer
@@ -133,10 +133,9 @@ class RunFolder(OutputFolder):
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 trainer.restore(tensors, opened.metadata() or {})
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [""])[0]
             raise DestinationError(
-                f"'{self.checkpoint}' is damaged ({type(error).__name__}: {reason}); remove it to "
-                "start from the first step, or put back a whole one."
+                f"'{self.checkpoint}' is damaged ({type(error).__name__}: {first_line(error)}); "
+                "remove it to start from the first step, or put back a whole one."
             ) from error
         if trainer.step > self.settings.steps:
             raise DestinationError(

@@ -6,7 +6,7 @@ from typing import Any
 IMAGE_KEYS = ("image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "fine_label")
 
-#: The way into a sample, from the outside in: keys and positions.
+#: The keys and positions that lead to a part of a sample, the outermost first.
 Place = tuple[Any, ...]
 LabelsGetter = str | int | Callable[[Any], Any]
 

@@ -299,7 +299,7 @@ class Destination(OutputFolder):
             self.journal.append(row)
 
     def remove(self, folder: Path) -> None:
-        """Remove a folder in this one; after a stop amid this, nobody sees what is left of it."""
+        """Remove a folder in this one; if this is interrupted, the rest of it has a hidden name."""
         with self._errors_said("written to"):
             abandoned = self.folder / f"{HIDDEN}{secrets.token_hex(8)}.tmp"
             os.rename(folder, abandoned)

@@ -60,7 +60,7 @@ class _Pixels(NamedTuple):
 
 
 class Maker:
-    """Turn planned images into finished ones; it travels to other processes.
+    """Turn planned images into finished ones; it can be pickled to other processes.
 
     Args:
         source: where the images come from.
@@ -79,12 +79,12 @@ class Maker:
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
         self.source, self.transform, self.options = source, transform, options
-        own = spec.batch_size if spec else BATCH_SIZE
-        self.batch_size: int = (recorded or {}).get("batch_size") or own
+        default = spec.batch_size if spec else BATCH_SIZE
+        self.batch_size: int = (recorded or {}).get("batch_size") or default
         # Padded, so that the pixels of an image do not depend on the others of its batch.
         self.spec = spec and replace(spec, batch_size=self.batch_size, pad=True)
         self.versions = versions_line()
-        #: If set, it replaces this process's own backend, and gets so many batches at once.
+        #: If set, it replaces the backend of this process, and gets ``at_once`` batches at once.
         self.backend: Backend | None = None
         self.at_once = 1
 
@@ -114,7 +114,7 @@ class Maker:
         """
         full = self.batch_size * self.at_once
         waiting: dict[tuple[int, int], list[_Draft | Skipped]] = {}
-        asked: dict[tuple[int, int], int] = {}
+        requests_waiting: dict[tuple[int, int], int] = {}
         for copies, image in self._read(planned, readers):
             for copy in copies:
                 draft = self._draft(copy, image)
@@ -122,17 +122,17 @@ class Maker:
                 batch = waiting.setdefault(kind, [])
                 batch.append(draft)
                 requests = len(draft.requests) if isinstance(draft, _Draft) else 0
-                asked[kind] = asked.get(kind, 0) + requests
-                # Images that ask for nothing must not pile up either.
-                if asked[kind] >= full or len(batch) >= 4 * full:
-                    del asked[kind]
+                requests_waiting[kind] = requests_waiting.get(kind, 0) + requests
+                # A batch of images that need no requests must not grow without a limit either.
+                if requests_waiting[kind] >= full or len(batch) >= 4 * full:
+                    del requests_waiting[kind]
                     yield waiting.pop(kind)
         yield from waiting.values()
 
     def _read(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
     ) -> Iterator[tuple[list[Planned], SourceImage | UnreadableImageError]]:
-        """Read each source once for its copies in a row; in threads, if the source allows it."""
+        """Read each source once for all of its copies; in threads, if the source allows it."""
         groups = (list(copies) for _, copies in groupby(planned, key=lambda copy: copy.source))
         if not self.source.threads:
             return map(self._load, groups)
@@ -158,7 +158,7 @@ class Maker:
     def _draft(
         self, planned: Planned, image: SourceImage | UnreadableImageError
     ) -> _Draft | Skipped:
-        """Draw for a planned image, and write down its requests."""
+        """Draw for a planned image, and list its requests."""
         if isinstance(image, UnreadableImageError):
             return Skipped(planned.source, str(image))
         if planned.copy is None:
@@ -244,7 +244,7 @@ class Maker:
         described = {} if applied is None else self.transform.describe(applied)
         label = image.label if applied is None else self.transform.label_of(applied, image.label)
         base = image.base
-        if label != image.label:  # into the folder of the class that it shows
+        if label != image.label:  # it goes to the folder of the class that it shows
             base = f"{self.source.folder_of(label)}/{base.rpartition('/')[2]}"
         model = self.spec if request else None
         tag = "original" if copy is None else copy

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diffaug.errors import GenerationError, remade, require
+from diffaug.errors import GenerationError, one_line, remade, require
 from diffaug.offline.generate import Keep, Made, Maker
 from diffaug.offline.identity import versions_line
 from diffaug.offline.plan import Planned
@@ -60,9 +60,8 @@ def make_with_ray(maker: Maker, planned: Iterable[Planned], keep: Keep) -> None:
                 if error is not None:
                     raise error
     except (ray.exceptions.RayError, ConnectionError) as error:
-        reason = " ".join(str(error).split())
         raise GenerationError(
-            f"the Ray cluster failed: {reason:.500}; run the same command again to resume."
+            f"the Ray cluster failed: {one_line(error):.500}; run the same command again to resume."
         ) from error
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from diffaug.backends.pipeline import FIRST
+from diffaug.backends.pipeline import ENOUGH_TO_JUDGE
 from diffaug.errors import GenerationError
 from diffaug.offline.destination import Destination
 from diffaug.offline.engines import engine_for
@@ -46,7 +46,7 @@ class Summary:
 
 
 def pairs_up(transform: ImageTransform) -> bool:
-    """Tell whether a transform chooses the sources of a set; it must then know their classes."""
+    """Return whether a transform chooses the sources of a set; it must then know their classes."""
     return transform.pair_up([], [], 0, 0) is not None
 
 
@@ -56,7 +56,7 @@ class Run:
     Args:
         maker: what makes images.
         destination: the folder that they go to.
-        takes: tells by the number of a source or pair whether this run makes its images.
+        takes: returns, for the number of a source or pair, whether this run makes its images.
         there: rows of images that are already there, in another folder.
     """
 
@@ -90,7 +90,7 @@ class Run:
             for first in missing:  # without any, no model and no cluster is started
                 self.engine(self.maker, chain([first], missing), self._keep)
         self.destination.finish(self._record(), order)
-        if self.made >= FIRST and self.fallbacks == self.made:
+        if self.made >= ENOUGH_TO_JUDGE and self.fallbacks == self.made:
             raise GenerationError(
                 f"all {self.made} images that were made for '{self.destination.folder}' came out "
                 "blank or refused, and are copies of their originals; see the warnings, and choose "
@@ -107,7 +107,7 @@ class Run:
         self.destination.begin(self._record())
 
     def summary(self) -> Summary:
-        """Say what has been done so far."""
+        """Return what has been done so far."""
         count = taken_over = 0
         for planned in self._plan():
             count += 1
@@ -149,7 +149,7 @@ class Run:
                 self.bar.update()
 
     def _record(self) -> dict[str, Any]:
-        """Return what ``run.json`` says beside the identity; a resumed run may change it."""
+        """Return what ``run.json`` holds besides the identity; a resumed run may change it."""
         return {
             "per_image": self.copies,
             "batch_size": self.maker.batch_size,

@@ -52,7 +52,7 @@ class Shard:
         return f"{self.number}/{self.total}"
 
     def takes(self, number: int) -> bool:
-        """Tell whether the source or pair of this number belongs to the share."""
+        """Return whether the source or pair of this number belongs to the share."""
         return number % self.total == self.number - 1
 
     def folder(self, destination: str | os.PathLike[str]) -> Path:
@@ -138,8 +138,8 @@ def join(folder: Path) -> int:
                 f"'{folder}' lacks {len(missing)} finished parts ({named}); run them, then merge."
             )
         runs = [_run_of(part, folder) for part in parts]
-        alike = ("identity", "per_image", "batch_size")
-        if any(run[name] != runs[0][name] for run in runs for name in alike):
+        shared = ("identity", "per_image", "batch_size")
+        if any(run[name] != runs[0][name] for run in runs for name in shared):
             raise DestinationError(
                 f"'{folder}' holds parts of different runs; choose another folder, or remove "
                 "the hidden folders of one of them."

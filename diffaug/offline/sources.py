@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from diffaug import images
-from diffaug.errors import UnreadableImageError
+from diffaug.errors import UnreadableImageError, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import dataset_labels
@@ -41,7 +41,10 @@ class SourceImage(NamedTuple):
 
 
 class Source(Protocol):
-    """Images by key, in a fixed order; a copy's random numbers depend on the key alone."""
+    """Images by key, in a fixed order; a copy's random numbers depend on the key alone.
+
+    It is pickled to other processes without its list of keys.
+    """
 
     name: str
     keys: list[str]
@@ -61,13 +64,15 @@ class Source(Protocol):
         """Read one image, or raise UnreadableImageError."""
 
     def may_be(self, name: str) -> bool:
-        """Tell whether a run with this name for its source may have begun with this source."""
+        """Return whether a run whose source has this name may have begun with this source."""
+        return name == self.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "keys": []}
 
 
-class FolderSource:
+class FolderSource(Source):
     """A class-per-folder tree; an image's key is its path below the root.
-
-    It travels to other processes without its list of keys.
 
     Args:
         folder: the root, or its address, such as ``s3://bucket/train``.
@@ -94,7 +99,7 @@ class FolderSource:
             )
         self._shared = _shared_stems(self.keys)
         # In ImageFolder's order, with the classes that 'only' leaves out.
-        self.classes: list[str] | None = sorted({_class_of(key) for key in self.keys})
+        self.classes = sorted({_class_of(key) for key in self.keys})
         if only is not None:
             chosen = set(only)
             if missing := sorted(chosen.difference(self.keys)):
@@ -103,9 +108,6 @@ class FolderSource:
                     f"are not there, such as '{missing[0]}'."
                 )
             self.keys = [key for key in self.keys if key in chosen]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "keys": []}
 
     def folder_of(self, label: str) -> str:
         return label  # the label is a folder's name
@@ -122,7 +124,7 @@ class FolderSource:
         return name == self.name or not Path(name).exists()  # a folder may have been moved
 
 
-class DatasetSource:
+class DatasetSource(Source):
     """A map-style dataset of ``(image, label)`` pairs or of dicts; an image's key is its index.
 
     Raises:
@@ -145,13 +147,10 @@ class DatasetSource:
         self.dataset = dataset
         self.name = f"{type(dataset).__name__} of {len(dataset)}"
         self.keys = [str(index) for index in range(len(dataset))]
-        self.skipped: list[Skipped] = []
+        self.skipped = []
         self._class_names = class_names
         self._known: dict[str | None, list[str] | None] = {}
         self.classes = self._names(self._label_key())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "keys": []}
 
     def load(self, key: str) -> SourceImage:
         index = int(key)
@@ -164,8 +163,9 @@ class DatasetSource:
             count = _check(image, index)
             pixels = images.to_uint8(images.unpack(image)[0])  # (1, 3, H, W)
         except (OSError, SyntaxError) as error:  # what Pillow raises on a damaged file
-            reason = " ".join(str(error).split())
-            raise UnreadableImageError(f"item {index} is not readable: {reason}.") from error
+            raise UnreadableImageError(
+                f"item {index} is not readable: {one_line(error)}."
+            ) from error
         if count != 1:
             raise ValueError(f"item {index} must hold one image, got shape {tuple(image.shape)}.")
         column = label_at[0] if isinstance(label_at[0], str) else None
@@ -175,18 +175,14 @@ class DatasetSource:
     def folder_of(self, label: str) -> str:
         return class_folder(label)
 
-    def may_be(self, name: str) -> bool:
-        return name == self.name
-
     def labels(self) -> list[str]:
         key = self._label_key()
         try:
             labels = dataset_labels(self.dataset)
-        except (OSError, SyntaxError) as error:  # its labels come with images, and one is damaged
-            reason = " ".join(str(error).split())
+        except (OSError, SyntaxError) as error:  # labels come with images, and one is damaged
             raise UnreadableImageError(
-                f"'dataset' could not be asked for every label: {reason}; give it 'targets', a "
-                "list of its labels."
+                f"'dataset' could not be asked for every label: {one_line(error)}; give it "
+                "'targets', a list of its labels."
             ) from error
         return [self._class_name(label, key, index) for index, label in enumerate(labels)]
 

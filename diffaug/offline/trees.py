@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from diffaug import images
-from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageError
+from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageError, one_line
 
 
 def open_tree(folder: str | os.PathLike[str]) -> "LocalTree | RemoteTree":
@@ -119,7 +119,7 @@ class RemoteTree:
 
 
 def _failed(what: str, error: Exception) -> SourceError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return SourceError(
         f"'{what}' could not be read: {reason}; once it can, run the same command again."
     )

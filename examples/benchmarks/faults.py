@@ -1,4 +1,4 @@
-"""Kill offline runs with signal 9 at random moments, go on with them, and look for what is lost.
+"""Kill offline runs with signal 9 at random moments, resume them, and look for what is lost.
 
     python examples/benchmarks/faults.py --kills 20 --out docs/benchmarks/faults.json
 
@@ -69,7 +69,7 @@ class Tally:
     runs: int = 0
     sets: int = 0
     refused: int = 0
-    #: Runs that ended with one line about their model's death, to be gone on with.
+    #: Runs that ended with one line about their model's death, which are resumed.
     clear_errors: int = 0
     #: Images that a kill left without a row.
     images_made_again: int = 0
@@ -279,7 +279,7 @@ class Trial:
         if victim == "model" and (models := alive[0].models()):
             os.kill(self.chance.choice(models), signal.SIGKILL)
             self.tally.kills["model"] += 1
-            return []  # and its run goes on
+            return []  # and its run continues
         hit = alive if victim == "all" else [self.chance.choice(alive)]
         for one in hit:
             (os.killpg if victim == "group" else os.kill)(one.process.pid, signal.SIGKILL)
@@ -304,7 +304,7 @@ class Trial:
         self.tally.problems.append(f"'{folder.name}' does not get whole")
 
     def run(self, whole: Path, kills: int) -> Tally:
-        """Deal the kills, go on after each, and compare each set that gets whole."""
+        """Deal the kills, resume after each, and compare each set that gets whole."""
         began, folder = time.monotonic(), self.fresh()
         if not self.tally.seconds_undisturbed:
             self.undisturbed(folder)

@@ -1,4 +1,4 @@
-"""How fast diffaug is, beside what it stands in for: goals and figures in one table.
+"""How fast diffaug is, beside what it replaces: goals and figures in one table.
 
     python examples/benchmarks/speed.py --repeats 20
     python examples/benchmarks/speed.py --only arithmetic fractals

@@ -399,7 +399,7 @@ def test_a_device_that_cannot_take_the_model_is_one_line(text, expected, monkeyp
         raise RuntimeError(text)
 
     monkeypatch.setattr(loading, "choose_device", lambda _: torch.device("cuda:0"))
-    monkeypatch.setattr(loading, "_place", fail)
+    monkeypatch.setattr(loading, "_move", fail)
     with pytest.raises(GenerationError, match=expected) as caught:
         load_pipeline(pin(tiny_spec("edit", dtype="float32")))
     check_error(caught.value)

@@ -291,7 +291,7 @@ def test_out_of_memory_halves_the_batch_for_good_and_warns_once(error):
 def test_padded_batches_keep_one_size_after_halving():
     backend = DiffusersBackend(tiny_spec("edit", guidance_scale=1.0, batch_size=4, pad=True))
     run_out_of_memory(backend, above=2)
-    with pytest.warns(UserWarning, match="going on with 2"):
+    with pytest.warns(UserWarning, match="later ones have 2"):
         backend.generate(make_requests())
     batches = Batches(backend)
     assert len(backend.generate(make_requests())) == 5
@@ -355,7 +355,7 @@ def test_a_dark_image_of_a_dark_source_is_kept():
     assert (made.attempts, made.fallback) == (1, False)
 
 
-def test_text_to_image_has_nothing_to_stand_in():
+def test_text_to_image_has_no_original_to_return():
     backend = DiffusersBackend(tiny_spec("generate"))
     blacken(backend)
     with pytest.raises(RefusedError, match=r"every image for 'snowy' \(seed 0\)") as caught:
@@ -423,7 +423,7 @@ def test_first_images_that_are_all_not_a_number_are_an_error(dtype, step):
         backend.generate(make_requests(count=1))
 
 
-def test_text_to_image_that_is_not_a_number_has_nothing_to_stand_in():
+def test_text_to_image_that_is_not_a_number_has_no_original_to_return():
     backend = DiffusersBackend(tiny_spec("generate", dtype="bfloat16"))
     overflow(backend, in_float32=True)
     with pytest.raises(RefusedError, match=r"'snowy' \(seed 0\) is not a number in half") as caught:

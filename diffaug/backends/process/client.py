@@ -1,7 +1,7 @@
 """One model process for all workers of a DataLoader: the caller's side.
 
-CUDA does not survive a fork, and eight workers must not load eight models. So a worker asks a
-process that is nobody's fork, and the first one to ask starts it.
+CUDA does not survive a fork, and eight workers must not load eight models. So workers ask a process
+that was not forked. The first worker that asks starts it.
 """
 
 import dataclasses
@@ -39,13 +39,13 @@ from diffaug.errors import DiffaugError, GenerationError, remade
 
 _log = logging.getLogger("diffaug")
 
-#: How often a process that died is started again before callers are told.
+#: How often a process that died is started again before it is an error.
 RESTARTS = 3
 #: How long a process may take until it listens (importing torch on a busy machine), in seconds.
 START_SECONDS = 180.0
 #: How long the log of a process that has ended is kept, in seconds.
 KEEP_LOGS = 7 * 24 * 3600.0
-#: How long it is waited for one to end, which first answers what it was asked, in seconds.
+#: How many seconds to wait for a process to end; it first answers the requests that it has.
 STOP_SECONDS = 60.0
 #: A Unix socket's path must be shorter than this.
 _LONGEST_PATH = 104
@@ -54,10 +54,10 @@ _SCRIPT = Path(__file__).with_name("watchdog.py")
 
 
 def in_child() -> bool:
-    """Tell whether this process is a worker of another, such as a DataLoader's.
+    """Return whether this process is a worker of another, such as a DataLoader's.
 
-    One of several that train together is none, though ``torch.multiprocessing.spawn`` started it:
-    it has a GPU and workers of its own.
+    One of several processes that train together is not a worker, even if
+    ``torch.multiprocessing.spawn`` started it: it has a GPU and workers of its own.
     """
     from torch.utils.data import get_worker_info
 
@@ -65,18 +65,18 @@ def in_child() -> bool:
 
 
 def owner_here() -> Owner:
-    """Return what a process started here ends with: a worker's parent, or else this process."""
+    """Return the owner of a process started here: the parent of a worker, or else this process."""
     parent = multiprocessing.parent_process() if in_child() else None
     pid = os.getpid() if parent is None or not parent.pid else parent.pid
     return pid, process_started(pid) or "gone"
 
 
 def wants_process(spec: ModelSpec) -> bool:
-    """Tell whether a model should run in a process of its own here.
+    """Return whether a model should run in a process of its own here.
 
-    In a worker, if it runs on an accelerator, which neither survives a fork nor holds a model for
-    each worker; in the main process, if such a process runs already. ``DIFFAUG_WORKER=process``
-    says so for models on a CPU, too, and ``DIFFAUG_WORKER=never`` for none.
+    In a worker, it should if it runs on an accelerator, which neither survives a fork nor has room
+    for a model for each worker. In the main process, it should if such a process runs already. With
+    ``DIFFAUG_WORKER=process``, models on a CPU do the same; with ``DIFFAUG_WORKER=never``, none do.
     """
     choice = os.environ.get("DIFFAUG_WORKER", "auto")
     if choice not in ("auto", "process", "never"):
@@ -85,27 +85,27 @@ def wants_process(spec: ModelSpec) -> bool:
         return False
     if choice == "never" or not (choice == "process" or _on_accelerator(spec.device)):
         return False
-    return in_child() or _Place(pin(spec)).exists()
+    return in_child() or _Address(pin(spec)).exists()
 
 
 def _on_accelerator(device: str) -> bool:
     if device != "auto":
         return not device.startswith("cpu")
-    # Counting asks no CUDA context, which a fork could not have.
+    # Counting devices makes no CUDA context, which would not survive a fork.
     return torch.cuda.device_count() > 0 or torch.backends.mps.is_available()
 
 
 class WorkerBackend(ModelBackend):
     """Ask the one process that holds a model for this process and its siblings.
 
-    The process is started on the first request, collects what all callers ask for into batches, and
-    ends with its owner: the parent of a worker, or else this process. Killed under load, it is
-    started again and asked again, three times. What the process warns of is warned of here, once.
+    The process is started on the first request, collects the requests of all callers into batches,
+    and ends with its owner: the parent of a worker, or else this process. If it is killed, it is
+    started and asked again, three times. Its warnings are repeated here, once.
 
     Args:
         spec: the model and how to run it.
-        owner: the process that the model's ends with, as ``(pid, start)``; None for the parent of a
-            worker, or else this process.
+        owner: the model's process ends when this one ends, ``(pid, start)``; None for the parent of
+            a worker, or else this process.
 
     Raises:
         GenerationError: the process cannot be started, or keeps dying; with its last lines.
@@ -120,13 +120,13 @@ class WorkerBackend(ModelBackend):
 
     def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
         super().__init__(spec)
-        #: How many requests of this backend's got their source back, as in ``DiffusersBackend``.
+        #: How many requests of this backend got their source back, as in ``DiffusersBackend``.
         self.fallbacks = 0
         #: Images in one call of the model: the spec's number, or less where that did not fit.
         self.batch_size = spec.batch_size
         self._owner = owner
         self._local = threading.local()
-        #: What has been repeated here of what the process said, each a kind and a text.
+        #: The messages of the process that were repeated here, each a kind and a text.
         self.heard: set[tuple[str, str]] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -149,30 +149,30 @@ class WorkerBackend(ModelBackend):
         ]
 
     def load(self) -> int:
-        """Return how many requests wait in the model's process, which is started if need be."""
+        """Return how many requests wait in the model's process; start it if it is not there."""
         answer, _ = self._ask({"ask": "load"})
         return int(answer["load"])
 
     def stop(self) -> None:
-        """End the model's process, if it is there, once it has answered what waits."""
+        """End the model's process, if it is there, after it has answered the requests that wait."""
         self._drop()
-        connection = _Place(self.pinned(), self._owner).reach()
+        connection = _Address(self.pinned(), self._owner).reach()
         if connection is not None:
             _stop(connection)
 
     def _ask(
         self, header: protocol.Header, images: Sequence[torch.Tensor] = ()
     ) -> tuple[protocol.Header, list[torch.Tensor]]:
-        place = _Place(self.pinned(), self._owner)
+        address = _Address(self.pinned(), self._owner)
         while True:
-            connection = self._connection(place)
+            connection = self._connection(address)
             try:
                 protocol.send(connection, header, images)
                 answer, received = protocol.receive(connection)
             except protocol.WireError:
                 self._drop()  # a request is a pure function: it can be asked again
                 continue
-            except BaseException:  # Ctrl-C, say: the next request must not read this one's answer
+            except BaseException:  # as by Ctrl-C: the next request must not read this one's answer
                 self._drop()
                 raise
             for kind, text in answer.pop("messages"):
@@ -180,7 +180,7 @@ class WorkerBackend(ModelBackend):
             return answer, received
 
     def _repeat(self, kind: str, text: str) -> None:
-        """Say here, once, what the model's process said."""
+        """Repeat a message of the model's process here, once."""
         if (kind, text) in self.heard:
             return
         self.heard.add((kind, text))
@@ -189,13 +189,13 @@ class WorkerBackend(ModelBackend):
         else:
             _log.warning("%s", text)
 
-    def _connection(self, place: "_Place") -> socket.socket:
+    def _connection(self, address: "_Address") -> socket.socket:
         """Return this thread's connection; one inherited through a fork is not ours."""
         kept = getattr(self._local, "kept", None)
         if kept is not None and kept[0] == os.getpid():
             connection: socket.socket = kept[1]
             return connection
-        connection = place.connect()
+        connection = address.connect()
         self._local.kept = (os.getpid(), connection)
         return connection
 
@@ -206,7 +206,7 @@ class WorkerBackend(ModelBackend):
             kept[1].close()
 
     def close(self) -> None:
-        """Leave the process, which goes on for the others and ends with its owner."""
+        """Close the connection; the process still serves others, and ends with its owner."""
         self._drop()
 
 
@@ -245,20 +245,20 @@ def _reach(path: Path) -> socket.socket | None:
         return None
 
 
-class _Place:
-    """Where a model's process listens, and how it gets there."""
+class _Address:
+    """Where a model's process listens, and how it is started."""
 
     def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
         self.spec = spec
         self.owner, self.started = owner or owner_here()
-        # Processes with a GPU each, started by torchrun or by hand, do not share one.
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        fields = json.dumps([dataclasses.asdict(spec), local_rank(), seen], sort_keys=True)
+        # Processes that have a GPU each, started by torchrun or by hand, do not share a model.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        fields = json.dumps([dataclasses.asdict(spec), local_rank(), visible], sort_keys=True)
         name = hashlib.sha256(f"{self.started} {fields}".encode()).hexdigest()[:12]
         self.path = _private_folder() / f"{self.owner}-{name}.sock"
 
     def exists(self) -> bool:
-        """Tell whether the process has been started."""
+        """Return whether the process has been started."""
         return self.path.exists()
 
     def connect(self) -> socket.socket:
@@ -269,7 +269,7 @@ class _Place:
         if connection is not None:
             return connection
         with FileLock(self.path.with_suffix(".lock")):
-            while (connection := self.reach()) is None:  # another was faster, or it was killed
+            while (connection := self.reach()) is None:  # another has started it, or it was killed
                 self._start()
         return connection
 
@@ -286,12 +286,12 @@ class _Place:
         with starts.open("ab") as file:
             file.write(b".")
         key = secrets.token_bytes(32)
-        for left in (self.path, self.path.with_suffix(".sock.new")):
-            left.unlink(missing_ok=True)
-        for other in self.path.parent.glob("*.starts"):  # whose owner and process were both killed
-            number = other.name.partition("-")[0]
+        for abandoned in (self.path, self.path.with_suffix(".sock.new")):
+            abandoned.unlink(missing_ok=True)
+        for orphan in self.path.parent.glob("*.starts"):  # if owner and process were both killed
+            number = orphan.name.partition("-")[0]
             if not number.isdecimal() or process_started(int(number)) is None:
-                sweep(str(other))
+                sweep(str(orphan))
         _remove_old_logs(self.path.parent)
         _write_private(self.path.with_suffix(".key"), key)
         job = {
@@ -308,17 +308,17 @@ class _Place:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C ends the owner, and then this
+                start_new_session=True,  # Ctrl-C ends the owner, and then the process ends
             )
         with suppress(BrokenPipeError), process.stdin as pipe:  # type: ignore[union-attr]
             pipe.write(json.dumps(job).encode() + b"\n")
-        until = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while not self.path.exists():
             if (code := process.poll()) is not None:
-                if code < 0:  # by a signal, which says nothing of the next attempt
+                if code < 0:  # by a signal: the next attempt may succeed
                     return
                 raise self._failed(f"ended with code {code} as it started")
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 process.kill()
                 raise self._failed(f"did not listen within {START_SECONDS:.0f} s")
             time.sleep(0.02)
@@ -326,15 +326,15 @@ class _Place:
     def _failed(self, what: str) -> GenerationError:
         log = self.path.with_suffix(".log")
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        said = " | ".join(line.strip() for line in lines[-5:] if line.strip())
+        last_lines = " | ".join(line.strip() for line in lines[-5:] if line.strip())
         return GenerationError(
-            f"the process that runs '{self.spec.model}' {what}; its last words: "
-            f"{said or 'none'}. All of them: {log}"
+            f"the process that runs '{self.spec.model}' {what}; its last lines: "
+            f"{last_lines or 'none'}. All of them: {log}"
         )
 
 
 def _as_error(answer: protocol.Header, model: str) -> Exception:
-    """Make the error anew that the model's process raised."""
+    """Make the error again that the model's process raised."""
     error = remade(answer["error"], answer["message"], what=model)
     if answer.get("trace"):
         error.add_note(f"In the process that runs '{model}':\n{answer['trace']}")
@@ -342,7 +342,7 @@ def _as_error(answer: protocol.Header, model: str) -> Exception:
 
 
 def _private_folder() -> Path:
-    """Return the folder for sockets, which belongs to this user alone."""
+    """Return the folder for sockets, which only this user can read."""
     if not hasattr(socket, "AF_UNIX"):
         raise DiffaugError("this system has no Unix sockets; use num_workers=0.")
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()

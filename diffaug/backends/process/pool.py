@@ -1,4 +1,4 @@
-"""Models in processes that somebody asked for: one on each GPU, the least busy first."""
+"""Model processes that the user starts: one on each GPU; the least busy one is asked."""
 
 import os
 import re
@@ -25,17 +25,18 @@ from diffaug.backends.spec import ModelSpec
 class PoolBackend(Backend):
     """Ask the least busy of several model processes; :func:`serve` makes one.
 
-    It travels to workers, and a long list of requests is divided among the processes.
+    Workers get a copy of it that asks the same processes. A long list of requests is divided among
+    them.
 
     Args:
-        backends: one for each process, of the same model.
+        backends: one for each process; all have the same model.
     """
 
     def __init__(self, backends: Sequence[WorkerBackend]) -> None:
         self.backends = list(backends)
         self.spec = self.backends[0].spec
         for backend in self.backends:
-            backend.heard = self.backends[0].heard  # what each of them says is repeated once
+            backend.heard = self.backends[0].heard  # what several processes say is repeated once
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PoolBackend, (self.backends,)
@@ -52,7 +53,7 @@ class PoolBackend(Backend):
 
     @property
     def batch_size(self) -> int:
-        """Images in one call of the model, where fewest fit."""
+        """Images in one call of the model, the least of all processes."""
         return min(backend.batch_size for backend in self.backends)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
@@ -70,7 +71,7 @@ class PoolBackend(Backend):
             try:
                 return backend.generate(part)
             finally:
-                backend.close()  # the connection of this thread, which ends
+                backend.close()  # the connection of this thread, which ends now
                 free.put(backend)
 
         with ThreadPoolExecutor(len(self.backends)) as threads:
@@ -82,7 +83,7 @@ class PoolBackend(Backend):
         return min(self.backends, key=WorkerBackend.load)
 
     def close(self) -> None:
-        """Leave the processes, which end with ``serve``."""
+        """Close the connections; the processes end with ``serve``."""
         for backend in self.backends:
             backend.close()
 
@@ -94,7 +95,7 @@ def serve(
     """Run a model in a process on each device while a ``with`` statement lasts.
 
     Workers of a ``DataLoader`` start one such process by themselves; this is for several GPUs, or
-    for a model that is to be there before training begins.
+    for a model that must be loaded before training begins.
 
     Args:
         backend: a preset's name, a model folder, a fine-tuned folder, a Hub id or a
@@ -104,7 +105,7 @@ def serve(
 
     Raises:
         ValueError: no device, or one that torch does not know.
-        ModelError: the model is unknown, or its revision cannot be found out.
+        ModelError: the model is unknown, or its revision cannot be looked up.
 
     Example:
         >>> from diffaug import serve
@@ -115,8 +116,8 @@ def serve(
     """
     names = devices_of(devices)
     pinned = pin(resolve(backend))
-    here = os.getpid()
-    owner = (here, process_started(here) or "gone")
+    pid = os.getpid()
+    owner = (pid, process_started(pid) or "gone")
     pool = PoolBackend([WorkerBackend(replace(pinned, device=name), owner) for name in names])
     try:
         with ThreadPoolExecutor(len(names)) as threads:
@@ -128,10 +129,10 @@ def serve(
 
 
 def devices_of(devices: str | Sequence[str | int]) -> list[str]:
-    """Name the devices that ``serve`` was asked for.
+    """Return the names of the devices that ``serve`` was given.
 
     Raises:
-        ValueError: there is none, or one comes twice.
+        ValueError: there is none, or one is given twice.
         GenerationError: a GPU is not there, or torch cannot use it.
     """
     if devices == "auto":

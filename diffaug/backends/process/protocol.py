@@ -21,14 +21,14 @@ Header = dict[str, Any]
 
 
 class WireError(ConnectionError):
-    """The other side has gone, or does not speak as it should."""
+    """The other side closed the connection, or sent something else than expected."""
 
 
 def send(sock: socket.socket, header: Header, images: Sequence[torch.Tensor] = ()) -> None:
     """Send a header and uint8 images."""
     shapes = [list(image.shape) for image in images]
     text = json.dumps({**header, "shapes": shapes}).encode()
-    # Straight from where the pixels lie: a batch of large images is not copied together first.
+    # Sent from the memory of each image, so that a batch of large images is not copied first.
     pixels = [_bytes_of(image.contiguous().cpu()) for image in images if image.numel()]
     body_bytes = sum(map(len, pixels))
     if len(text) > MAX_HEADER or body_bytes > MAX_BODY:
@@ -48,7 +48,7 @@ def receive(sock: socket.socket) -> tuple[Header, list[torch.Tensor]]:
     """Receive what ``send`` sent.
 
     Raises:
-        WireError: the connection ended, or brought something else.
+        WireError: the connection ended, or something else was received.
     """
     mark, header_bytes, body_bytes = _SIZES.unpack(_read(sock, _SIZES.size))
     if mark != _MARK or header_bytes > MAX_HEADER or body_bytes > MAX_BODY:
@@ -82,12 +82,12 @@ def _read(sock: socket.socket, size: int) -> bytearray:
 def _fill(sock: socket.socket, view: memoryview) -> None:
     while view:
         try:
-            got = sock.recv_into(view)
+            count = sock.recv_into(view)
         except OSError as error:
             raise WireError(f"the connection broke while receiving: {error}") from error
-        if not got:
+        if not count:
             raise WireError("the other side closed the connection.")
-        view = view[got:]
+        view = view[count:]
 
 
 def pack_requests(requests: Sequence[GenerationRequest]) -> tuple[Header, list[torch.Tensor]]:
@@ -101,16 +101,16 @@ def pack_requests(requests: Sequence[GenerationRequest]) -> tuple[Header, list[t
 
 
 def unpack_requests(header: Header, images: list[torch.Tensor]) -> list[GenerationRequest]:
-    """Turn a header and images into requests, which check themselves."""
-    left = iter(images)
+    """Turn a header and images into requests, whose fields are checked."""
+    remaining = iter(images)
     return [
-        GenerationRequest(**{**fields, "image": next(left) if fields["image"] else None})
+        GenerationRequest(**{**fields, "image": next(remaining) if fields["image"] else None})
         for fields in header["requests"]
     ]
 
 
 def challenge(sock: socket.socket, key: bytes) -> bool:
-    """Let the caller prove that it knows the key."""
+    """Ask the caller to prove that it knows the key; return whether it did."""
     nonce = secrets.token_hex(32)
     send(sock, {"nonce": nonce})
     answer, _ = receive(sock)
@@ -124,7 +124,7 @@ def prove(sock: socket.socket, key: bytes) -> None:
     """Answer a challenge.
 
     Raises:
-        WireError: the key is not the one, or the other side has gone.
+        WireError: the key is wrong, or the other side closed the connection.
     """
     header, _ = receive(sock)
     send(sock, {"proof": _proof(key, str(header.get("nonce")))})

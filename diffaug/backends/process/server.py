@@ -1,4 +1,4 @@
-"""The process that holds a model for others: takes requests from many callers, runs full batches.
+"""The process that holds a model for others: it runs full batches of the requests of many callers.
 
 ``client`` starts it through ``watchdog``, which ends it with its owner.
 """
@@ -29,21 +29,21 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.functional import resize
 
-#: After how many seconds without a request the model is freed; the next request loads it again.
+#: Seconds without a request after which the model is freed; the next request loads it again.
 IDLE = 300.0
-#: How long a batch that is not full waits for more, in seconds; and as a share of what the last one
-#: took, in which callers that were just answered ask again: else they would take turns in two
-#: halves, each with a batch half as large as it could be.
+#: A batch that is not full waits for more requests: for WAIT seconds, or for this SHARE of the time
+#: of the last batch if that is longer. In this time, callers that were just answered ask again.
+#: Otherwise they would take turns in two halves, with batches half as large as they could be.
 WAIT, SHARE = 0.004, 0.05
 #: How many batches of other kinds may run before the request that has waited longest.
-PASSED_OVER = 4
+MAX_SKIPPED = 4
 
 _PACKAGE = str(Path(__file__).parents[2])
 
 
 @dataclass(eq=False)
 class _Call:
-    """One caller's requests, and what came of them, by their place."""
+    """The requests of one caller, and their images by index."""
 
     requests: list[GenerationRequest]
     images: dict[int, Generated] = field(default_factory=dict)
@@ -54,27 +54,27 @@ class _Call:
 
 @dataclass(frozen=True, eq=False)
 class _Item:
-    """One request of a call, by its place, and what those of one batch have in common."""
+    """One request of a call, by its index, and what requests of one batch have in common."""
 
     call: _Call
-    place: int
+    index: int
     kind: Hashable
 
     @property
     def request(self) -> GenerationRequest:
-        return self.call.requests[self.place]
+        return self.call.requests[self.index]
 
 
 class Server:
     """Answer callers on a listening socket; the model runs in the thread that calls ``run``.
 
     Args:
-        backend: what generates.
+        backend: it generates the images.
         listener: a bound Unix socket.
-        key: what callers must know.
+        key: the secret that callers must know.
         batch_size: images that are collected before the model runs.
         kind: what requests must have in common to run in one batch.
-        idle: after how many seconds without a request the model is freed.
+        idle: seconds without a request after which the model is freed.
     """
 
     def __init__(
@@ -94,42 +94,42 @@ class Server:
         self.took = 0.0
         #: Requests taken and not yet answered.
         self.waiting = 0
-        #: What callers are to hear: each is a kind, ``"warning"`` or ``"log"``, and a text.
+        #: Messages for all callers: each is a kind, ``"warning"`` or ``"log"``, and a text.
         self.messages: list[tuple[str, str]] = []
         self._lock = threading.Lock()
         # Only the thread of the model touches these.
         self._items: list[_Item] = []
-        self._passed_over = 0
+        self._skipped = 0
         self._stopping = False
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until a caller asks to stop."""
         threading.Thread(target=self._accept, daemon=True).start()
         while self._collect():
             self._answer(self._choose())
         self.backend.close()
 
     def _collect(self) -> bool:
-        """Take what callers ask for, until a batch is full or all callers wait; False at the end.
+        """Take requests until a batch is full or all callers wait; return False at the end.
 
-        A batch is full of requests that run together. Others wait, so that theirs fill up, too.
+        A batch is full if enough requests can run together. The others wait for their own batch.
         """
         if not self._items and not self._stopping:
             self._take(self._next())
-        until = time.monotonic() + max(WAIT, SHARE * self.took)
+        deadline = time.monotonic() + max(WAIT, SHARE * self.took)
         while (
             not self._stopping
             and max(map(len, self._groups().values()), default=0) < self.batch_size
             and len({id(item.call) for item in self._items}) < self.callers
         ):
             try:
-                self._take(self.calls.get(timeout=max(0.0, until - time.monotonic())))
+                self._take(self.calls.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:
                 break
         return bool(self._items)
 
     def _next(self) -> _Call | None:
-        """Wait for a call; free the model meanwhile if none comes for long."""
+        """Wait for a call; free the model if none comes for a long time."""
         try:
             return self.calls.get(timeout=self.idle)
         except queue.Empty:
@@ -141,7 +141,7 @@ class Server:
             self._stopping = True
             return
         self._items += [
-            _Item(call, place, self.kind(request)) for place, request in enumerate(call.requests)
+            _Item(call, index, self.kind(request)) for index, request in enumerate(call.requests)
         ]
 
     def _groups(self) -> dict[Hashable, list[_Item]]:
@@ -151,13 +151,13 @@ class Server:
         return groups
 
     def _choose(self) -> list[_Item]:
-        """Return the next batch: of what waits most, or of what has waited longest."""
+        """Return the next batch: of the most frequent kind, or of that which has waited longest."""
         groups = self._groups()
         oldest = groups[self._items[0].kind]
         chosen = max(groups.values(), key=lambda group: min(len(group), self.batch_size))
-        if self._passed_over >= PASSED_OVER:
+        if self._skipped >= MAX_SKIPPED:
             chosen = oldest
-        self._passed_over = 0 if chosen is oldest else self._passed_over + 1
+        self._skipped = 0 if chosen is oldest else self._skipped + 1
         batch = chosen[: self.batch_size]
         self._items = [item for item in self._items if item not in batch]
         return batch
@@ -172,7 +172,7 @@ class Server:
             if len(calls) == 1:
                 self._fail(batch[0].call, error)
             else:
-                for call in calls.values():  # one caller's mistake is not another's
+                for call in calls.values():  # the mistake of one caller must not fail the others
                     self._alone(call, [item for item in batch if item.call is call])
         self.took = time.monotonic() - began
         for call in calls.values():
@@ -182,7 +182,7 @@ class Server:
     def _generate(self, items: list[_Item]) -> None:
         images = self.backend.generate([item.request for item in items])
         for item, image in zip(items, images, strict=True):
-            item.call.images[item.place] = image
+            item.call.images[item.index] = image
 
     def _alone(self, call: _Call, items: list[_Item]) -> None:
         try:
@@ -204,7 +204,7 @@ class Server:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        """Answer one caller until it goes."""
+        """Answer one caller until it closes the connection."""
         with connection, suppress(protocol.WireError):
             connection.settimeout(10)
             if not protocol.challenge(connection, self.key):
@@ -212,12 +212,12 @@ class Server:
             connection.settimeout(None)
             with self._lock:
                 self.callers += 1
-            heard = 0
+            sent = 0
             try:
                 while True:
                     answer, images = self._reply(*protocol.receive(connection))
-                    messages = self.messages[heard:]
-                    heard += len(messages)
+                    messages = self.messages[sent:]
+                    sent += len(messages)
                     try:
                         protocol.send(connection, {**answer, "messages": messages}, images)
                     except ValueError as error:  # images beyond what one message holds
@@ -235,7 +235,7 @@ class Server:
         if header.get("ask") == "load":
             return {"load": self.waiting}, []
         try:
-            # Here, while the model runs for others.
+            # Resized in this thread, while the model runs for others.
             call = _Call(list(map(self._resized, protocol.unpack_requests(header, images))))
         except Exception as error:
             call = _Call([], error=error)
@@ -248,13 +248,13 @@ class Server:
                 self.waiting -= len(call.requests)
         if call.error is not None:
             return _said(call.error, call.trace), []
-        generated = [call.images[place] for place in range(len(call.requests))]
-        plain = [
+        generated = [call.images[index] for index in range(len(call.requests))]
+        fields = [
             {"seed": image.seed, "attempts": image.attempts, "fallback": image.fallback}
             for image in generated
         ]
         batch_size = getattr(self.backend, "batch_size", self.batch_size)
-        answer = {"made": plain, "batch_size": batch_size}
+        answer = {"made": fields, "batch_size": batch_size}
         return answer, [image.image for image in generated]
 
     def _resized(self, request: GenerationRequest) -> GenerationRequest:
@@ -265,7 +265,7 @@ class Server:
         return replace(request, image=resize(request.image, (size, size)))
 
     def pass_on_messages(self) -> None:
-        """Send diffaug's warnings, and its log from WARNING on, to the callers, too."""
+        """Also send the callers the warnings of diffaug, and its log from the level WARNING on."""
         show = warnings.showwarning
 
         def show_and_keep(message: Any, category: Any, filename: str, *rest: Any) -> None:
@@ -297,11 +297,11 @@ class _Keeper(logging.Handler):
 
 
 def run_server(order: Mapping[str, Any]) -> None:
-    """Serve as ordered: ``spec``, ``socket`` and ``key`` (hexadecimal)."""
+    """Serve ``order``: the ``spec``, the ``socket`` and the ``key`` (hexadecimal)."""
     spec = ModelSpec(**{**order["spec"], "adapters": tuple(order["spec"]["adapters"])})
     path = order["socket"]
     listener = socket.socket(socket.AF_UNIX)
-    # Bound under another name, so that whoever sees the path can connect.
+    # Bound under another name and renamed, so that a caller that sees the path can connect.
     listener.bind(f"{path}.new")
     listener.listen(256)
     os.rename(f"{path}.new", path)

@@ -12,15 +12,15 @@ import threading
 import time
 from contextlib import suppress
 
-#: A process by its number and when it started, which tells it from a later one of that number.
+#: A process: its number, and when it started, because a later one may get the same number.
 Owner = tuple[int, str]
 
-#: How often the owner is looked for, in seconds.
+#: Seconds between two looks whether the owner still runs.
 WATCH = 0.5
 
 
 def process_started(pid: int) -> str | None:
-    """Return when a process started, which tells it from a later one of that number; None: gone."""
+    """Return when a process started, as the system counts time; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -34,7 +34,7 @@ def process_started(pid: int) -> str | None:
 
 
 def _started_elsewhere(pid: int) -> str | None:
-    """Ask whether a process lives where there is no /proc; its start stays unknown."""
+    """Return "unknown" for a process that runs, on a system without /proc; None if it has ended."""
     if os.name == "nt":  # where signal 0 is Ctrl-C
         return "unknown"
     try:
@@ -47,7 +47,7 @@ def _started_elsewhere(pid: int) -> str | None:
 
 
 def sweep(path: str) -> None:
-    """Remove the socket of a process, and what lies beside it, but no log that says something."""
+    """Remove the socket of a process and its other files, except for a log that is not empty."""
     stem = os.path.splitext(path)[0]
     suffixes = [".sock", ".sock.new", ".key", ".starts", ".lock"]
     with suppress(OSError):
@@ -67,7 +67,7 @@ def watch(owner: int, started: str, path: str) -> None:
 
 
 def main() -> None:
-    """Read what to call and with what from the standard input, and do so while the owner lives."""
+    """Read a function and its argument from stdin, and call it; end when the owner ends."""
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=watch, args=(*job.pop("owner"), job["socket"]), daemon=True).start()
     sys.path[:] = job.pop("path")

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffaug import DiffusersBackend, PromptEdit, unload
 from diffaug.backends.hub import pin
 from diffaug.backends.process import client, protocol
-from diffaug.backends.process.client import WorkerBackend, _Place, wants_process
+from diffaug.backends.process.client import WorkerBackend, _Address, wants_process
 from diffaug.backends.process.watchdog import process_started
 from diffaug.errors import DiffaugError, GenerationError, ModelError
 
@@ -113,7 +113,7 @@ def test_killed_under_load_it_is_started_again_and_asked_again(monkeypatch):
     assert all(same_images(a.image, b.image) for a, b in zip(before, after, strict=True))
     [pid] = servers()
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(GenerationError, match="died 2 times; its last words") as error:
+    with pytest.raises(GenerationError, match="died 2 times; its last lines") as error:
         backend.generate(make_requests(count=3))
     check_error(error.value)
 
@@ -239,7 +239,7 @@ def test_a_worker_s_model_ends_with_its_parent_and_that_of_a_rank_with_the_rank(
 def test_processes_with_a_gpu_each_have_a_model_each(monkeypatch):
     for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    paths = [_Place(SPEC).path]
+    paths = [_Address(SPEC).path]
     for name, value in (
         ("CUDA_VISIBLE_DEVICES", "1"),
         ("CUDA_VISIBLE_DEVICES", "2"),
@@ -247,7 +247,7 @@ def test_processes_with_a_gpu_each_have_a_model_each(monkeypatch):
         ("LOCAL_RANK", "2"),
     ):
         monkeypatch.setenv(name, value)
-        paths.append(_Place(SPEC).path)
+        paths.append(_Address(SPEC).path)
     assert 5 == len(set(paths))
 
 
@@ -318,7 +318,7 @@ def test_kill_9_of_the_owner_leaves_no_process_and_no_socket(socket_folder, monk
 def test_where_a_model_on_a_cpu_runs(asked, child, there, wanted, monkeypatch):
     monkeypatch.setenv("DIFFAUG_WORKER", asked)
     monkeypatch.setattr(client, "in_child", lambda: child)
-    monkeypatch.setattr(client._Place, "exists", lambda self: there)
+    monkeypatch.setattr(client._Address, "exists", lambda self: there)
     assert wanted == wants_process(SPEC)
 
 
@@ -345,7 +345,7 @@ def test_a_long_path_gives_way_to_a_short_one(tmp_path, monkeypatch):
     long = tmp_path / ("x" * 100)
     long.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    assert len(str(_Place(SPEC).path)) < 104
+    assert len(str(_Address(SPEC).path)) < 104
 
 
 @pytest.mark.shared_process
@@ -353,7 +353,7 @@ def test_who_does_not_know_the_key_is_turned_away():
     backend = WorkerBackend(SPEC)
     backend.generate(make_requests(count=1))
     stranger = socket.socket(socket.AF_UNIX)
-    stranger.connect(str(_Place(pin(SPEC)).path))
+    stranger.connect(str(_Address(pin(SPEC)).path))
     with pytest.raises(protocol.WireError):
         protocol.prove(stranger, b"guessed")
     assert backend.generate(make_requests(count=1))

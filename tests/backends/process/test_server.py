@@ -18,8 +18,8 @@ from diffaug import Generated
 from diffaug.backends.batches import kind
 from diffaug.backends.hub import pin
 from diffaug.backends.process import protocol
-from diffaug.backends.process.client import WorkerBackend, _Place
-from diffaug.backends.process.server import PASSED_OVER, Server, _Call
+from diffaug.backends.process.client import WorkerBackend, _Address
+from diffaug.backends.process.server import MAX_SKIPPED, Server, _Call
 from diffaug.errors import GenerationError
 from diffaug.functional import resize
 
@@ -46,10 +46,10 @@ class Model:
 @contextmanager
 def served(model, spec=SPEC, **settings):
     """Serve a model where its callers look for the process of a spec."""
-    place = _Place(pin(spec))
-    place.path.with_suffix(".key").write_bytes(KEY)
+    address = _Address(pin(spec))
+    address.path.with_suffix(".key").write_bytes(KEY)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(place.path))
+    listener.bind(str(address.path))
     listener.listen()
     server = Server(model, listener, KEY, **{"batch_size": spec.batch_size, **settings})
     thread = threading.Thread(target=server.run)
@@ -60,7 +60,7 @@ def served(model, spec=SPEC, **settings):
         server.calls.put(None)
         thread.join(10)
         listener.close()
-        place.path.unlink()
+        address.path.unlink()
 
 
 def test_what_the_process_says_is_repeated_once_by_each_caller(caplog):
@@ -139,13 +139,13 @@ def test_requests_of_other_kinds_wait_until_their_batch_is_full():
     assert 128 / len(model.batches) > 2.5  # 1.0 when four at a time were cut by their strengths
 
 
-def test_a_request_of_a_rare_kind_is_not_passed_over_for_ever():
+def test_a_request_of_a_rare_kind_is_not_skipped_for_ever():
     model = Model()
     server = Server(model, None, KEY, batch_size=2, kind=lambda request: request.prompt)
     for prompt in ["rare", *["common"] * 20]:
         server._take(_Call([make_request(prompt=prompt)]))
-    batches = [[item.request.prompt for item in server._choose()] for _ in range(PASSED_OVER + 2)]
-    assert ["rare"] == batches[PASSED_OVER]
+    batches = [[item.request.prompt for item in server._choose()] for _ in range(MAX_SKIPPED + 2)]
+    assert ["rare"] == batches[MAX_SKIPPED]
     assert 1 == sum("rare" in batch for batch in batches)
 
 
