@@ -95,9 +95,7 @@ class DiffusersBackend(ModelBackend):
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
-        requests = list(requests)
-        for request in requests:
-            check_request(request, self.spec)
+        requests = check_requests(requests, self.spec)
         if not requests:
             return []
         with self._lock:
@@ -298,8 +296,17 @@ class DiffusersBackend(ModelBackend):
             warnings.warn(message, UserWarning, stacklevel=1)
 
 
-def check_request(request: GenerationRequest, spec: ModelSpec) -> None:
-    """Raise unless a request suits the task of a model."""
+def check_requests(
+    requests: Sequence[GenerationRequest], spec: ModelSpec
+) -> list[GenerationRequest]:
+    """Return requests as a list; raise unless each suits the task of a model."""
+    requests = list(requests)
+    for request in requests:
+        _check_request(request, spec)
+    return requests
+
+
+def _check_request(request: GenerationRequest, spec: ModelSpec) -> None:
     if not isinstance(request, GenerationRequest):
         raise TypeError(
             f"'requests' must hold GenerationRequest objects, got {type(request).__name__}."

@@ -30,7 +30,7 @@ import torch
 from diffaug.backends.base import ModelBackend
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import local_rank
-from diffaug.backends.pipeline import check_request
+from diffaug.backends.pipeline import check_requests
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import Owner, process_started, sweep
 from diffaug.backends.request import Generated, GenerationRequest
@@ -134,9 +134,7 @@ class WorkerBackend(ModelBackend):
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
-        requests = list(requests)
-        for request in requests:
-            check_request(request, self.spec)
+        requests = check_requests(requests, self.spec)
         if not requests:
             return []
         answer, images = self._ask(*protocol.pack_requests(requests))
