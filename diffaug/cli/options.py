@@ -130,7 +130,7 @@ class TransformOptions:
     ) -> "tuple[DiffMix, tuple[str, ...] | None]":
         from diffaug.backends import finetuned
         from diffaug.labels.pairs import ClassPairSampler
-        from diffaug.offline.sources import FolderSource
+        from diffaug.offline.folder_source import FolderSource
         from diffaug.transforms.diffmix import DiffMix
 
         spec = self._model("sd15")

@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from diffaug.arguments import unit, whole
 from diffaug.datasets.epoch import Epoch, pass_epoch
@@ -16,6 +15,7 @@ from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of
 from diffaug.labels.dataset import class_counts
 from diffaug.labels.label import as_probabilities, check_gamma
+from diffaug.labels.origins import image_paths
 from diffaug.labels.pairs import long_tail_weights
 from diffaug.seeds import derive_seed
 from diffaug.transforms.strategies import warn_of_large_p
@@ -123,7 +123,7 @@ class MixedDataset(Dataset):
         by_source: dict[str, list[int]] = {}
         for index, row in enumerate(self.generated.rows):
             by_source.setdefault(str(row["source"]), []).append(index)
-        pools = [by_source.get(key, []) for key in _paths(self.dataset) or ()]
+        pools = [by_source.get(key, []) for key in image_paths(self.dataset) or ()]
         if not any(pools):  # made by augment_dataset
             pools = [by_source.get(str(index), []) for index in range(len(self.dataset))]
         if not any(pools):
@@ -178,14 +178,3 @@ class MixedDataset(Dataset):
         """
         self._epoch.set(epoch)
         pass_epoch(self.dataset, epoch)
-
-
-def _paths(dataset: Any) -> list[str] | None:
-    """Return each image's path below the root of an ImageFolder; None for other datasets."""
-    if isinstance(dataset, Subset):
-        inside = _paths(dataset.dataset)
-        return inside and [inside[index] for index in dataset.indices]
-    files, root = getattr(dataset, "samples", None), getattr(dataset, "root", None)
-    if files and root and len(files) == len(dataset):
-        return [Path(os.path.relpath(path, root)).as_posix() for path, *_ in files]
-    return None

@@ -15,7 +15,8 @@ from diffaug.backends.finetuned import spelling
 from diffaug.errors import UnreadableImageError
 from diffaug.functional import resize
 from diffaug.labels.dataset import few_shot_subset
-from diffaug.offline.sources import FolderSource, Skipped
+from diffaug.offline.folder_source import FolderSource
+from diffaug.offline.sources import Skipped
 from diffaug.offline.trees import LocalTree
 
 

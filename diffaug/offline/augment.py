@@ -10,13 +10,15 @@ from typing import Any
 from diffaug.backends import finetuned
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError
+from diffaug.offline.dataset_source import DatasetSource
 from diffaug.offline.destination import Destination, check_outside
+from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.generate import Maker
 from diffaug.offline.identity import identity, pinned
 from diffaug.offline.options import Options
 from diffaug.offline.run import Run, Summary, pairs_up
 from diffaug.offline.shards import Shard, join, parts_of, unfinished
-from diffaug.offline.sources import DatasetSource, FolderSource, Source
+from diffaug.offline.sources import Source
 from diffaug.offline.trees import LocalTree
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffaug.errors import UnreadableImageError
-from diffaug.offline.sources import DatasetSource, FolderSource, _shared_stems, _stem, class_folder
+from diffaug.offline.dataset_source import DatasetSource
+from diffaug.offline.folder_source import FolderSource, _shared_stems, _stem
+from diffaug.offline.sources import class_folder
 
 ODD = st.text(st.sampled_from('%/\\.:_ "aF2é\0\n\ud800'), min_size=1, max_size=6)
 

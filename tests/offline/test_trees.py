@@ -13,8 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from diffaug import PromptEdit, RecordingBackend, augment_folder
 from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageError
 from diffaug.images import encode_image
+from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.manifest import read_manifest
-from diffaug.offline.sources import FolderSource
 from diffaug.offline.trees import open_tree
 
 NAMES = ["cat/1.png", "cat/in/2.PNG", "dog/ö 3.jpg"]
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_seen_is_no_fault_of_its_images(local):
 
 @pytest.mark.parametrize(("separator", "odd"), [("/", "cat//b.png"), ("\\", "cat/x\\..\\b.png")])
 def test_names_that_no_folder_here_can_have_are_skipped(monkeypatch, separator, odd):
-    monkeypatch.setattr("diffaug.offline.sources.os.sep", separator)
+    monkeypatch.setattr("diffaug.offline.folder_source.os.sep", separator)
     memory = fsspec.filesystem("memory")
     memory.pipe({"/odd/cat/a.png": b"", f"/odd/{odd}": b""})
     source = FolderSource("memory://odd")
