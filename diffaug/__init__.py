@@ -20,6 +20,7 @@ from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.filtering.verdicts import filter_set
 from diffaug.finetuning.run import finetune
 from diffaug.fractals import FractalBank
+from diffaug.images import load_image
 from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
@@ -75,6 +76,7 @@ __all__ = [
     "filter_set",
     "finetune",
     "functional",
+    "load_image",
     "merge",
     "preview",
     "serve",

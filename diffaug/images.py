@@ -4,14 +4,16 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torchvision import tv_tensors
 
-from diffaug.errors import UnreadableImageError, one_line
+from diffaug import image_files, pil_modes
+from diffaug.image_files import PathOrFile
+from diffaug.pil_modes import to_pil as to_pil
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -47,60 +49,102 @@ def check_image(image: Any) -> int:
 
     Raises:
         TypeError: the value is not an image, or its dtype is neither uint8 nor floating.
-        ValueError: its shape is not that of images, or it holds floats outside [0, 1].
+        ValueError: its shape is not that of images, it holds floats outside [0, 1], or it is a PIL
+            image of 16 bits that uses little of their range.
     """
     if isinstance(image, Image.Image):
-        _check_mode(image)
+        pil_modes.check(image)
         return 1
     if not isinstance(image, torch.Tensor):
         raise TypeError(
             f"'image' must be a PIL image or a tensor, got {type(image).__name__}; "
             "put v2.ToImage() before this transform."
         )
-    if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise TypeError(
-            f"'image' must be uint8 or floating, got {image.dtype}; "
-            "convert it with v2.ToDtype(torch.uint8, scale=True)."
+    _check_dtype(image)
+    _check_shape(tuple(image.shape))
+    _check_range(image)
+    return int(np.prod(image.shape[:-3], dtype=int))
+
+
+def _check_dtype(image: torch.Tensor) -> None:
+    if image.dtype == torch.uint8 or image.is_floating_point():
+        return
+    if image.dtype == torch.bool or image.is_complex() or not image.numel():
+        low, white = 0, 1
+    else:  # as floats, since torch finds no maximum of unsigned integers
+        low, high = (int(value) for value in image.double().aminmax())
+        low, white = min(0, low), pil_modes.likely_white(high)
+    if image.dtype == torch.bool:
+        advice = "turn it into floats: image.float(), or v2.ToDtype(torch.float32)"
+    else:
+        shift = f"(image.float() + {-low})" if low else "image.float()"
+        advice = (
+            f"scale it to [0, 1] by your data's own maximum: {shift} / {white - low}, or "
+            f"v2.ToDtype(torch.float32), {pil_modes.scaling(low, white)}"
         )
-    shape = tuple(image.shape)
-    if len(shape) < 3 or shape[-3] not in (1, 3) or 0 in shape[-2:]:
-        raise ValueError(
-            f"'image' must have shape (..., C, H, W) with 1 or 3 channels, got {shape}."
+    raise TypeError(f"'image' must be uint8 or floating, got {image.dtype}; {advice}.")
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) >= 3 and shape[-3] in (1, 3) and 0 not in shape[-2:]:
+        return
+    raise ValueError(
+        f"'image' must have shape (..., C, H, W) with 1 or 3 channels, got {shape}"
+        f"{_advice_on_shape(shape)}."
+    )
+
+
+def _advice_on_shape(shape: tuple[int, ...]) -> str:
+    if len(shape) < 3 or 0 in shape:
+        return ""
+    if shape[-1] in (1, 2, 3, 4):  # the channels are last
+        return "; move its channels to the front: image.movedim(-1, -3)"
+    if shape[-3] in (2, 4):
+        return (
+            "; put v2.RGB() before v2.ToImage(), or drop the alpha channel: "
+            f"image[..., :{shape[-3] - 1}, :, :]"
         )
-    if image.is_floating_point() and image.numel():
-        low, high = (float(value) for value in image.detach().aminmax())
-        if not (low >= 0 and high <= 1):  # written so that a NaN is refused, too
-            raise ValueError(
-                f"'image' must hold floats in [0, 1], got {low:.3g} to {high:.3g}; "
-                "put this transform before Normalize, and clamp what a bicubic resize overshoots."
-            )
-    return int(np.prod(shape[:-3], dtype=int))
+    return "; choose three of its channels: image[..., [0, 1, 2], :, :]"
+
+
+def _check_range(image: torch.Tensor) -> None:
+    if not image.is_floating_point() or not image.numel():
+        return
+    low, high = (float(value) for value in image.detach().aminmax())
+    if low >= 0 and high <= 1:  # written so that a NaN is refused, too
+        return
+    if not (np.isfinite(low) and np.isfinite(high)):
+        advice = "find out which step makes values that are no numbers"
+    elif low >= 0 and high > 16:  # levels, and no overshoot
+        white = pil_modes.likely_white(int(np.ceil(high)))
+        advice = f"divide it by its white: image / {white}, or {pil_modes.scaling(0, white)}"
+    else:
+        advice = (
+            "put this transform before Normalize, and clamp what a bicubic resize overshoots: "
+            "image.clamp(0, 1)"
+        )
+    raise ValueError(f"'image' must hold floats in [0, 1], got {low:.3g} to {high:.3g}; {advice}.")
 
 
 def unpack(image: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-    """Return the pixels as (N, 3, H, W), and a function that restores the caller's own type."""
+    """Return the pixels as (N, 3, H, W), and a function that restores the caller's own type.
+
+    A PIL image of 16 bits gives floats. What a result has in common with the image comes back as
+    the caller's own pixels, in their own depth and mode; see :func:`diffaug.pil_modes.restore`.
+    """
     if isinstance(image, Image.Image):
-        return _rgb(image)[None], lambda pixels: _like(pixels[0], image)
+        return pil_modes.to_tensor(image)[None], lambda result: pil_modes.restore(result[0], image)
     pixels = image.as_subclass(torch.Tensor).reshape(-1, *image.shape[-3:])  # (N, C, H, W)
     grey = pixels.shape[1] == 1
 
     def restore(result: torch.Tensor) -> torch.Tensor:
-        result = _grey(result) if grey else result
+        result = pil_modes.luma(result) if grey else result
         result = result.reshape(image.shape).to(image.device)
         if isinstance(image, tv_tensors.TVTensor):
             return tv_tensors.wrap(result, like=image)
         return result
 
     return (pixels.expand(-1, 3, -1, -1) if grey else pixels), restore
-
-
-def _grey(pixels: torch.Tensor) -> torch.Tensor:
-    """Return the luma (N, 1, H, W); equal channels keep their values."""
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=pixels.device)
-    luma = torch.einsum("nchw,c->nhw", pixels.double(), weights)[:, None]
-    if pixels.dtype == torch.uint8:
-        return luma.round().to(torch.uint8)
-    return luma.clamp(0, 1).to(pixels.dtype)
 
 
 def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
@@ -114,84 +158,6 @@ def to_dtype(pixels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Move uint8 pixels to the dtype and device of ``like``, floats in [0, 1]."""
     pixels = pixels.to(like.device)
     return pixels if like.dtype == torch.uint8 else pixels.to(like.dtype).div_(255)
-
-
-def _tensor(image: Image.Image) -> torch.Tensor:
-    """Copy an RGB PIL image into a uint8 (3, H, W) tensor."""
-    # Pillow splits and merges channels several times as fast as torch permutes axes.
-    levels = bytearray()
-    for band in "RGB":
-        levels += image.tobytes("raw", band)
-    return torch.frombuffer(levels, dtype=torch.uint8).view(3, image.height, image.width)
-
-
-def to_pil(pixels: torch.Tensor) -> Image.Image:
-    """Turn uint8 (3, H, W) into an RGB PIL image."""
-    planes, size = pixels.contiguous().cpu().numpy(), (pixels.shape[2], pixels.shape[1])
-    bands = [Image.frombuffer("L", size, plane, "raw", "L", 0, 1) for plane in planes]
-    return Image.merge("RGB", bands)
-
-
-def _convert_lab(image: Image.Image, target: str) -> Any:
-    """Convert between RGB and LAB, which Pillow's convert() does in neither direction."""
-    from PIL import ImageCms  # it loads a library of colour profiles that few images need
-
-    profiles: dict[str, Any] = {"RGB": "sRGB", "LAB": "LAB"}
-    source, result = (ImageCms.createProfile(profiles[mode]) for mode in (image.mode, target))
-    transform = ImageCms.buildTransform(source, result, image.mode, target)
-    return ImageCms.applyTransform(image, transform)
-
-
-def _is_deep(mode: str) -> bool:
-    """Return whether a mode is 16-bit grey, which Pillow clips to 255 instead of scaling it."""
-    return mode == "I" or mode.startswith("I;16")
-
-
-def _check_mode(image: Image.Image) -> None:
-    if image.mode == "F":
-        raise ValueError(
-            "'image' must not be a PIL image of mode F, whose range is unknown; "
-            "scale it to [0, 255] and convert it to 'L', or use a tensor."
-        )
-
-
-def _rgb(image: Image.Image) -> torch.Tensor:
-    """Return any PIL image as uint8 (3, H, W), without its alpha channel."""
-    _check_mode(image)
-    if _is_deep(image.mode):
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    elif image.mode == "LAB":
-        image = _convert_lab(image, "RGB")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns if it converts to RGB directly
-    elif image.mode in ("RGBa", "La"):  # Pillow cannot convert these to RGB directly
-        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
-    return _tensor(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _like(pixels: torch.Tensor, original: Image.Image) -> Image.Image:
-    """Return uint8 (3, H, W) pixels as a PIL image in the original's mode, with its alpha."""
-    image, mode = to_pil(pixels), original.mode
-    if _is_deep(mode):
-        levels = np.asarray(image.convert("L")).astype(np.int32) * 257
-        if mode == "I":
-            return Image.fromarray(levels)
-        return Image.fromarray(levels.astype(">u2" if mode == "I;16B" else "<u2"))
-    if mode == "LAB":
-        return _convert_lab(image, "LAB")
-    if mode in ("LA", "La", "RGBA", "RGBa", "PA"):
-        straight = {"La": "LA", "RGBa": "RGBA"}.get(mode, mode)
-        alpha = original.convert(straight).getchannel("A")
-        if mode == "PA":
-            image = image.quantize(256).convert("PA")
-        else:
-            image = image.convert("RGBA" if mode.startswith("RGB") else "LA")
-        image.putalpha(alpha)
-        return image if image.mode == mode else image.convert(mode)
-    if mode == "P":
-        return image.quantize(256)
-    return image if mode == "RGB" else image.convert(mode)
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -220,21 +186,71 @@ def is_image_key(path: str) -> bool:
     return not hidden and os.path.splitext(path)[1].lower() in EXTENSIONS
 
 
-def read_image(path: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> torch.Tensor:
-    """Read an image file as uint8 (3, H, W): upright, first frame, alpha dropped.
+class Photo(NamedTuple):
+    """A file's pixels, uint8 (3, H, W), and how torchvision's own loader would see others."""
 
-    ``name`` replaces the path in errors.
+    pixels: torch.Tensor
+    differs: str | None
+
+
+def read_photo(path: PathOrFile, name: str | None = None, *, white: int | None = None) -> Photo:
+    """Read an image file as everything in diffaug reads it.
+
+    It comes upright, in RGB, its first frame, without alpha, colour profile ignored. ``differs`` is
+    "turned upright" or "16 bits" or both, joined by "and", where the pixels are not those that
+    ``Image.open(file).convert("RGB")``, the loader of torchvision's ``ImageFolder``, gives.
+
+    Args:
+        path: a path, or a binary file.
+        name: what errors call it; None for the path.
+        white: the level that is white in grey files of 16 bits; None for those that use their whole
+            range, or say what is white.
 
     Raises:
-        UnreadableImageError: the file is not an image, or is damaged; the message names it.
+        UnreadableImageError: the file is not an image, is damaged, or its white is unknown.
     """
-    try:
-        with Image.open(path) as image:
-            return _rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # a damaged file may fail in any parser of Pillow
-        raise UnreadableImageError(
-            f"'{name or path}' is not a readable image: {one_line(error)}."
-        ) from error
+    image, differs = image_files.read_rgb(path, name, white)
+    return Photo(pil_modes.rgb_to_tensor(image), differs)
+
+
+def read_image(
+    path: PathOrFile, name: str | None = None, *, white: int | None = None
+) -> torch.Tensor:
+    """Read an image file as uint8 (3, H, W); arguments and errors as for :func:`read_photo`."""
+    return read_photo(path, name, white=white).pixels
+
+
+def load_image(path: PathOrFile, *, white: int | None = None) -> Image.Image:
+    """Load an image file as diffaug reads it: upright, 16 bits scaled; give it to ImageFolder.
+
+    ``ImageFolder(root, loader=load_image)`` then has the same pixels as ``augment_folder(root)``.
+    Its own loader leaves photographs of phones on their side, and makes 16-bit files white.
+
+    Args:
+        path: a path, or a binary file.
+        white: the level that is white in grey files of 16 bits, such as 4095 for 12-bit data in
+            them: ``functools.partial(load_image, white=4095)``. Higher levels are white, too. It
+            has no effect on files of 8 bits. None for files that use their whole range.
+
+    Raises:
+        ValueError: ``white`` is under 1.
+        UnreadableImageError: the file is not an image, is damaged, or is of 16 bits and dark, so
+            that its white is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from diffaug import load_image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     exif = Image.Exif()
+        ...     exif[0x0112] = 6  # the camera was turned by a quarter
+        ...     Image.new("RGB", (40, 20)).save(f"{folder}/photo.jpg", exif=exif)
+        ...     load_image(f"{folder}/photo.jpg").size
+        (20, 40)
+    """
+    return image_files.read_rgb(path, None, white)[
+        0
+    ].copy()  # a plain image, without the file it came from
 
 
 def encode_image(pixels: torch.Tensor, format: str, quality: int = 95) -> bytes:

@@ -17,13 +17,13 @@ PACKAGE = Path(diffaug.__file__).parent
 
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
-errors arguments seeds files progress ahead images functional fractals
+errors arguments seeds files progress ahead pil_modes image_files images functional fractals
 labels backends transforms offline datasets filtering finetuning previews cli
 """.split()
 
 #: Who may import what is outside: a module, or a package with all its modules.
 OWNERS = {
-    "PIL": {"images"},
+    "PIL": {"images", "image_files", "pil_modes"},
     "torchvision.tv_tensors": {"images"},
     "diffusers": {"backends.loading", "finetuning"},
     "transformers": {"backends.loading", "filtering.clip"},
@@ -48,6 +48,8 @@ WITHOUT_GLOBAL_DRAWS = [
     *(
         "functional",
         "fractals",
+        "pil_modes",
+        "image_files",
         "images",
         "labels",
         "transforms",

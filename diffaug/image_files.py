@@ -1,0 +1,126 @@
+"""One reading of an image file: upright, RGB, 16 bits by their range."""
+
+import os
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from diffaug import pil_modes
+from diffaug.arguments import whole
+from diffaug.errors import UnreadableImageError, one_line
+
+PathOrFile = str | os.PathLike[str] | BinaryIO
+
+#: How an image must be turned to be upright, by its orientation in EXIF.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_rgb(
+    path: PathOrFile, name: str | None = None, white: int | None = None
+) -> tuple[Image.Image, str | None]:
+    """Return a file's image in RGB, and how torchvision's own loader would see other pixels.
+
+    Raises:
+        ValueError: ``white`` is under 1.
+        UnreadableImageError: the file is not an image, is damaged, or its white is unknown.
+    """
+    white = white if white is None else whole("white", white, 1)
+    name = str(name or path)
+    try:
+        with Image.open(path) as image:
+            depth = _depth_of(image)  # before load(), which forgets it
+            image.load()
+            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            rgb = _to_rgb(image, depth, white, name)
+            differs = [] if turn is None else ["turned upright"]
+            if pil_modes.is_deep(image.mode) and rgb.tobytes() != image.convert("RGB").tobytes():
+                differs.append("16 bits")
+            rgb = rgb if turn is None else rgb.transpose(turn)
+            return rgb, " and ".join(differs) or None
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # a damaged file may fail in any parser of Pillow
+        raise UnreadableImageError(
+            f"'{name}' is not a readable image: {one_line(error)}."
+        ) from error
+
+
+class _Depth(NamedTuple):
+    """How deep the levels in a file are.
+
+    Args:
+        deep: whether they have more than 8 bits.
+        white: the level that is white, if the file says so.
+        scaled: whether Pillow scales this level to white by itself.
+    """
+
+    deep: bool = False
+    white: int | None = None
+    scaled: bool = False
+
+
+def _depth_of(image: Image.Image) -> _Depth:
+    """Find out how deep the levels in an open file are; Pillow gives 16-bit colour as 8 bits."""
+    decoder, _, _, args = next(iter(getattr(image, "tile", ())), ("", None, 0, ""))
+    args = args if isinstance(args, tuple) else (args,)
+    if decoder.startswith("ppm") and len(args) > 1:
+        return _Depth(args[1] > 255, args[1] if args[1] < pil_modes.DEEPEST else None, True)
+    if args[:1] == ("I;12",):
+        return _Depth(True, 4095)
+    return _Depth(";16" in str(args[:1]))
+
+
+def _to_rgb(image: Image.Image, depth: _Depth, white: int | None, name: str) -> Image.Image:
+    """Return a loaded image in RGB, or say what is unknown about its range."""
+    if image.mode == "F":
+        low, high = image.getextrema()
+        raise UnreadableImageError(
+            f"'{name}' holds floats, whose range is unknown, got {low} to {high}; save a copy of "
+            "it with 8 bits, scaled by its own black and white."
+        )
+    if pil_modes.is_deep(image.mode):
+        return _grey(np.asarray(image), depth, white, name).convert("RGB")
+    if depth.deep:
+        _check_colour(image, depth, white, name)
+    return pil_modes.to_rgb(image)
+
+
+def _grey(
+    levels: np.ndarray[tuple[int, int], np.dtype[np.integer]],
+    depth: _Depth,
+    white: int | None,
+    name: str,
+) -> Image.Image:
+    if fault := pil_modes.depth_fault(levels, white or depth.white):
+        example = pil_modes.likely_white(int(levels.max()))
+        raise UnreadableImageError(
+            f"'{name}' has 16 bits and {fault}, so that its white is unknown; if {example} is "
+            f"white, give white={example} ('--white {example}'), or save a copy of 8 bits: "
+            f"diffaug.load_image({name!r}, white={example}).save('copy.png')."
+        )
+    if depth.scaled and depth.white:  # Pillow has made DEEPEST of the white in the file
+        share = (white or depth.white) / depth.white
+        return pil_modes.levels_to_8_bits(levels, max(1, round(share * pil_modes.DEEPEST)))
+    return pil_modes.levels_to_8_bits(levels, white or depth.white or pil_modes.DEEPEST)
+
+
+def _check_colour(image: Image.Image, depth: _Depth, white: int | None, name: str) -> None:
+    """Refuse a deep image in colour that uses little of its range: Pillow keeps 8 bits of it."""
+    full = depth.white or pil_modes.DEEPEST
+    bands = image.getextrema()[:3]
+    dark = max(high for _, high in bands) < pil_modes.LEAST_WHITE >> 8
+    if white not in (None, full) or (dark and white is None and depth.white is None):
+        raise UnreadableImageError(
+            f"'{name}' has colours of 16 bits that do not use their range, and Pillow reads the "
+            f"upper 8 bits alone; if {full} is white, give white={full}, else save a copy of 8 "
+            "bits with a program that reads 16-bit colours."
+        )
