@@ -65,27 +65,32 @@ def half_mask(
         raise ValueError(f"'size' must be at least (1, 1), got {tuple(size)}.")
     side = name.removeprefix("soft-")
     if side == "circle":
-        rows = torch.arange(height, device=device)[:, None] + 0.5 - height / 2
-        columns = torch.arange(width, device=device)[None, :] + 0.5 - width / 2
+        rows, columns = (_ramp(length, device) + 0.5 - length / 2 for length in size)
+        rows = rows[:, None]
         radius = (height * width / 2 / torch.pi) ** 0.5
         rim = (radius - torch.hypot(rows, columns)) / min(RAMP, *size)
         return (rim + 0.5).clamp(0, 1)
     length = width if side in ("left", "right") else height
-    weights = torch.zeros(length, device=device)
-    start, ramp = _seam(length, soft=name != side)
-    weights[start : start + len(ramp)] = ramp.to(weights)
+    weights = torch.zeros(length, dtype=torch.float32, device=device)
+    start, ramp = _seam(length, name != side, device)
+    weights[start : start + len(ramp)] = ramp
     weights[start + len(ramp) :] = 1
     if side in ("left", "top"):
         weights = 1 - weights
     return weights[None, :] if side in ("left", "right") else weights[:, None]
 
 
-def _seam(length: int, soft: bool) -> tuple[int, torch.Tensor]:
+def _ramp(length: int, device: torch.device | str | None) -> torch.Tensor:
+    """Return 0, 1, 2, ... in float32, whatever torch's default dtype is."""
+    return torch.arange(length, dtype=torch.float32, device=device)
+
+
+def _seam(length: int, soft: bool, device: torch.device | str | None) -> tuple[int, torch.Tensor]:
     """Return where the seam across a side starts, and the weights of the second half along it."""
     if not soft:
-        return length // 2, torch.empty(0)
+        return length // 2, _ramp(0, device)
     ramp = min(RAMP, length)
-    weights = torch.arange(ramp) / (ramp - 1) if length > 1 else torch.tensor([0.5])
+    weights = _ramp(ramp, device) / (ramp - 1) if length > 1 else _ramp(1, device) + 0.5
     return length // 2 - ramp // 2, weights
 
 
@@ -130,7 +135,7 @@ def half_concat(
     first, second = (other, image) if side in ("left", "top") else (image, other)
     dim = -1 if side in ("left", "right") else -2
     length = image.shape[dim]
-    start, ramp = _seam(length, soft=mask != side)
+    start, ramp = _seam(length, mask != side, image.device)
     stop = start + len(ramp)
     result.narrow(dim, 0, start).copy_(first.narrow(dim, 0, start))
     result.narrow(dim, stop, length - stop).copy_(second.narrow(dim, stop, length - stop))
@@ -138,7 +143,7 @@ def half_concat(
         before, after, seam = (
             pixels.narrow(dim, start, len(ramp)) for pixels in (first, second, result)
         )
-        weights = ramp.to(image.device) if dim == -1 else ramp.to(image.device)[:, None]
+        weights = ramp if dim == -1 else ramp[:, None]
         seam.copy_(_mix(before, after, weights, rounding))
     return result
 
@@ -255,7 +260,8 @@ def _mix(
     if rounding not in _ROUNDINGS:
         raise ValueError(f"'rounding' must be round or truncate, got {rounding!r}.")
     if image.dtype != torch.uint8:
-        return torch.lerp(image, other, torch.as_tensor(weights, dtype=image.dtype))
+        weights = torch.as_tensor(weights, dtype=image.dtype, device=image.device)
+        return torch.lerp(image, other, weights)
     mixed = image.float().lerp_(other.float(), weights)
     # 0.8 * 100 + 0.2 * 200 is 119.99999 in float32; a rounding error must not lose a level.
     mixed = mixed.round_() if rounding == "round" else mixed.add_(1e-3)

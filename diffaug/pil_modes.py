@@ -117,10 +117,8 @@ def restore(pixels: torch.Tensor, original: Image.Image) -> Image.Image:
         else:
             image = original.copy()
             image.paste(_in_mode(pixels, original), mask=Image.fromarray(changed))
-    image.info = {
-        **original.info,
-        **image.info,
-    }  # EXIF, too: a later step may turn the image upright by it
+    # With its EXIF, by which a later step may turn the image upright.
+    image.info = {**original.info, **image.info}
     return image
 
 

@@ -1,12 +1,15 @@
 """The arithmetic against the papers' formulas, written out plainly here."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pil_photos import in_mode, make_photo
 
-from diffaug import functional
+from diffaug import functional, images, pil_modes
 from diffaug.functional import MASK_SETS, MASKS, blend, half_concat, half_mask, is_blank, resize
 
 sides = st.integers(1, 70)
@@ -184,6 +187,81 @@ def test_blank_is_dark_output_from_a_source_that_is_not():
     assert is_blank(black) and is_blank(black, bright)
     assert not is_blank(black, black)
     assert not is_blank(white) and not is_blank(white, bright)  # the released code drops these
+
+
+@contextmanager
+def default(switch, value):
+    """Set one of torch's switches for a while."""
+    setters = {
+        "dtype": (torch.get_default_dtype, torch.set_default_dtype),
+        "device": (torch.get_default_device, torch.set_default_device),
+        "deterministic": (
+            torch.are_deterministic_algorithms_enabled,
+            torch.use_deterministic_algorithms,
+        ),
+    }
+    if switch in ("inference", "grad"):
+        with (torch.inference_mode if switch == "inference" else torch.set_grad_enabled)(value):
+            yield
+        return
+    get, put = setters[switch]
+    before = get()
+    put(value)
+    try:
+        yield
+    finally:
+        put(None if switch == "device" else before)
+
+
+SWITCHES = [
+    *(("dtype", dtype) for dtype in (torch.float64, torch.float16, torch.bfloat16)),
+    *(("device", "meta"), ("deterministic", True), ("inference", True), ("grad", False)),
+]
+
+
+def all_results(image, other):
+    """Return what every function makes of two images, by every mask, rounding and weight."""
+    yield from (half_mask(name, (image.shape[-2], image.shape[-1])) for name in MASKS)
+    for rounding in ("round", "truncate"):
+        yield from (half_concat(image, other, name, rounding=rounding) for name in MASKS)
+        yield blend(image, other, 0.2, rounding=rounding)
+        alphas = torch.tensor([0.1, 1 / 3], dtype=torch.float32, device="cpu")
+        yield blend(image, other, alphas, rounding=rounding)
+    yield resize(image, (5, 9))
+    yield images.to_uint8(image)
+    yield images.to_dtype(images.to_uint8(image), like=image)
+    yield pil_modes.luma(image)
+
+
+@pytest.mark.parametrize(("switch", "value"), SWITCHES)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64, torch.float32, torch.float16])
+def test_no_switch_of_torch_changes_a_pixel(switch, value, dtype):
+    side = 150 if dtype == torch.uint8 else 41  # the larger ones are blended strip by strip
+    levels = random_pair(side, side)
+    image, other = levels if dtype == torch.uint8 else levels.to(dtype) / 255
+    image, other = (pixels.expand(2, -1, -1, -1).clone() for pixels in (image, other))
+    expected = list(all_results(image, other))
+    with default(switch, value):
+        results = list(all_results(image, other))
+    for before, after in zip(expected, results, strict=True):
+        if after.device.type == "meta":  # a mask is made on the default device, as asked for
+            continue
+        assert before.dtype == after.dtype
+        assert torch.equal(before, after.clone())
+
+
+@pytest.mark.parametrize(("switch", "value"), SWITCHES)
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBa", "CMYK", "I;16"])
+def test_no_switch_of_torch_changes_a_pil_image(switch, value, mode):
+    image = in_mode(make_photo(), mode)
+
+    def edited():
+        pixels, restore = images.unpack(image)
+        return np.asarray(restore(half_concat(pixels, pixels.flip(-1), "soft-right")))
+
+    expected = edited()
+    with default(switch, value):
+        assert np.array_equal(expected, edited())
 
 
 @given(sides, sides, st.integers(0, 3))

@@ -72,11 +72,11 @@ class FractalBlend(ImageTransform):
         self, image: torch.Tensor, params: list[Params], out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Blend the drawn fractals into the images (N, 3, H, W); ``out`` may be the images."""
-        fractals, alpha = (
-            self.pick(image, params),
-            torch.tensor([drawn["alpha"] for drawn in params]),
+        weights = [drawn["alpha"] for drawn in params]
+        alpha = torch.tensor(weights, dtype=torch.float32, device="cpu")
+        return functional.blend(
+            image, self.pick(image, params), alpha, rounding=self.rounding, out=out
         )
-        return functional.blend(image, fractals, alpha, rounding=self.rounding, out=out)
 
     def pick(self, image: torch.Tensor, params: list[Params]) -> torch.Tensor:
         """Return the drawn fractals in the size, dtype and device of the images."""
