@@ -1,19 +1,16 @@
 """Fractals to blend in: draw iterated function systems, render them, keep the pictures."""
 
 import math
-import os
 import warnings
 import zlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.files import cache_root
 from diffaug.seeds import derive_seed
@@ -387,61 +384,6 @@ class FractalBank:
                 )
                 self._records = np.zeros(self.count, kind)
         return self._records
-
-
-class FractalFolder:
-    """Read fractals, or any other pictures to blend in, from a folder of images.
-
-    Args:
-        folder: it is searched with its subfolders, in a fixed order.
-        size: side in pixels. A picture is cropped to its central square and resized to it.
-
-    Shape:
-        As for :class:`FractalBank`.
-
-    Raises:
-        ValueError: the folder does not exist or holds no image.
-        UnreadableImageError: on use of a picture whose file is not an image, or is damaged.
-
-    Example:
-        >>> FractalFolder("no/such/folder")
-        Traceback (most recent call last):
-            ...
-        ValueError: 'fractals' must be a folder of images, got 'no/such/folder'.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], size: int = 256) -> None:
-        self.folder, self.size = Path(folder).expanduser().absolute(), size
-        if not self.folder.is_dir():
-            raise ValueError(f"'fractals' must be a folder of images, got '{folder}'.")
-        self._paths = images.list_images(self.folder)
-        if not self._paths:
-            raise ValueError(f"'fractals' must be a folder of images, and '{folder}' holds none.")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FractalFolder, (self.folder, self.size)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def name(self, index: int) -> str:
-        """Name a picture by its path below the folder."""
-        return self._paths[index].relative_to(self.folder).as_posix()
-
-    def contents(self) -> list[tuple[str, int]]:
-        """Return every picture's name and size in bytes, to compare two folders by."""
-        return [(self.name(i), path.stat().st_size) for i, path in enumerate(self._paths)]
-
-    def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """Return several pictures, (N, 3, size, size)."""
-        return torch.stack([self[index] for index in indices])
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        pixels = images.read_image(self._paths[index])
-        side = min(pixels.shape[1:])
-        top, left = ((length - side) // 2 for length in pixels.shape[1:])
-        square = pixels[:, top : top + side, left : left + side]
-        return functional.resize(square, (self.size, self.size))
 
 
 def _checksum(pixels: Array) -> int:

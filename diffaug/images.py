@@ -253,6 +253,15 @@ def load_image(path: PathOrFile, *, white: int | None = None) -> Image.Image:
     ].copy()  # a plain image, without the file it came from
 
 
+def pixel_count(path: PathOrFile) -> int:
+    """Return how many pixels an image file says that it has; 0 if it does not say."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except Exception:  # whoever reads the file says what is wrong with it
+        return 0
+
+
 def encode_image(pixels: torch.Tensor, format: str, quality: int = 95) -> bytes:
     """Encode uint8 (3, H, W) as the bytes of a file; format is one of 'jpg', 'png', 'webp'."""
     buffer = io.BytesIO()

@@ -4,18 +4,15 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from diffaug import FractalBank, fractals
-from diffaug.errors import UnreadableImageError
-from diffaug.fractals import FractalFolder, render, sample_systems
+from diffaug.fractals import render, sample_systems
 
 
 def generator(seed=0):
@@ -282,35 +279,12 @@ def test_a_bank_pickles_as_its_settings():
     assert bank == pickle.loads(fresh) and hash(bank) == hash(pickle.loads(fresh))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "sub").mkdir()
-    for name, size in (("b.png", (40, 20)), ("sub/a.jpg", (9, 30))):
-        Image.new("RGB", size, "red").save(tmp_path / name)
-    return tmp_path
-
-
-def test_a_folder_of_pictures_serves_as_fractals(folder):
-    bank = FractalFolder(folder, size=16)
-    assert (2, "b.png", "sub/a.jpg") == (len(bank), bank.name(0), bank.name(1))
-    assert bank.batch([1, 0]).shape == (2, 3, 16, 16)
-    assert len(pickle.loads(pickle.dumps(bank))) == 2
-
-
-def test_an_unreadable_picture_is_named(folder):
-    (folder / "a.png").write_bytes(b"no image")
-    with pytest.raises(UnreadableImageError, match="a.png"):
-        FractalFolder(folder)[0]
-
-
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: FractalBank(0), ValueError, "'count' must be at least 1, got 0"),
         (lambda: FractalBank(size=8), ValueError, "'size' must be at least 16, got 8"),
         (lambda: FractalBank(2, 16)[2], IndexError, r"'index' must be in \[0, 2\), got 2"),
-        (lambda: FractalFolder("nowhere"), ValueError, "must be a folder of images, got 'nowhere'"),
-        (lambda: FractalFolder(Path(__file__).parents[1] / "scripts"), ValueError, "holds none"),
         (
             lambda: render(*sample_systems(2, generator()), seeds=[1]),
             ValueError,

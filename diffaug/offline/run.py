@@ -88,6 +88,9 @@ class Run:
         so_far = self.summary() if shown else Summary(self.destination.folder, 0)
         with progress_bar(shown, so_far.planned, done=so_far.taken_over) as self.bar:
             for first in missing:  # without any, no model and no cluster is started
+                for part in self.transform.modules():
+                    if isinstance(part, ImageTransform):
+                        part.check_files()
                 self.engine(self.maker, chain([first], missing), self._keep)
         self.destination.finish(self._record(), order)
         if self.made >= ENOUGH_TO_JUDGE and self.fallbacks == self.made:

@@ -111,6 +111,9 @@ class ImageTransform(v2.Transform):
             )
         return iter([{}])
 
+    def check_files(self) -> None:
+        """Read once what the transform takes from disk; a run calls it before the model."""
+
     def pair_up(
         self, keys: Sequence[str], labels: Sequence[str], copies: int, seed: int
     ) -> Iterator[tuple[str, int]] | None:

@@ -8,7 +8,8 @@ import torch
 from diffaug import functional, images
 from diffaug.arguments import unit_range
 from diffaug.backends.request import Generated
-from diffaug.fractals import FractalBank, FractalFolder
+from diffaug.fractal_folder import FractalFolder
+from diffaug.fractals import FractalBank
 from diffaug.functional import Rounding
 from diffaug.transforms.base import Finished, ImageTransform, Params
 
@@ -62,6 +63,10 @@ class FractalBlend(ImageTransform):
             {"fractal": index, "alpha": weight}
             for index, weight in zip(indices, weights.tolist(), strict=True)
         ]
+
+    def check_files(self) -> None:
+        if isinstance(self.fractals, FractalFolder):
+            self.fractals.check()
 
     def finish(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
