@@ -5,18 +5,19 @@ import pickle
 import re
 import struct
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from pil_photos import BACK, MODES, in_mode, make_photo, save_turned
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
 from diffaug import images, load_image
 from diffaug.errors import UnreadableImageError
-from diffaug.fractals import FractalFolder
+from diffaug.fractal_folder import FractalFolder
 
 #: Which of the modes each format holds.
 FORMATS = {
@@ -259,3 +260,76 @@ def test_every_mode_that_a_file_can_have_is_among_those_tried():
     assert {mode for modes in FORMATS.values() for mode in modes} == set(MODES) - {
         *("La", "RGBa", "HSV", "I;16L", "I;16N")  # no format holds these
     }
+
+
+def float_tiff(path):
+    Image.fromarray(np.linspace(-3, 700, 30, dtype=np.float32).reshape(5, 6)).save(path)
+
+
+def paged(path):
+    frames = [make_photo(), Image.new("RGB", (30, 21), "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def profiled(path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    make_photo().save(path, icc_profile=profile)
+
+
+def saved(mode, **options):
+    return lambda path: in_mode(make_photo(), mode, **options).save(path)
+
+
+#: Files of each row of the table in docs/pixels.md.
+ROWS = {
+    "JPEG, PNG or WebP with an orientation in EXIF": [
+        (extension, partial(save_turned, make_photo(), orientation=orientation))
+        for extension in ("jpg", "png", "webp")
+        for orientation in range(2, 9)
+    ],
+    "TIFF with an orientation": [("tiff", partial(save_turned, make_photo(), orientation=6))],
+    "grey of 16 bits that uses its range": [("png", saved("I;16")), ("tiff", saved("I"))],
+    "grey of 16 bits without any level above 8191": [("png", saved("I;16", white=8191))],
+    "PGM of 16 bits that says what is white": [
+        ("pgm", partial(pgm, maxval=4095, levels=[[9, 4000]]))
+    ],
+    "colour of 16 bits that uses its range": [
+        ("png", partial(deep_colour_png, levels=[[[0, 8192, 0]]]))
+    ],
+    "colour of 16 bits without any level above 8191": [
+        ("png", partial(deep_colour_png, levels=[[[0, 8191, 0]]]))
+    ],
+    "floats (TIFF)": [("tiff", float_tiff)],
+    "transparency (PNG, WebP, GIF)": [
+        *[(extension, saved("RGBA")) for extension in ("png", "webp")],
+        ("gif", saved("P;alpha")),
+    ],
+    "palette, with and without transparency": [
+        *[(extension, saved("P")) for extension in ("png", "gif", "tiff", "bmp")],
+        *[("png", saved(f"P;{kind}")) for kind in ("alpha", "alphas")],
+    ],
+    "CMYK, YCbCr, LAB": [("tiff", saved(mode)) for mode in ("CMYK", "YCbCr", "LAB")],
+    "1 bit": [(extension, saved("1")) for extension in ("png", "tiff", "bmp", "ppm", "gif")],
+    "animation, several pages": [(extension, paged) for extension in ("gif", "webp", "tiff")],
+    "with a colour profile": [(extension, profiled) for extension in ("jpg", "png", "webp")],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # torchvision's loader
+def test_the_page_about_pixels_says_what_is_so(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "pixels.md").read_text()
+    table = page.split("## Files")[1].split("\n\n")[1]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.split("\n")[2:]]
+    assert list(ROWS) == [row[0] for row in rows]
+    for kind, seen, usually, cure in rows:
+        for number, (extension, save) in enumerate(ROWS[kind]):
+            path = tmp_path / f"{rows.index([kind, seen, usually, cure])}-{number}.{extension}"
+            save(path)
+            if "refused" in seen:
+                with pytest.raises(UnreadableImageError):
+                    images.read_photo(path)
+                assert cure
+                continue
+            photo = images.read_photo(path)
+            assert (usually == "the same") == (photo.differs is None) == (not cure)
+            assert (usually == "the same") == torch.equal(torchvision_sees(path), photo.pixels)
