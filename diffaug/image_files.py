@@ -1,6 +1,7 @@
 """One reading of an image file: upright, RGB, 16 bits by their range."""
 
 import os
+import re
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ def read_rgb(
         with Image.open(path) as image:
             depth = _depth_of(image)  # before load(), which forgets it
             image.load()
-            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            turn = TURNS.get(_orientation(image))
             rgb = _to_rgb(image, depth, white, name)
             differs = [] if turn is None else ["turned upright"]
             if pil_modes.is_deep(image.mode) and rgb.tobytes() != image.convert("RGB").tobytes():
@@ -52,6 +53,15 @@ def read_rgb(
         raise UnreadableImageError(
             f"'{name}' is not a readable image: {one_line(error)}."
         ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation that a loaded image states; 1, upright, if it states none."""
+    try:
+        # Pillow has turned a TIFF by itself.
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged tags make no damaged picture
+        return 1
 
 
 class _Depth(NamedTuple):
@@ -76,13 +86,14 @@ def _depth_of(image: Image.Image) -> _Depth:
         return _Depth(args[1] > 255, args[1] if args[1] < pil_modes.DEEPEST else None, True)
     if args[:1] == ("I;12",):
         return _Depth(True, 4095)
-    return _Depth(";16" in str(args[:1]))
+    # "BGR;16" is another thing: 16 bits for three colours together.
+    return _Depth(re.search(r";16[BLN]$", str(args[0] if args else "")) is not None)
 
 
 def _to_rgb(image: Image.Image, depth: _Depth, white: int | None, name: str) -> Image.Image:
     """Return a loaded image in RGB, or say what is unknown about its range."""
     if image.mode == "F":
-        low, high = image.getextrema()
+        low, high = pil_modes.extremes(image)
         raise UnreadableImageError(
             f"'{name}' holds floats, whose range is unknown, got {low} to {high}; save a copy of "
             "it with 8 bits, scaled by its own black and white."
@@ -116,8 +127,8 @@ def _grey(
 def _check_colour(image: Image.Image, depth: _Depth, white: int | None, name: str) -> None:
     """Refuse a deep image in colour that uses little of its range: Pillow keeps 8 bits of it."""
     full = depth.white or pil_modes.DEEPEST
-    bands = image.getextrema()[:3]
-    dark = max(high for _, high in bands) < pil_modes.LEAST_WHITE >> 8
+    bands = (image.getchannel(band) for band in image.getbands()[:3])
+    dark = max(pil_modes.extremes(band)[1] for band in bands) < pil_modes.LEAST_WHITE >> 8
     if white not in (None, full) or (dark and white is None and depth.white is None):
         raise UnreadableImageError(
             f"'{name}' has colours of 16 bits that do not use their range, and Pillow reads the "

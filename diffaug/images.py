@@ -97,7 +97,7 @@ def _check_shape(shape: tuple[int, ...]) -> None:
 def _advice_on_shape(shape: tuple[int, ...]) -> str:
     if len(shape) < 3 or 0 in shape:
         return ""
-    if shape[-1] in (1, 2, 3, 4):  # the channels are last
+    if shape[-1] in (1, 3) or (shape[-1] in (2, 4) and shape[-3] not in (2, 4)):
         return "; move its channels to the front: image.movedim(-1, -3)"
     if shape[-3] in (2, 4):
         return (

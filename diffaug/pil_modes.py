@@ -25,10 +25,13 @@ def check(image: Image.Image) -> None:
     """Refuse a PIL image whose pixels have no known range.
 
     Raises:
-        ValueError: it holds floats; or 16-bit levels of which none is near white, or 32-bit ones.
+        ValueError: it has no pixel; or it holds floats; or 16-bit levels of which none is near
+            white, or 32-bit ones.
     """
+    if 0 in image.size:
+        raise ValueError(f"'image' must have at least one pixel, got size {image.size}.")
     if image.mode == "F":
-        low, high = (float(value) for value in image.getextrema())
+        low, high = extremes(image)
         raise ValueError(
             f"'image' must not be a PIL image of mode F, whose range is unknown, got {low} to "
             f"{high}; apply v2.ToImage(), {scaling(low, high)} first, if these are black and white."
@@ -42,6 +45,12 @@ def check(image: Image.Image) -> None:
             f"{turn if image.mode == 'I;16B' else ''}v2.ToImage(), v2.ToDtype(torch.float32), "
             f"{scaling(low, white)} first, if {low} is black and {white} is white in your data."
         )
+
+
+def extremes(image: Image.Image) -> tuple[float, float]:
+    """Return the lowest and the highest value of an image of one channel."""
+    values = np.asarray(image)
+    return float(values.min()), float(values.max())
 
 
 def depth_fault(levels: np.ndarray[Any, Any], white: int | None = None) -> str | None:
@@ -143,7 +152,7 @@ def _in_palette(
         colours = Image.fromarray(np.ascontiguousarray(new[places][None]))
         entries = np.flatnonzero(table[:, 3] == alpha)
         if len(unused) >= len(groups):
-            found = np.reshape(colours.quantize(len(share)).getpalette("RGB"), (-1, 3))
+            found = np.array(colours.quantize(len(share)).getpalette("RGB")).reshape(-1, 3)
             share = share[: len(found)]
             table[share, :3], table[share, 3] = found[: len(share)], alpha
             entries = np.union1d(share, np.setdiff1d(entries, unused))
@@ -156,7 +165,7 @@ def _in_palette(
     if original.mode == "PA":
         image = image.convert("PA")
         image.putalpha(original.getchannel("A"))
-    elif original.palette.mode == "RGBA":
+    elif _palette_mode(original) == "RGBA":
         image.putpalette(table.tobytes(), "RGBA")
     elif isinstance(transparency, bytes):
         image.info["transparency"] = table[:, 3].tobytes()
@@ -166,13 +175,17 @@ def _in_palette(
 def _table_of(image: Image.Image) -> np.ndarray[Any, Any]:
     """Return the colour and alpha of all 256 indices of a palette, uint8 (256, 4)."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-    if image.mode == "PA":  # its alpha is in a channel
-        ramp.putpalette(image.getpalette("RGB"))
-    else:
-        mode = image.palette.mode
-        ramp.putpalette(image.getpalette(mode), mode)
+    mode = _palette_mode(image)
+    ramp.putpalette(image.getpalette(mode) or [], mode)
+    if image.mode == "P":  # the other has its alpha in a channel
         ramp.info = image.info
     return np.array(ramp.convert("RGBA"))[0]
+
+
+def _palette_mode(image: Image.Image) -> str:
+    """Return "RGBA" if the colours of a palette have alpha, or else "RGB"."""
+    has_alpha = image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA"
+    return "RGBA" if has_alpha else "RGB"
 
 
 def _in_mode(pixels: torch.Tensor, own: Image.Image) -> Image.Image:

@@ -79,6 +79,26 @@ def test_an_orientation_that_there_is_not_turns_nothing(tmp_path, orientation):
     assert (None, (3, 21, 30)) == (photo.differs, photo.pixels.shape)
 
 
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("tags", [b"nonsense", b"II*\0\xff\xff\xff\xff", b""])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_tags_make_no_damaged_picture(tmp_path, extension, tags):
+    path = tmp_path / f"image.{extension}"
+    make_photo().save(path, exif=b"Exif\0\0" + tags)
+    photo = images.read_photo(path)
+    assert photo.differs is None
+    assert torch.equal(torchvision_sees(path), photo.pixels)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "webp"])
+def test_an_orientation_in_xmp_is_obeyed_too(tmp_path, extension):
+    tag = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    path = tmp_path / f"image.{extension}"
+    make_photo().save(path, xmp=f"<x:xmpmeta><rdf:RDF>{tag}</rdf:RDF></x:xmpmeta>".encode())
+    photo = images.read_photo(path)
+    assert ("turned upright", (3, 30, 21)) == (photo.differs, photo.pixels.shape)
+
+
 def test_what_is_turned_and_deep_is_said_to_be_both(tmp_path):
     path = save_turned(in_mode(make_photo(), "I;16"), tmp_path / "image.png", 6)
     assert "turned upright and 16 bits" == images.read_photo(path).differs
@@ -188,6 +208,17 @@ def test_a_portable_map_says_itself_what_is_white(tmp_path, magic):
     assert [[0, 128, 255]] == images.read_image(path, white=4095)[0].tolist()
 
 
+def test_a_tiff_of_12_bits_says_what_is_white(tmp_path):
+    tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1)]
+    tags.append((279, 6))
+    levels = bytes([0x00, 0x00, 0x64, 0x80, 0x0F, 0xFF])  # 0, 100, 2048, 4095
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "image.tiff").write_bytes(b"II*\0" + struct.pack("<I", 14) + levels + directory)
+    assert [[0, 6, 128, 255]] == images.read_image(tmp_path / "image.tiff")[0].tolist()
+    assert [[0, 12, 255, 255]] == images.read_image(tmp_path / "image.tiff", white=2048)[0].tolist()
+
+
 def deep_colour_png(path, levels):
     """Write 16-bit colour, which Pillow cannot."""
     import zlib
@@ -220,6 +251,18 @@ def test_sixteen_bit_colour_is_read_by_its_range_or_refused(tmp_path):
     assert [0, 128, 255] == images.read_image(pgm(tmp_path / "own.ppm", 4095, levels, b"P6"))[
         :, 0, 0
     ].tolist()
+
+
+def test_a_bitmap_of_16_bits_for_three_colours_is_no_deep_file(tmp_path):
+    """Its raw mode is BGR;16: 5, 6 and 5 bits."""
+    header = struct.pack("<2sIHHI", b"BM", 66 + 8, 0, 0, 66)
+    header += struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    header += struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    (tmp_path / "image.bmp").write_bytes(header + struct.pack("<HHI", 0x0841, 0, 0))
+    for white in (None, 4095):
+        pixels = images.read_image(tmp_path / "image.bmp", white=white)
+        assert torch.equal(torchvision_sees(tmp_path / "image.bmp"), pixels)
+        assert 8 == pixels.max()
 
 
 def test_floats_in_a_file_are_refused(tmp_path):

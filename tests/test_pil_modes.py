@@ -221,3 +221,16 @@ def test_floats_of_unknown_range_are_refused_and_the_advice_helps():
     result = v2.Compose([first, half()])(image)
     expected = (np.asarray(image)[:, :4] + 3) / 11
     assert np.allclose(expected, result[0, :, :4].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "I;16", "F"])
+def test_an_image_without_a_pixel_is_refused(mode):
+    with pytest.raises(ValueError, match=r"at least one pixel, got size \(0, 5\)"):
+        half()(Image.new(mode, (0, 5)))
+
+
+def test_a_palette_of_no_colour_at_all_is_kept_too():
+    image = Image.new("P", (8, 4))
+    image.paste(200, (0, 0, 4, 4))
+    assert np.array_equal(np.asarray(image)[:, :4], np.asarray(half()(image))[:, :4])
+    assert np.array_equal(colours(image)[:, :4], colours(half()(image))[:, :4])
