@@ -15,7 +15,7 @@ from pil_photos import BACK, MODES, in_mode, make_photo, save_turned
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
-from diffaug import images, load_image
+from diffaug import FractalBank, FractalBlend, augment_dataset, augment_folder, images, load_image
 from diffaug.errors import UnreadableImageError
 from diffaug.fractal_folder import FractalFolder
 
@@ -138,6 +138,21 @@ def test_every_way_in_sees_the_same_pixels(tmp_path):
         assert torch.equal(expected, images.unpack(load_image(path))[0][0])
         assert torch.equal(expected, pictures[index])
         assert torch.equal(expected, images.read_image(io.BytesIO(path.read_bytes())))
+
+
+def test_a_set_shows_what_the_loader_shows(tmp_path):
+    for orientation in BACK:
+        save_turned(make_photo(), tmp_path / "photos" / "cat" / f"{orientation}.jpg", orientation)
+    for mode in ("I;16", "P;alpha", "LA", "RGBA"):
+        in_mode(make_photo(), mode).save(tmp_path / "photos" / "cat" / f"z{mode[0]}{mode[-1]}.png")
+    blend = FractalBlend(alpha=0, fractals=FractalBank(2, 16))
+    augment_folder(tmp_path / "photos", tmp_path / "set", blend, format="png")
+    sources = ImageFolder(tmp_path / "photos", loader=load_image)
+    augment_dataset(sources, tmp_path / "again", blend, format="png")
+    sets = [ImageFolder(tmp_path / name) for name in ("set", "again")]
+    assert 12 == len(sources) == len(sets[0]) == len(sets[1])
+    for (image, _), *made in zip(sources, *sets, strict=True):
+        assert all(np.array_equal(np.asarray(image), np.asarray(other)) for other, _ in made)
 
 
 @pytest.mark.parametrize("extension", ["png", "tiff"])

@@ -109,6 +109,19 @@ def test_gradients_pass_the_kept_half():
     torch.testing.assert_close(expected, image.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_inference_tensor_is_augmented_like_another_one(dtype, channels):
+    with torch.inference_mode():
+        image = (torch.rand(4, channels, 5, 6) * (255 if dtype == torch.uint8 else 1)).to(dtype)
+    for transform in (half(), FractalBlend(alpha=0.3, fractals=FractalBank(1, 16))):
+        transform.p = 0.6  # some of the batch
+        torch.manual_seed(3)
+        expected = transform(image.clone())
+        torch.manual_seed(3)
+        assert torch.equal(expected, transform(image))
+
+
 def followed(image, message):
     """Return an image after what its error advises, which stands after a colon or 'before'."""
     with pytest.raises((TypeError, ValueError), match=message) as caught:
