@@ -1,8 +1,9 @@
 """One reading of an image file: upright, RGB, 16 bits by their range."""
 
+import math
 import os
 import re
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -43,8 +44,8 @@ def read_rgb(
             turn = TURNS.get(_orientation(image))
             rgb = _to_rgb(image, depth, white, name)
             differs = [] if turn is None else ["turned upright"]
-            if pil_modes.is_deep(image.mode) and rgb.tobytes() != image.convert("RGB").tobytes():
-                differs.append("16 bits")
+            if _is_measured(image.mode) and rgb.tobytes() != image.convert("RGB").tobytes():
+                differs.append("floats" if image.mode == "F" else "16 bits")
             rgb = rgb if turn is None else rgb.transpose(turn)
             return rgb, " and ".join(differs) or None
     except UnreadableImageError:
@@ -92,36 +93,47 @@ def _depth_of(image: Image.Image) -> _Depth:
 
 def _to_rgb(image: Image.Image, depth: _Depth, white: int | None, name: str) -> Image.Image:
     """Return a loaded image in RGB, or say what is unknown about its range."""
-    if image.mode == "F":
-        low, high = pil_modes.extremes(image)
-        raise UnreadableImageError(
-            f"'{name}' holds floats, whose range is unknown, got {low} to {high}; save a copy of "
-            "it with 8 bits, scaled by its own black and white."
-        )
-    if pil_modes.is_deep(image.mode):
+    if _is_measured(image.mode):
         return _grey(np.asarray(image), depth, white, name).convert("RGB")
     if depth.deep:
         _check_colour(image, depth, white, name)
     return pil_modes.to_rgb(image)
 
 
-def _grey(
-    levels: np.ndarray[tuple[int, int], np.dtype[np.integer]],
-    depth: _Depth,
-    white: int | None,
-    name: str,
-) -> Image.Image:
+def _is_measured(mode: str) -> bool:
+    """Return whether the values of a mode are measurements, of which any may be white."""
+    return mode == "F" or pil_modes.is_deep(mode)
+
+
+def _grey(levels: np.ndarray[Any, Any], depth: _Depth, white: int | None, name: str) -> Image.Image:
+    """Scale measured levels to 8 bits, or say that nobody knows how."""
     if fault := pil_modes.depth_fault(levels, white or depth.white):
-        example = pil_modes.likely_white(int(levels.max()))
+        kind = "floats" if levels.dtype.kind == "f" else "16 bits"
         raise UnreadableImageError(
-            f"'{name}' has 16 bits and {fault}, so that its white is unknown; if {example} is "
-            f"white, give white={example} ('--white {example}'), or save a copy of 8 bits: "
-            f"diffaug.load_image({name!r}, white={example}).save('copy.png')."
+            f"'{name}' has {kind} and {fault}, so that its white is unknown; "
+            f"{_advice(name, float(levels.min()), float(levels.max()))}."
         )
     if depth.scaled and depth.white:  # Pillow has made DEEPEST of the white in the file
         share = (white or depth.white) / depth.white
         return pil_modes.levels_to_8_bits(levels, max(1, round(share * pil_modes.DEEPEST)))
     return pil_modes.levels_to_8_bits(levels, white or depth.white or pil_modes.DEEPEST)
+
+
+def _advice(name: str, low: float, high: float) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "replace the values in it that are no numbers"
+    if low < 0:
+        scaled = f"((levels - {low}) * {255 / ((high - low) or 1)}).round().astype('uint8')"
+        return (
+            f"if {low} is black and {high} is white, save a copy of 8 bits: "
+            f"levels = numpy.asarray(PIL.Image.open({name!r})); "
+            f"PIL.Image.fromarray({scaled}).save('copy.png')"
+        )
+    white = pil_modes.likely_white(high)
+    return (
+        f"if {white} is white, give white={white} ('--white {white}'), or save a copy of 8 bits: "
+        f"diffaug.load_image({name!r}, white={white}).save('copy.png')"
+    )
 
 
 def _check_colour(image: Image.Image, depth: _Depth, white: int | None, name: str) -> None:

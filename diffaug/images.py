@@ -116,7 +116,7 @@ def _check_range(image: torch.Tensor) -> None:
     if not (np.isfinite(low) and np.isfinite(high)):
         advice = "find out which step makes values that are no numbers"
     elif low >= 0 and high > 16:  # levels, and no overshoot
-        white = pil_modes.likely_white(int(np.ceil(high)))
+        white = pil_modes.likely_white(high)
         advice = f"divide it by its white: image / {white}, or {pil_modes.scaling(0, white)}"
     else:
         advice = (
@@ -197,14 +197,14 @@ def read_photo(path: PathOrFile, name: str | None = None, *, white: int | None =
     """Read an image file as everything in diffaug reads it.
 
     It comes upright, in RGB, its first frame, without alpha, colour profile ignored. ``differs`` is
-    "turned upright" or "16 bits" or both, joined by "and", where the pixels are not those that
-    ``Image.open(file).convert("RGB")``, the loader of torchvision's ``ImageFolder``, gives.
+    "turned upright", "16 bits" or "floats", or two of these joined by "and", where torchvision's
+    ``ImageFolder`` loads other pixels by itself, with ``Image.open(file).convert("RGB")``.
 
     Args:
         path: a path, or a binary file.
         name: what errors call it; None for the path.
-        white: the level that is white in grey files of 16 bits; None for those that use their whole
-            range, or say what is white.
+        white: the level that is white in grey files of 16 bits or of floats; None for those that
+            use all 16 bits, or say what is white.
 
     Raises:
         UnreadableImageError: the file is not an image, is damaged, or its white is unknown.
@@ -228,14 +228,14 @@ def load_image(path: PathOrFile, *, white: int | None = None) -> Image.Image:
 
     Args:
         path: a path, or a binary file.
-        white: the level that is white in grey files of 16 bits, such as 4095 for 12-bit data in
-            them: ``functools.partial(load_image, white=4095)``. Higher levels are white, too. It
-            has no effect on files of 8 bits. None for files that use their whole range.
+        white: the level that is white in grey files of 16 bits or of floats, such as 4095 for
+            12-bit data: ``functools.partial(load_image, white=4095)``. Higher levels are white,
+            too. It has no effect on files of 8 bits. None for files that use all 16 bits.
 
     Raises:
         ValueError: ``white`` is under 1.
-        UnreadableImageError: the file is not an image, is damaged, or is of 16 bits and dark, so
-            that its white is unknown.
+        UnreadableImageError: the file is not an image, is damaged, or is of 16 bits and dark or of
+            floats, so that its white is unknown.
 
     Example:
         >>> import tempfile

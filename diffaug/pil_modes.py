@@ -1,5 +1,6 @@
 """The pixels of PIL images of every mode, as tensors, and back into the caller's own mode."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,17 @@ def check(image: Image.Image) -> None:
         raise ValueError(f"'image' must have at least one pixel, got size {image.size}.")
     if image.mode == "F":
         low, high = extremes(image)
+        advice = f"apply v2.ToImage(), {scaling(low, high)} first, if these are black and white"
+        if not np.isfinite(high - low):
+            advice = "replace the values in it that are no numbers"
         raise ValueError(
-            f"'image' must not be a PIL image of mode F, whose range is unknown, got {low} to "
-            f"{high}; apply v2.ToImage(), {scaling(low, high)} first, if these are black and white."
+            "'image' must not be a PIL image of mode F, whose range is unknown, got "
+            f"{low} to {high}; {advice}."
         )
     if is_deep(image.mode) and (fault := depth_fault(levels := np.asarray(image))):
         # ToImage() cannot take the other order of bytes.
         turn = "v2.Lambda(operator.methodcaller('convert', 'I')), "
-        low, white = min(0, int(levels.min())), likely_white(int(levels.max()))
+        low, white = min(0, int(levels.min())), likely_white(levels.max())
         raise ValueError(
             f"'image' must use the range of its 16 bits, got {fault}; apply "
             f"{turn if image.mode == 'I;16B' else ''}v2.ToImage(), v2.ToDtype(torch.float32), "
@@ -55,17 +59,19 @@ def extremes(image: Image.Image) -> tuple[float, float]:
 
 def depth_fault(levels: np.ndarray[Any, Any], white: int | None = None) -> str | None:
     """Say why it is unknown which of these levels is white; None if it is known."""
-    low, high = int(levels.min()), int(levels.max())
-    if low < 0:
+    low, high = levels.min(), levels.max()
+    if not (low >= 0 and np.isfinite(high)):  # no number is not >= 0 either
         return f"levels from {low} to {high}"
-    if white is None and (high > DEEPEST or 0 < high < LEAST_WHITE):
-        return f"{'levels up to' if high > DEEPEST else 'no level above'} {high}"
-    return None
+    if white is not None or high == 0:
+        return None
+    if high > DEEPEST or levels.dtype.kind == "f":
+        return f"levels up to {high}"
+    return f"no level above {high}" if high < LEAST_WHITE else None
 
 
-def likely_white(high: int) -> int:
+def likely_white(high: float) -> int:
     """Return the highest level of as few bits as hold this one: an example for advice alone."""
-    return int(2 ** max(1, high).bit_length() - 1)
+    return 1 if not 1 < high < 2**63 else int(2 ** math.ceil(high).bit_length() - 1)
 
 
 def scaling(black: float, white: float) -> str:
@@ -75,7 +81,10 @@ def scaling(black: float, white: float) -> str:
 
 def levels_to_8_bits(levels: np.ndarray[Any, Any], white: int) -> Image.Image:
     """Scale levels to 8-bit grey; those above white are white, too."""
-    scaled = (levels.astype(np.int64).clip(0, white) * 255 + white // 2) // white
+    if levels.dtype.kind == "f":
+        scaled = levels.astype(np.float64).clip(0, white) * (255 / white) + 0.5
+    else:
+        scaled = (levels.astype(np.int64).clip(0, white) * 255 + white // 2) // white
     return Image.fromarray(scaled.astype(np.uint8))
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image, ImageCms
@@ -192,11 +193,24 @@ def test_a_black_deep_file_is_black(tmp_path):
     assert (0, None) == (photo.pixels.max(), photo.differs)
 
 
-@pytest.mark.parametrize("levels", [[[-1, 40_000]], [[0, 70_000]]])
-def test_levels_that_16_bits_cannot_hold_are_refused(tmp_path, levels):
-    Image.fromarray(np.array(levels, np.int32)).save(tmp_path / "image.tiff")
-    with pytest.raises(UnreadableImageError, match="levels .* so that its white is unknown"):
+def test_levels_above_16_bits_need_a_white(tmp_path):
+    Image.fromarray(np.array([[0, 70_000]], np.int32)).save(tmp_path / "image.tiff")
+    with pytest.raises(UnreadableImageError, match="levels up to 70000, .* give white=131071 "):
         images.read_image(tmp_path / "image.tiff")
+    assert [[0, 136]] == images.read_image(tmp_path / "image.tiff", white=131071)[0].tolist()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+@pytest.mark.parametrize("white", [None, 4095])
+def test_levels_below_zero_are_refused_and_the_advice_helps(tmp_path, monkeypatch, kind, white):
+    monkeypatch.chdir(tmp_path)
+    path = Path("scan.tiff")
+    Image.fromarray(np.array([[-1024, 0, 1000, 3071]], kind)).save(path)
+    with pytest.raises(UnreadableImageError, match="levels from -1024.* save a copy") as caught:
+        images.read_image(path, white=white)
+    [code] = re.findall(r"8 bits: (.*)\.$", str(caught.value))
+    exec(code, {"numpy": np, "PIL": PIL})
+    assert [[0, 64, 126, 255]] == images.read_image("copy.png")[0].tolist()
 
 
 def pgm(path, maxval, levels, magic=b"P5"):
@@ -280,10 +294,25 @@ def test_a_bitmap_of_16_bits_for_three_colours_is_no_deep_file(tmp_path):
         assert 8 == pixels.max()
 
 
-def test_floats_in_a_file_are_refused(tmp_path):
-    Image.fromarray(np.array([[0.5, 7.0]], np.float32)).save(tmp_path / "image.tiff")
-    with pytest.raises(UnreadableImageError, match="image.tiff' holds floats, .* got 0.5 to 7.0"):
-        images.read_image(tmp_path / "image.tiff")
+def test_floats_in_a_file_have_the_white_that_the_user_says(tmp_path):
+    path = tmp_path / "image.tiff"
+    Image.fromarray(np.array([[0, 0.5, 2.0, 700.0]], np.float32)).save(path)
+    with pytest.raises(UnreadableImageError, match="floats and levels up to 700.0, .* white=1023"):
+        images.read_photo(path)
+    photo = images.read_photo(path, white=1)
+    assert ([[0, 128, 255, 255]], "floats") == (photo.pixels[0].tolist(), photo.differs)
+    Image.fromarray(np.array([[0, 0.25, 1.0]], np.float32)).save(path)
+    with pytest.raises(UnreadableImageError, match="levels up to 1.0, .* give white=1 "):
+        images.read_photo(path)
+    Image.fromarray(np.zeros((1, 2), np.float32)).save(path)
+    assert 0 == images.read_image(path).max()
+
+
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused_whatever_is_white(tmp_path, worst):
+    Image.fromarray(np.array([[worst, 5.0]], np.float32)).save(tmp_path / "image.tiff")
+    with pytest.raises(UnreadableImageError, match="floats and levels from .* no numbers"):
+        images.read_image(tmp_path / "image.tiff", white=7)
 
 
 @pytest.mark.parametrize(

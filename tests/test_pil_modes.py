@@ -223,6 +223,12 @@ def test_floats_of_unknown_range_are_refused_and_the_advice_helps():
     assert np.allclose(expected, result[0, :, :4].numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_to_be_replaced(value):
+    with pytest.raises(ValueError, match="mode F, .*; replace the values in it that are no numb"):
+        half()(Image.fromarray(np.array([[value, 1.0]], np.float32)))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "I;16", "F"])
 def test_an_image_without_a_pixel_is_refused(mode):
     with pytest.raises(ValueError, match=r"at least one pixel, got size \(0, 5\)"):
