@@ -68,9 +68,11 @@ def check_image(image: Any) -> int:
             "put v2.ToImage() before this transform."
         )
     if image.ndim < 3:
+        grey = image.ndim == 2 and (image.dtype == torch.uint8 or image.is_floating_point())
+        flat = " (or like a grey image without its channel: give image[None])" if grey else ""
         raise ValueError(
             f"'image' must have shape (..., C, H, W), got {tuple(image.shape)}; this looks like a "
-            "label. Mark the image with tv_tensors.Image, or put v2.ToImage() first."
+            f"label{flat}. Mark the image with tv_tensors.Image, or put v2.ToImage() first."
         )
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(

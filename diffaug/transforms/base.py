@@ -257,9 +257,19 @@ def _unmarked_place(sample: Any, getter: samples.Getter) -> samples.Place | None
     except TypeError:
         if getter != "default":
             raise
-        return None
-    value = samples.get(sample, place)
-    return place if images.is_pure_tensor(value) and value.ndim > 2 else None
+    else:
+        image = samples.get(sample, place)
+        if getter != "default" or _may_be_image(image):
+            return place if images.is_pure_tensor(image) else None
+    parts = list(sample.items() if isinstance(sample, Mapping) else enumerate(sample))
+    pictures = [(step, part) for step, part in parts if _may_be_image(part)]
+    lone = len(pictures) == 1 and images.is_pure_tensor(pictures[0][1])
+    return (pictures[0][0],) if lone else None
+
+
+def _may_be_image(value: Any) -> bool:
+    """Return whether a value is an image, or a pure tensor in the shape of one."""
+    return images.is_image(value) and getattr(value, "ndim", 3) > 2
 
 
 def _shown(value: Any) -> str:
