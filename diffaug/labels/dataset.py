@@ -67,6 +67,9 @@ def _label_lists(dataset: Any) -> Iterator[Sequence[Any]]:
             labels = labels.tolist()
         if isinstance(labels, (list, tuple)):
             yield labels
+    tensors = getattr(dataset, "tensors", None)  # of a TensorDataset
+    if isinstance(tensors, tuple) and len(tensors) > 1:
+        yield tensors[1].tolist()
     files = getattr(getattr(dataset, "reader", None), "samples", None)
     if isinstance(files, (list, tuple)) and all(len(file) == 2 for file in files[:1]):
         yield [label for _, label in files]

@@ -125,8 +125,7 @@ class DatasetSource(Source):
     def _pixels(self, item: Any, index: int) -> torch.Tensor:
         """Return the image of an item as uint8 (1, 3, H, W); an error says which item it is."""
         try:
-            place = () if images.is_image(item) else samples.image_place(item, self._image_getter)
-            image = samples.get(item, place)
+            image = item if images.is_image(item) else self._image(item)
             if image is None:
                 raise ValueError("it holds no image.")
             count = images.check_image(image)
@@ -139,6 +138,10 @@ class DatasetSource(Source):
             return images.to_uint8(images.unpack(image)[0])
         except Exception as error:  # Pillow reads a file when its pixels are needed
             raise _unreadable(index, error) from error
+
+    def _image(self, item: Any) -> Any:
+        place = samples.image_place(item, self._image_getter, asker="augment_dataset")
+        return samples.get(item, place)
 
     def _label(self, item: Any, index: int) -> Label:
         """Return the label of an item; None where it has none and needs none."""
