@@ -244,6 +244,30 @@ def labels_of(labels: Any, count: int, batched: bool) -> list[Any]:
     return rows
 
 
+def labels_of_list(labels: Any, count: int, num_classes: int) -> list[Any] | None:
+    """Return the label of each image of a list; None where one label is that of all.
+
+    Hugging Face's batches are lists: ``{"image": [first, second], "label": [0, 1]}``. Views of one
+    image are a list, too, and share a label.
+
+    Raises:
+        ValueError: nobody can know whether the labels are class numbers or a one-hot vector.
+    """
+    listed = isinstance(labels, (list, tuple))
+    if not listed and not getattr(labels, "shape", ()):
+        return None
+    array = _array(labels)  # None for a list of vectors
+    weights = array is not None and array.ndim == 1 and array.is_floating_point()
+    if len(labels) != count or weights:
+        return None
+    if not listed and array is not None and array.ndim == 1 and 1 < count == num_classes:
+        raise ValueError(
+            f"labels of shape ({count},) beside a list of {count} images must be a list of labels, "
+            f"for with {num_classes} classes they may also be one label; give labels.tolist()."
+        )
+    return list(labels)
+
+
 def _in_range(number: int, num_classes: int | None, what: str) -> int:
     if number < 0 or (num_classes is not None and number >= num_classes):
         rule = "at least 0" if num_classes is None else f"in [0, {num_classes})"

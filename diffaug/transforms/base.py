@@ -267,6 +267,19 @@ def _unmarked_place(sample: Any, getter: samples.Getter) -> samples.Place | None
     return (pictures[0][0],) if lone else None
 
 
+def listed_images(
+    sample: Any, getter: samples.Getter
+) -> tuple[samples.Place, list[Any] | tuple[Any, ...]] | None:
+    """Return where a sample keeps a list of images, as Hugging Face's batches do, and the list."""
+    try:
+        place = samples.image_place(sample, getter)
+    except TypeError:
+        return None
+    pictures = samples.get(sample, place)
+    listed = isinstance(pictures, (list, tuple)) and len(pictures) > 0
+    return (place, pictures) if listed and all(map(images.is_image, pictures)) else None
+
+
 def _may_be_image(value: Any) -> bool:
     """Return whether a value is an image, or a pure tensor in the shape of one."""
     return images.is_image(value) and getattr(value, "ndim", 3) > 2

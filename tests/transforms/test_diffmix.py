@@ -150,6 +150,47 @@ def test_default_collate_makes_a_batch_of_labels_of_shape_1():
     assert torch.equal(torch.eye(3), labels)
 
 
+@pytest.mark.parametrize("labels", [[0, 1], torch.tensor([[0], [1]]), [np.array([1, 0, 0]), 1]])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_images_with_a_label_each_is_a_batch(kind, labels):
+    """As a transform of a Hugging Face data set gets them."""
+    backend, pictures = RecordingBackend(16), kind([photograph(0), photograph(1)])
+    made = always(backend=backend)({"image": pictures, "label": labels})
+    assert kind is type(made["image"]) and (2, 3) == made["label"].shape
+    for number, request in enumerate(backend.requests):
+        torch.testing.assert_close(expected_label(request, number), made["label"][number])
+        assert made["image"][number].tobytes() != pictures[number].tobytes()
+
+
+def test_a_list_of_one_image_is_a_batch_of_one():
+    for labels in ([2], torch.tensor([2]), [torch.tensor([0.0, 0.0, 1.0])]):
+        made = mixer(p=0.0)({"image": [torch.rand(3, 8, 8)], "label": labels})
+        assert [[0, 0, 1]] == made["label"].tolist()
+
+
+def test_views_of_one_image_share_their_label():
+    views = [photograph(0), photograph(1)]
+    for label in (1, torch.tensor([0, 1, 0]), np.array([0.0, 1.0, 0.0])):
+        made, mixed = mixer(p=0.0)((views, label))
+        assert [0, 1, 0] == mixed.tolist() and views == made
+
+
+def test_labels_beside_a_list_that_may_be_one_or_several_are_refused():
+    with pytest.raises(
+        ValueError, match=r"of shape \(3,\) beside a list of 3 images must be a list"
+    ):
+        mixer(p=0.0)(([photograph(n) for n in range(3)], torch.tensor([0, 0, 1])))
+
+
+def test_a_hugging_face_data_set_may_have_it_as_its_transform():
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": [photograph(n) for n in range(4)], "label": [0, 1, 2, 1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    data = datasets.Dataset.from_dict(columns, features=features).with_transform(mixer(p=0.0))
+    assert [0, 0, 1] == data[2]["label"].tolist()
+    assert torch.equal(torch.eye(3)[[0, 1, 2, 1]], torch.as_tensor(data[:4]["label"]))
+
+
 def test_the_images_decide_how_integers_are_read():
     """Beside one image they are one-hot, beside as many images class numbers."""
     integers = torch.tensor([0, 0, 1])
