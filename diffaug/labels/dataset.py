@@ -14,7 +14,9 @@ from diffaug.labels.label import class_number, class_of
 from diffaug.seeds import derive_seed
 
 
-def dataset_labels(dataset: Any, labels_getter: samples.Getter = "default") -> list[Any]:
+def dataset_labels(
+    dataset: Any, labels_getter: samples.Getter = "default", *, asker: str = ""
+) -> list[Any]:
     """Return every label of a dataset, without reading its images where that is possible.
 
     Datasets whose labels :func:`known_labels` does not find are read item by item.
@@ -23,7 +25,9 @@ def dataset_labels(dataset: Any, labels_getter: samples.Getter = "default") -> l
     if known is not None:
         return known
     items = (dataset[index] for index in range(len(dataset)))
-    return [samples.get(item, samples.label_place(item, labels_getter)) for item in items]
+    return [
+        samples.get(item, samples.label_place(item, labels_getter, asker=asker)) for item in items
+    ]
 
 
 def known_labels(dataset: Any, labels_getter: samples.Getter = "default") -> list[Any] | None:
@@ -100,7 +104,7 @@ def class_counts(
     getter = samples.check_getter("labels_getter", labels_getter)
     numbers = [
         class_of(label, least, what=f"the label of item {index}")
-        for index, label in enumerate(dataset_labels(dataset, getter))
+        for index, label in enumerate(dataset_labels(dataset, getter, asker="class_counts"))
     ]
     return torch.tensor(numbers, dtype=torch.long).bincount(minlength=least or 0)
 

@@ -128,6 +128,7 @@ def check_classes(name: str, labels: torch.Tensor, num_classes: int) -> None:
         raise TypeError(_boolean(f"'{name}'", labels))
     if labels.is_floating_point():
         raise TypeError(f"'{name}' must hold integers, got {labels.dtype}.")
+    labels = labels.long()  # torch compares no uint16
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.numel():
         raise ValueError(f"'{name}' must be in [0, {num_classes}), got {int(outside[0])}.")
