@@ -28,6 +28,11 @@ def is_pure_tensor(value: Any) -> bool:
 TRANSFORMED_TYPES = (is_pure_tensor, tv_tensors.Image, Image.Image)
 
 
+def is_image(value: Any) -> bool:
+    """Return whether a value is what torchvision passes to our transforms."""
+    return is_pure_tensor(value) or isinstance(value, (tv_tensors.Image, Image.Image))
+
+
 def is_video(value: Any) -> bool:
     """Return whether a value is a torchvision video."""
     return isinstance(value, tv_tensors.Video)
@@ -42,6 +47,11 @@ def is_annotation(value: Any) -> bool:
 def mark_image(image: Any) -> Any:
     """Mark a pure tensor as an image, so that a label vector beside it is not mistaken for one."""
     return tv_tensors.Image(image) if is_pure_tensor(image) else image
+
+
+def unmark_image(image: Any) -> Any:
+    """Return a marked tensor as the pure tensor that it was; leave everything else as it is."""
+    return image.as_subclass(torch.Tensor) if isinstance(image, tv_tensors.Image) else image
 
 
 def check_image(image: Any) -> int:
@@ -60,10 +70,21 @@ def check_image(image: Any) -> int:
             f"'image' must be a PIL image or a tensor, got {type(image).__name__}; "
             "put v2.ToImage() before this transform."
         )
+    _check_dimensions(image)
     _check_dtype(image)
     _check_shape(tuple(image.shape))
     _check_range(image)
     return int(np.prod(image.shape[:-3], dtype=int))
+
+
+def _check_dimensions(image: torch.Tensor) -> None:
+    if image.ndim < 3:
+        grey = image.ndim == 2 and (image.dtype == torch.uint8 or image.is_floating_point())
+        flat = " (or like a grey image without its channel: give image[None])" if grey else ""
+        raise ValueError(
+            f"'image' must have shape (..., C, H, W), got {tuple(image.shape)}; this looks like a "
+            f"label{flat}. Mark the image with tv_tensors.Image, or put v2.ToImage() first."
+        )
 
 
 def _check_dtype(image: torch.Tensor) -> None:
@@ -86,7 +107,7 @@ def _check_dtype(image: torch.Tensor) -> None:
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:
-    if len(shape) >= 3 and shape[-3] in (1, 3) and 0 not in shape[-2:]:
+    if shape[-3] in (1, 3) and 0 not in shape[-2:]:
         return
     raise ValueError(
         f"'image' must have shape (..., C, H, W) with 1 or 3 channels, got {shape}"
@@ -95,7 +116,7 @@ def _check_shape(shape: tuple[int, ...]) -> None:
 
 
 def _advice_on_shape(shape: tuple[int, ...]) -> str:
-    if len(shape) < 3 or 0 in shape:
+    if 0 in shape:
         return ""
     if shape[-1] in (1, 3) or (shape[-1] in (2, 4) and shape[-3] not in (2, 4)):
         return "; move its channels to the front: image.movedim(-1, -3)"

@@ -209,7 +209,7 @@ def test_an_overshoot_is_clamped():
         (np.zeros((4, 4, 3)), TypeError, "must be a PIL image or a tensor, got ndarray"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), TypeError, "uint8 or floating, got torch.int64"),
         (Image.new("F", (4, 4)), ValueError, "mode F, whose range is unknown"),
-        (torch.zeros(4, 4), ValueError, r"1 or 3 channels, got \(4, 4\)"),
+        (torch.zeros(4, 4), ValueError, r"got \(4, 4\); this looks like a label"),
         (torch.zeros(4, 4, 4), ValueError, r"1 or 3 channels, got \(4, 4, 4\)"),
         (torch.zeros(3, 0, 4), ValueError, r"got \(3, 0, 4\)"),
         (
