@@ -21,7 +21,8 @@ from diffaug.filtering.verdicts import filter_set
 from diffaug.finetuning.run import finetune
 from diffaug.fractals import FractalBank
 from diffaug.labels.collate import MixCollate
-from diffaug.labels.dataset import class_counts, few_shot_subset
+from diffaug.labels.dataset import class_counts
+from diffaug.labels.few_shot import few_shot_subset
 from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.offline.augment import augment_dataset, augment_folder

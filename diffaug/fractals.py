@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.files import cache_root
+from diffaug.folders import list_images
 from diffaug.seeds import derive_seed
 
 Array = np.ndarray[Any, Any]
@@ -414,7 +415,7 @@ class FractalFolder:
         self.folder, self.size = Path(folder).expanduser().absolute(), size
         if not self.folder.is_dir():
             raise ValueError(f"'fractals' must be a folder of images, got '{folder}'.")
-        self._paths = images.list_images(self.folder)
+        self._paths = list_images(self.folder)
         if not self._paths:
             raise ValueError(f"'fractals' must be a folder of images, and '{folder}' holds none.")
 

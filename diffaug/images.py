@@ -3,17 +3,15 @@
 import io
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 from torchvision import tv_tensors
 
 from diffaug.errors import UnreadableImageError, one_line
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -194,34 +192,23 @@ def _like(pixels: torch.Tensor, original: Image.Image) -> Image.Image:
     return image if mode == "RGB" else image.convert(mode)
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the image files in a folder and below, by extension and in order, no hidden ones."""
-    return [Path(folder, key) for key in list_keys(folder)]
+class Photo(NamedTuple):
+    """What a file shows.
+
+    Args:
+        pixels: uint8 (3, H, W).
+        differs: how torchvision's ImageFolder sees other pixels, such as "turned upright"; None if
+            it sees these.
+    """
+
+    pixels: torch.Tensor
+    differs: str | None = None
 
 
-def list_keys(folder: str | os.PathLike[str]) -> list[str]:
-    """List the same files as relative paths with slashes; a million of them take 100 MB."""
-    keys, seen = list[str](), set[str]()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
-        if real in seen:  # a link that leads back up
-            continue
-        seen.add(real)
-        below = Path(root).relative_to(folder).as_posix()
-        start = "" if below == "." else f"{below}/"
-        keys += [start + name for name in files if is_image_key(name)]
-    return sorted(keys)
-
-
-def is_image_key(path: str) -> bool:
-    """Return whether a relative path with slashes names an image, and nothing hidden."""
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    return not hidden and os.path.splitext(path)[1].lower() in EXTENSIONS
-
-
-def read_image(path: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> torch.Tensor:
-    """Read an image file as uint8 (3, H, W): upright, first frame, alpha dropped.
+def read_photo(
+    path: str | os.PathLike[str] | BinaryIO, name: str | None = None, *, white: int | None = None
+) -> Photo:
+    """Read an image file: upright, first frame, alpha dropped.
 
     ``name`` replaces the path in errors.
 
@@ -230,11 +217,27 @@ def read_image(path: str | os.PathLike[str] | BinaryIO, name: str | None = None)
     """
     try:
         with Image.open(path) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+            return Photo(_rgb(upright), "turned upright" if turned else None)
     except Exception as error:  # a damaged file may fail in any parser of Pillow
         raise UnreadableImageError(
             f"'{name or path}' is not a readable image: {one_line(error)}."
         ) from error
+
+
+def read_image(path: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> torch.Tensor:
+    """Read the pixels of an image file as ``read_photo`` does."""
+    return read_photo(path, name).pixels
+
+
+def pixel_count(path: str | os.PathLike[str] | BinaryIO) -> int:
+    """Return how many pixels an image file says that it has; 0 if it does not say."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except Exception:  # whoever reads the file says what is wrong with it
+        return 0
 
 
 def encode_image(pixels: torch.Tensor, format: str, quality: int = 95) -> bytes:

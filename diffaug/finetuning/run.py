@@ -13,6 +13,7 @@ from diffaug.backends.hub import download
 from diffaug.backends.loading import choose_device, load_pipeline, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
+from diffaug.file_warnings import naming_files
 from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.run_folder import RunFolder
 from diffaug.finetuning.settings import (
@@ -155,7 +156,8 @@ def finetune(
         check_words(load_tokenizer(folder.spec), settings, len(images.names))
         if stage == "new":
             folder.skipped = images.unreadable(strict)
-        losses = _train(folder, precision, progress)
+        with naming_files():
+            losses = _train(folder, precision, progress)
         gc.collect()
         torch.cuda.empty_cache()  # nothing where CUDA was never used
     last = losses[-100:]

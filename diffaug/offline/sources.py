@@ -1,6 +1,8 @@
 """What an offline run knows of its images: keys, classes, pixels, reasons for what is left out."""
 
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,11 +18,19 @@ class Skipped(NamedTuple):
 
 
 class SourceImage(NamedTuple):
-    """A source image: uint8 pixels (1, 3, H, W), its class, and the start of its copies' names."""
+    """A source image.
+
+    Args:
+        pixels: uint8 (1, 3, H, W).
+        label: its class.
+        base: the start of its copies' names.
+        differs: how torchvision's ImageFolder sees other pixels; None if it sees these.
+    """
 
     pixels: torch.Tensor
     label: str
     base: str
+    differs: str | None = None
 
 
 class Source(Protocol):
@@ -36,6 +46,8 @@ class Source(Protocol):
     classes: list[str] | None
     #: How many threads may read at once; 0 for the caller's only.
     threads: int
+    #: How many files are no images, by kind.
+    left_out: Mapping[str, int] = {}
 
     def folder_of(self, label: str) -> str:
         """Name the folder that copies of this class go to."""
@@ -45,6 +57,17 @@ class Source(Protocol):
 
     def load(self, key: str) -> SourceImage:
         """Read one image, or raise UnreadableImageError."""
+
+    def open(self, key: str) -> tuple[Callable[[], SourceImage], bool]:
+        """Return what reads one image, and whether it is so large that it must be read alone.
+
+        What is cheap is done before: the file is fetched, and its size is read.
+        """
+        return partial(self.load, key), False
+
+    def folders(self) -> list[str]:
+        """Name the folder of every class, as far as classes are known; one may stay empty."""
+        return [self.folder_of(name) for name in self.classes or ()]
 
     def may_be(self, name: str) -> bool:
         """Return whether a run whose source has this name may have begun with this source."""

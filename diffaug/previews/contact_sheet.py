@@ -11,6 +11,7 @@ import torch
 from diffaug import functional, images
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.files import write_whole
+from diffaug.folders import list_images
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform, Params
 
@@ -126,7 +127,7 @@ def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], lis
     """Read images spread evenly over a folder, each as (1, 3, H, W) with its path in the folder."""
     if not folder.is_dir():
         raise ValueError(f"'source' must be an existing folder, got '{folder}'.")
-    paths = images.list_images(folder)
+    paths = list_images(folder)
     if not paths:
         raise ValueError(f"'source' must hold images, and '{folder}' has none.")
     count = min(count, len(paths))
