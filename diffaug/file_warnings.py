@@ -46,5 +46,5 @@ def naming_files() -> Iterator[None]:
     with warnings.catch_warnings():
         # By default, Python shows one text once, whichever file it is about.
         warnings.filterwarnings("always", module=r"PIL\.", append=True)
-        warnings.showwarning = show_named
+        warnings.showwarning = show_named  # type: ignore[assignment]
         yield

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffaug.errors import SourceError
 
@@ -148,7 +148,7 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
     """
     root = os.path.realpath(os.path.expanduser(root))
     tree = Tree()
-    waiting = [("", frozenset(map(_identity, (root, *Path(root).parents))))]
+    waiting = [("", frozenset(_identity(path) for path in (root, *Path(root).parents)))]
     while waiting:
         folder, above = waiting.pop()
         tree.add_folder(folder)
@@ -327,7 +327,7 @@ def _mode(entry: "os.DirEntry[str]") -> int:
         return 0
 
 
-def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+def _identity(path: Any) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except OSError:

@@ -66,6 +66,9 @@ class FolderSource(Source):
     def folder_of(self, label: str) -> str:
         return label  # the label is a folder's name
 
+    def class_of(self, key: str) -> str:
+        return class_of(key)
+
     def labels(self) -> list[str]:
         return [class_of(key) for key in self.keys]
 

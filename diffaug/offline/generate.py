@@ -187,6 +187,10 @@ class Maker:
             if self.options.strict:
                 raise
             return error
+        return self.sized(image)
+
+    def sized(self, image: SourceImage) -> SourceImage:
+        """Return an image in the size of the run."""
         if (size := self.options.size) is not None:
             height, width = image.pixels.shape[-2:]
             short = min(height, width)

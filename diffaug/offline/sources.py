@@ -48,6 +48,8 @@ class Source(Protocol):
     threads: int
     #: How many files are no images, by kind.
     left_out: Mapping[str, int] = {}
+    #: The value that is white in files of 16 bits, if it was given.
+    white: int | None = None
 
     def folder_of(self, label: str) -> str:
         """Name the folder that copies of this class go to."""
@@ -65,9 +67,9 @@ class Source(Protocol):
         """
         return partial(self.load, key), False
 
-    def folders(self) -> list[str]:
-        """Name the folder of every class, as far as classes are known; one may stay empty."""
-        return [self.folder_of(name) for name in self.classes or ()]
+    def class_of(self, key: str) -> str | None:
+        """Name the class of an image without reading it; None where that needs the image."""
+        return None
 
     def may_be(self, name: str) -> bool:
         """Return whether a run whose source has this name may have begun with this source."""

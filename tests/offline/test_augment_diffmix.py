@@ -355,7 +355,8 @@ def test_where_the_original_stands_in_nothing_is_put_under_another_class(photos,
 def test_what_is_made_from_text_and_refused_is_left_out(photos, tmp_path):
     model = RecordingBackend(16, answer=refuse("bee", outright=True))
     mix = mixer(strategy="diff-gen", backend=model)
-    augment_folder(photos, tmp_path / "set", mix, per_image=4)
+    with pytest.warns(UserWarning, match=r"^classes without images: bee; .* GeneratedDataset"):
+        augment_folder(photos, tmp_path / "set", mix, per_image=4)
     rows = read_manifest(tmp_path / "set")
     assert {"ant", "cat"} == {row["label"] for row in rows}
     assert {1.0} == {row["strength"] for row in rows}
@@ -366,7 +367,8 @@ ODD = ["AC/DC", "a_b", "50%", "naïve ö", "猫", "__x", "trailing."]
 
 def test_any_class_name_of_a_dataset_has_one_folder(tmp_path):
     data = [(picture(number), number) for number in range(len(ODD))]
-    augment_dataset(data, tmp_path / "set", mixer(ODD), class_names=ODD, per_image=8)
+    with pytest.warns(UserWarning, match=r"another order than that of the labels"):
+        augment_dataset(data, tmp_path / "set", mixer(ODD), class_names=ODD, per_image=8)
     rows = read_manifest(tmp_path / "set")
     assert set(ODD) == {row["label"] for row in rows} == {row["source_label"] for row in rows}
     folders = {row["label"]: row["file_name"].partition("/")[0] for row in rows}

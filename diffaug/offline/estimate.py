@@ -1,0 +1,71 @@
+"""What the images that are missing will take, from a probe of one batch."""
+
+import time
+from collections.abc import Iterable
+from itertools import islice
+
+from diffaug import images
+from diffaug.backends.hub import downloaded
+from diffaug.backends.process.pool import devices_of
+from diffaug.errors import UnreadableImageError
+from diffaug.offline.generate import Made, Maker
+from diffaug.offline.plan import Planned
+from diffaug.offline.sources import Skipped
+from diffaug.offline.summary import Estimate
+
+#: A probe that takes longer is not repeated, although it took the time to load the model, too.
+LONG = 20.0
+
+
+def estimate(maker: Maker, missing: Iterable[Planned], count: int) -> Estimate:
+    """Make one batch, write nothing, and say what all images take.
+
+    A model that is not on this machine is not downloaded: then no time is known, and the sources
+    say how large the files are.
+
+    Args:
+        maker: of the run.
+        missing: the images to make.
+        count: how many.
+    """
+    first = list(islice(missing, maker.batch_size))
+    if not first:
+        return Estimate(0, 0.0)
+    if maker.spec is not None and not downloaded(maker.spec):
+        return Estimate(_bytes_of_sources(maker, first, count))
+    sizes, seconds = _probe(maker, first)
+    if maker.spec is not None and seconds < LONG:  # without the time to load the model
+        sizes, seconds = _probe(maker, first)
+    if not sizes:
+        return Estimate()
+    options, at_once = maker.options, 1
+    if options.devices is not None:
+        at_once = len(devices_of(options.devices))
+    known = options.engine == "local"  # nobody knows the machines of a cluster
+    return Estimate(
+        bytes=round(sum(sizes) / len(sizes) * count),
+        seconds=seconds / len(first) * count / at_once if known else None,
+    )
+
+
+def _probe(maker: Maker, planned: list[Planned]) -> tuple[list[int], float]:
+    """Make images; return the bytes of each, and the seconds of all."""
+    sizes: list[int] = []
+
+    def keep(outcomes: list[Made | Skipped]) -> None:
+        sizes.extend(len(made.data) for made in outcomes if isinstance(made, Made))
+
+    started = time.monotonic()
+    maker.make(planned, keep)
+    return sizes, time.monotonic() - started
+
+
+def _bytes_of_sources(maker: Maker, planned: list[Planned], count: int) -> int | None:
+    sizes = []
+    for key in dict.fromkeys(image.source for image in planned):
+        try:
+            pixels = maker.sized(maker.source.load(key)).pixels[0]
+        except UnreadableImageError:
+            continue
+        sizes.append(len(images.encode_image(pixels, maker.options.format)))
+    return round(sum(sizes) / len(sizes) * count) if sizes else None
