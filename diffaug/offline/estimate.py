@@ -1,7 +1,10 @@
-"""What the images that are missing will take, from a probe of one batch."""
+"""What a run will meet and take: its sources are read, and one batch is made as a probe."""
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 
 from diffaug import images
@@ -11,10 +14,47 @@ from diffaug.errors import UnreadableImageError
 from diffaug.offline.generate import Made, Maker
 from diffaug.offline.plan import Planned
 from diffaug.offline.sources import Skipped
-from diffaug.offline.summary import Estimate
+from diffaug.offline.summary import Estimate, each_difference
 
 #: A probe that takes longer is not repeated, although it took the time to load the model, too.
 LONG = 20.0
+#: Seconds for which sources are read.
+LOOK = 10.0
+
+
+@dataclass
+class Survey:
+    """What the sources are like, as far as they were read.
+
+    Args:
+        read: how many could be read.
+        differs: of how many ImageFolder sees other pixels, by how.
+        skipped: those that cannot be read, each with the reason.
+    """
+
+    read: int = 0
+    differs: Counter[str] = field(default_factory=Counter)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def survey(maker: Maker, keys: Sequence[str], seconds: float = LOOK) -> Survey:
+    """Read sources for a while; of many, some that are spread over all of them."""
+    seen = Survey()
+    if not maker.source.threads:  # the items of a dataset may be made while they are read
+        return seen
+    step = max(1, len(keys) // 997)
+    spread = (Planned(key, 0) for first in range(step) for key in keys[first::step])
+    until = time.monotonic() + seconds
+    with ThreadPoolExecutor(maker.source.threads) as readers:
+        for [planned], image in maker.read(spread, readers):
+            if isinstance(image, UnreadableImageError):
+                seen.skipped.append(Skipped(planned.source, str(image)))
+            else:
+                seen.read += 1
+                seen.differs.update(each_difference(image.differs))
+            if time.monotonic() > until:
+                break
+    return seen
 
 
 def estimate(maker: Maker, missing: Iterable[Planned], count: int) -> Estimate:

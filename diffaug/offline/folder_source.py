@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from diffaug.arguments import whole
 from diffaug.folders import COMPANIONS, Listing, class_of, stem
 from diffaug.offline.sources import Skipped, Source, SourceImage
 from diffaug.offline.trees import RemoteTree, open_tree
@@ -42,7 +43,8 @@ class FolderSource(Source):
         white: int | None = None,
     ) -> None:
         self.files = open_tree(folder)
-        self.name, self.threads, self.white = self.files.name, self.files.threads, white
+        self.name, self.threads = self.files.name, self.files.threads
+        self.white = None if white is None else whole("white", white, 1)
         listing = self.files.list()
         reasons = {key: reason for key in listing.keys if (reason := _unfit(key))}
         # By path, so that a set has the order that its manifest has, whatever made it.

@@ -142,7 +142,7 @@ class Maker:
         """
         full = self.batch_size * self.at_once
         waiting: dict[tuple[int, int], _Waiting] = {}
-        for copies, image in self._read(planned, readers):
+        for copies, image in self.read(planned, readers):
             for copy in copies:
                 draft = self._draft(copy, image)
                 kind = self._kind(draft)
@@ -156,7 +156,7 @@ class Maker:
                     yield waiting.pop(max(waiting, key=lambda kind: waiting[kind].pixels)).drafts
         yield from (batch.drafts for batch in waiting.values())
 
-    def _read(
+    def read(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
     ) -> Iterator[tuple[list[Planned], SourceImage | UnreadableImageError]]:
         """Read each source once for all of its copies; in threads, if the source allows it."""

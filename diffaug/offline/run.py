@@ -11,7 +11,7 @@ from diffaug.errors import GenerationError
 from diffaug.file_warnings import naming_files
 from diffaug.offline.destination import Destination
 from diffaug.offline.engines import engine_for
-from diffaug.offline.estimate import estimate
+from diffaug.offline.estimate import estimate, survey
 from diffaug.offline.generate import Made, Maker
 from diffaug.offline.manifest import Row
 from diffaug.offline.plan import Planned, There, order, plan, planned_of
@@ -105,6 +105,7 @@ class Run:
             seconds=time.monotonic() - self.started,
             classes=tuple(self.classes),
             left_out=dict(self.source.left_out),
+            white=self.source.white,
         )
 
     def told(self, summary: Summary, tally: Tally) -> Summary:
@@ -130,10 +131,17 @@ class Run:
         known = (
             set() if pairs_up(self.transform) else {*map(self.source.class_of, self.source.keys)}
         )
+        with naming_files():
+            missing = there.planned - there.taken_over
+            expected = estimate(self.maker, self.missing(), missing)
+            seen = survey(self.maker, self.source.keys)
         return replace(
             there,
             empty=tuple(name for name in self.classes if known - {None} and name not in known),
-            estimate=estimate(self.maker, self.missing(), there.planned - there.taken_over),
+            skipped=tuple(dict.fromkeys([*there.skipped, *seen.skipped])),
+            differs=dict(seen.differs),
+            sources=seen.read,
+            estimate=expected,
         )
 
     def _folders(self) -> list[str]:

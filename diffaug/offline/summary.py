@@ -21,6 +21,11 @@ class SummaryWarning(UserWarning):
     """What a run did needs a look; the command line prints it as a line of its summary."""
 
 
+def each_difference(differs: str | None) -> list[str]:
+    """Return the ways in which ImageFolder sees other pixels of an image."""
+    return differs.split(" and ") if differs else []
+
+
 class Tally:
     """The images of a set, counted while its rows go by; the rows of a source are together."""
 
@@ -40,7 +45,7 @@ class Tally:
             if row.get("source") != self._last:
                 self._last = row.get("source")
                 self.sources += 1
-                self.differs.update([row["differs"]] if row.get("differs") else [])
+                self.differs.update(each_difference(row.get("differs")))
             yield row
 
     def count(self, rows: Iterable[Row]) -> None:
@@ -95,7 +100,8 @@ class Summary:
         empty: classes without images; of a dry run, those that the source has no image of.
         left_out: files that are no images, and hidden ones, by kind.
         differs: images of which torchvision's ``ImageFolder`` sees other pixels, by how.
-        sources: images that were read for the set.
+        sources: images that were read.
+        white: the value that is white in files of 16 bits, if it was given.
         reordered: ``ImageFolder`` numbers the classes of the set otherwise.
         estimate: of a dry run.
     """
@@ -114,6 +120,7 @@ class Summary:
     left_out: Mapping[str, int] = field(default_factory=dict)
     differs: Mapping[str, int] = field(default_factory=dict)
     sources: int = 0
+    white: int | None = None
     reordered: bool = False
     estimate: Estimate | None = None
 
@@ -147,17 +154,16 @@ class Summary:
                 "torchvision's ImageFolder numbers the classes by the names of their folders, "
                 "which is another order than that of the labels: use GeneratedDataset"
             )
+        loader = "diffaug.load_image"
+        if self.white is not None:
+            loader = f"functools.partial({loader}, white={self.white})"
         for differs, count in self.differs.items():
-            told = f"{count} of {_count(self.sources, 'image')}"
-            cure = "ImageFolder(root, loader=diffaug.load_image)"
-            if differs == TURNED:
-                lines.append(
-                    f"{told} were {TURNED}; torchvision's ImageFolder does not turn them: {cure}"
-                )
-            else:
-                lines.append(
-                    f"{told} look different to torchvision's ImageFolder ({differs}): {cure}"
-                )
+            how = f"were {TURNED}" if differs == TURNED else f"differ ({differs})"
+            what = "does not turn them" if differs == TURNED else "sees other pixels"
+            lines.append(
+                f"{count} of {_count(self.sources, 'image')} {how}; torchvision's ImageFolder "
+                f"{what}: ImageFolder(root, loader={loader})"
+            )
         return lines
 
 
