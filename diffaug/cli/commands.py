@@ -16,7 +16,13 @@ from diffaug.cli.options import (
     refuse,
     takes_transform,
 )
-from diffaug.cli.summary import print_merged, print_skipped, print_summary, summarized
+from diffaug.cli.summary import (
+    print_left_out,
+    print_merged,
+    print_skipped,
+    print_summary,
+    summarized,
+)
 
 
 @app.command()
@@ -231,6 +237,7 @@ def finetune(
         + f"\nin {done.folder}: give it as --backend to 'diffaug augment --method diffmix'"
     )
     print_skipped(done.skipped)
+    print_left_out(done.left_out)
 
 
 @app.command()

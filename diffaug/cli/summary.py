@@ -1,7 +1,7 @@
 """What the commands print of what was done, of which images, and of what was left out."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,14 @@ def print_summary(summary: "Summary") -> None:
         out.print(f"in {summary.destination}")
     print_skipped(summary.skipped)
     for line in summary.lines():
+        out.print(line)
+
+
+def print_left_out(left_out: Mapping[str, int]) -> None:
+    """Count the files that are no images."""
+    from diffaug.offline.summary import left_out_lines
+
+    for line in left_out_lines(left_out):
         out.print(line)
 
 

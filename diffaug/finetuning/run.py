@@ -3,8 +3,9 @@
 import gc
 import os
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ class FinetuneSummary:
         loss: the mean over the last 100 steps of this call; None if it did none.
         skipped: images that were left out, each with the reason.
         seconds: how long this call took.
+        left_out: files that are no images, and hidden ones, by kind.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class FinetuneSummary:
     loss: float | None = None
     skipped: tuple[Skipped, ...] = ()
     seconds: float = 0.0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def finetune(
@@ -170,6 +173,7 @@ def finetune(
         loss=sum(last) / len(last) if last else None,
         skipped=(*images.source.skipped, *folder.skipped),
         seconds=time.monotonic() - started,
+        left_out=dict(images.source.left_out),
     )
 
 

@@ -209,7 +209,7 @@ def _augment(
     whole = Destination(destination, identity(transform, spec, settings))
     job = _Augmentation(source, whole, transform, spec, options)
     summary = job.make_whole() if options.shard is None else job.make_part(options.shard)
-    for text in summary.warnings():
+    for text in summary.warnings(order=isinstance(source, FolderSource)):
         warnings.warn(f"{text}.", SummaryWarning, stacklevel=3)
     return summary
 

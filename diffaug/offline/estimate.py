@@ -60,8 +60,8 @@ def survey(maker: Maker, keys: Sequence[str], seconds: float = LOOK) -> Survey:
 def estimate(maker: Maker, missing: Iterable[Planned], count: int) -> Estimate:
     """Make one batch, write nothing, and say what all images take.
 
-    A model that is not on this machine is not downloaded: then no time is known, and the sources
-    say how large the files are.
+    A model that is not on this machine is not downloaded, and a backend of the caller's own, which
+    may cost money, is not asked. Then no time is known, and the sources say how large the files are.
 
     Args:
         maker: of the run.
@@ -71,7 +71,8 @@ def estimate(maker: Maker, missing: Iterable[Planned], count: int) -> Estimate:
     first = list(islice(missing, maker.batch_size))
     if not first:
         return Estimate(0, 0.0)
-    if maker.spec is not None and not downloaded(maker.spec):
+    here = maker.transform.backend is None or (maker.spec is not None and downloaded(maker.spec))
+    if not here:
         return Estimate(_bytes_of_sources(maker, first, count))
     sizes, seconds = _probe(maker, first)
     if maker.spec is not None and seconds < LONG:  # without the time to load the model

@@ -137,8 +137,11 @@ class Summary:
         shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
         return [f"{_count(images, 'image')} of {_count(len(names), 'class')} ({shown})"]
 
-    def warnings(self) -> list[str]:
-        """Say what makes labels or pixels wrong where torchvision's ``ImageFolder`` is used."""
+    def warnings(self, order: bool = True) -> list[str]:
+        """Say what makes labels or pixels wrong where torchvision's ``ImageFolder`` is used.
+
+        ``order`` is false where the order of the classes was said before.
+        """
         lines = []
         if self.empty and (
             self.planned if self.estimate is not None else any(self.images.values())
@@ -149,7 +152,7 @@ class Summary:
                 "GeneratedDataset"
                 + ("" if self.reordered else ", or ImageFolder(..., allow_empty=True)")
             )
-        if self.reordered:
+        if self.reordered and order:
             lines.append(
                 "torchvision's ImageFolder numbers the classes by the names of their folders, "
                 "which is another order than that of the labels: use GeneratedDataset"

@@ -10,6 +10,7 @@ import torch
 
 from diffaug import functional, images
 from diffaug.errors import DestinationError, UnreadableImageError
+from diffaug.file_warnings import naming_files, reading
 from diffaug.files import write_whole
 from diffaug.folders import list_images
 from diffaug.seeds import derive_seed
@@ -135,7 +136,8 @@ def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], lis
     for path in (paths[i * len(paths) // count] for i in range(count)):
         name = path.relative_to(folder).as_posix()
         try:
-            read.append((name, images.read_image(path)[None]))
+            with naming_files(), reading(path):
+                read.append((name, images.read_image(path)[None]))
         except UnreadableImageError as error:
             skipped.append((name, str(error)))
     if not read:
