@@ -23,12 +23,13 @@ from diffaug.fractals import FractalBank
 from diffaug.images import load_image
 from diffaug.labels.class_names import class_names_of
 from diffaug.labels.collate import MixCollate
-from diffaug.labels.dataset import class_counts, few_shot_subset
+from diffaug.labels.dataset import class_counts
+from diffaug.labels.few_shot import few_shot_subset
 from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.offline.augment import augment_dataset, augment_folder
-from diffaug.offline.run import Summary
 from diffaug.offline.shards import merge
+from diffaug.offline.summary import Summary
 from diffaug.previews.contact_sheet import preview
 from diffaug.transforms.base import Finished, ImageTransform
 from diffaug.transforms.diffmix import DiffMix

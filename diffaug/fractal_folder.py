@@ -12,6 +12,7 @@ import torch
 from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.errors import UnreadableImageError
+from diffaug.folders import list_images
 
 #: How many unreadable pictures a warning names.
 SHOWN = 5
@@ -47,7 +48,7 @@ class FractalFolder:
         self.size = whole("size", size, 1)
         if not self.folder.is_dir():
             raise ValueError(f"'fractals' must be a folder of images, got '{folder}'.")
-        self._paths = images.list_images(self.folder)
+        self._paths = list_images(self.folder)
         if not self._paths:
             raise ValueError(f"'fractals' must be a folder of images, and '{folder}' holds none.")
         self._faults: dict[int, str] = {}  # of the pictures that this process could not read

@@ -1,9 +1,7 @@
 """Convert the caller's images (PIL, tensors, tv_tensors, files) to (N, 3, H, W) and back."""
 
 import io
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +13,6 @@ from diffaug import image_files, pil_modes
 from diffaug.image_files import PathOrFile
 from diffaug.pil_modes import to_pil as to_pil
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -179,32 +176,6 @@ def to_dtype(pixels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Move uint8 pixels to the dtype and device of ``like``, floats in [0, 1]."""
     pixels = pixels.to(like.device)
     return pixels if like.dtype == torch.uint8 else pixels.to(like.dtype).div_(255)
-
-
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the image files in a folder and below, by extension and in order, no hidden ones."""
-    return [Path(folder, key) for key in list_keys(folder)]
-
-
-def list_keys(folder: str | os.PathLike[str]) -> list[str]:
-    """List the same files as relative paths with slashes; a million of them take 100 MB."""
-    keys, seen = list[str](), set[str]()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
-        if real in seen:  # a link that leads back up
-            continue
-        seen.add(real)
-        below = Path(root).relative_to(folder).as_posix()
-        start = "" if below == "." else f"{below}/"
-        keys += [start + name for name in files if is_image_key(name)]
-    return sorted(keys)
-
-
-def is_image_key(path: str) -> bool:
-    """Return whether a relative path with slashes names an image, and nothing hidden."""
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    return not hidden and os.path.splitext(path)[1].lower() in EXTENSIONS
 
 
 class Photo(NamedTuple):

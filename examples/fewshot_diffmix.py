@@ -166,7 +166,7 @@ def main(
     resize = v2.Compose([v2.Resize((size, size)), v2.PILToTensor()])
     held = ImageFolder(test_folder, transform=resize)
     test = torch.stack([image for image, _ in held]), torch.tensor(held.targets)
-    real = Subset(photos, few_shot_subset(photos.targets, shots, seed))
+    real = Subset(photos, few_shot_subset(photos, shots, seed))
     mixed = MixedDataset(real, GeneratedDataset(generated), p=p, gamma=gamma)
     count = len(photos.classes)
     without = classify(real, test, count, size, steps, seed)

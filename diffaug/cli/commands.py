@@ -1,7 +1,7 @@
 """The commands that make, preview, judge and warm; each parses, calls one function, prints."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +16,13 @@ from diffaug.cli.options import (
     refuse,
     takes_transform,
 )
-
-if TYPE_CHECKING:
-    from diffaug.offline.run import Summary
+from diffaug.cli.summary import (
+    print_left_out,
+    print_merged,
+    print_skipped,
+    print_summary,
+    summarized,
+)
 
 
 @app.command()
@@ -49,6 +53,10 @@ def augment(
     include_originals: Annotated[
         bool, typer.Option("--include-originals", help="Write each source too.")
     ] = False,
+    white: Annotated[
+        int | None,
+        typer.Option(help="Value that is white in files of 16 bits, like 4095 for 12-bit X-rays."),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +74,10 @@ def augment(
     ] = "local",
     strict: Strict = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what there is to do, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Count, estimate time and disk, write and download nothing."
+        ),
     ] = False,
 ) -> None:
     """Write an augmented copy of a class-per-folder tree; run it again to resume."""
@@ -80,24 +91,26 @@ def augment(
     transform, only = options.transform(source)
     if only is not None:
         err.print(f"only from the {len(only)} images that '{options.backend}' was fine-tuned on")
-    summary = augment_folder(
-        source,
-        destination,
-        transform,
-        per_image=per_image,
-        seed=seed,
-        size=size,
-        format=format,
-        include_originals=include_originals,
-        only=only,
-        shard=shard or shard_of_process(),
-        engine=engine,
-        devices=devices,
-        strict=strict,
-        dry_run=dry_run,
-        progress=not dry_run,
-    )
-    _print_summary(summary, dry_run)
+    with summarized():
+        summary = augment_folder(
+            source,
+            destination,
+            transform,
+            per_image=per_image,
+            seed=seed,
+            size=size,
+            format=format,
+            include_originals=include_originals,
+            only=only,
+            white=white,
+            shard=shard or shard_of_process(),
+            engine=engine,
+            devices=devices,
+            strict=strict,
+            dry_run=dry_run,
+            progress=not dry_run,
+        )
+    print_summary(summary)
     if not dry_run and not summary.made + summary.taken_over:
         err.print("diffaug: error: no image could be made.")
         raise typer.Exit(1)
@@ -110,7 +123,7 @@ def merge(
     """Merge the finished parts of a set, if the part that finished last could not do it."""
     from diffaug.offline.shards import merge as join
 
-    out.print(f"{join(destination)} images in {destination}")
+    print_merged(join(destination), destination)
 
 
 @app.command()
@@ -127,7 +140,7 @@ def preview(
     from diffaug.previews.contact_sheet import preview as draw
 
     transform, _ = options.transform(source, variants=1)
-    _print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
+    print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
     out.print(str(path))
 
 
@@ -223,7 +236,8 @@ def finetune(
         + (f", loss {done.loss:.3f}" if done.loss is not None else "")
         + f"\nin {done.folder}: give it as --backend to 'diffaug augment --method diffmix'"
     )
-    _print_skipped(done.skipped)
+    print_skipped(done.skipped)
+    print_left_out(done.left_out)
 
 
 @app.command()
@@ -277,32 +291,9 @@ def filter(
     done = filter_set(folder, judge, keep=keep, progress=True)
     threshold = "" if done.threshold is None else f", those that score {done.threshold:.3f} or more"
     out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}")
-    _print_skipped(done.unreadable)
+    print_skipped(done.unreadable)
 
 
 def main() -> None:
     """Run the command line."""
     app(prog_name="diffaug")
-
-
-def _print_summary(summary: "Summary", dry_run: bool) -> None:
-    if dry_run:
-        missing = summary.planned - summary.taken_over
-        out.print(
-            f"{summary.planned} images planned, {summary.taken_over} of them already there, "
-            f"{missing} to make in {summary.destination}; nothing was written"
-        )
-    else:
-        speed = f", {summary.made / summary.seconds:.1f} images/s" if summary.made else ""
-        out.print(f"made {summary.made}, {summary.taken_over} already there{speed}")
-        if summary.retried or summary.fallbacks:
-            out.print(f"retried {summary.retried}, kept the original of {summary.fallbacks}")
-        if not summary.made and summary.taken_over:
-            out.print("nothing to do")
-        out.print(f"in {summary.destination}")
-    _print_skipped(summary.skipped)
-
-
-def _print_skipped(skipped: Any) -> None:
-    for name, reason in skipped:
-        err.print(f"skipped {name}: {reason}")

@@ -9,6 +9,7 @@ import torch
 from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.errors import UnreadableImageError
+from diffaug.file_warnings import reading
 from diffaug.offline.manifest import Row, read_run
 
 
@@ -65,8 +66,8 @@ class SimilarityFilter:
     def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
         """Find the folder that a set was made from."""
         run = read_run(folder) or {}
-        self._white = run.get("identity", {}).get("white")  # in sources of 16 bits
         named = self.source or run.get("source")
+        self._white = run.get("identity", {}).get("white")  # as the run read these files
         if named is None or not Path(named).is_dir():
             reason = "run.json names none" if named is None else f"'{named}' is no folder here"
             raise ValueError(
@@ -94,7 +95,9 @@ class SimilarityFilter:
         if self._root is None:
             raise ValueError("'source' must be given to score images outside filter_set.")
         try:
-            return self._small(images.read_image(self._root / name, white=self._white))
+            with reading(self._root / name):
+                photo = images.read_photo(self._root / name, white=self._white)
+            return self._small(photo.pixels)
         except UnreadableImageError:
             return torch.full((3, self.size, self.size), torch.nan)
 

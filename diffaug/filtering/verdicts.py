@@ -18,6 +18,7 @@ import torch
 
 from diffaug import images
 from diffaug.errors import UnreadableImageError
+from diffaug.file_warnings import naming_files, reading
 from diffaug.filtering.scorer import Scorer
 from diffaug.offline.destination import rewriting
 from diffaug.offline.manifest import Row
@@ -95,7 +96,7 @@ def filter_set(
     """
     started = time.monotonic()
     bounds = _check_rule(scorer, keep)
-    with rewriting(folder) as rows:
+    with rewriting(folder) as rows, naming_files():
         root = Path(folder).expanduser()
         judged = [row for row in rows if row.get("method") != "original"]
         if not judged:
@@ -207,6 +208,7 @@ def _read_ahead(
 
 def _read(path: Path) -> torch.Tensor | UnreadableImageError:
     try:
-        return images.read_image(path)
+        with reading(path):
+            return images.read_image(path)
     except UnreadableImageError as error:
         return error

@@ -13,8 +13,10 @@ import torch
 from diffaug import images
 from diffaug.backends.finetuned import spelling
 from diffaug.errors import UnreadableImageError
+from diffaug.file_warnings import naming_files, reading
+from diffaug.folders import class_of
 from diffaug.functional import resize
-from diffaug.labels.dataset import few_shot_subset
+from diffaug.labels.few_shot import few_shot_paths
 from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.sources import Skipped
 from diffaug.offline.trees import LocalTree
@@ -44,7 +46,9 @@ class ImageSampler:
             indices = self._indices_by_class[_draw_index(len(self._indices_by_class), generator)]
         index = indices[_draw_index(len(indices), generator)]
         right, down, flip = torch.rand(3, generator=generator).tolist()
-        pixels = square(images.read_image(self.paths[index]), self.size, right, down)
+        with reading(self.paths[index]):
+            pixels = images.read_image(self.paths[index])
+        pixels = square(pixels, self.size, right, down)
         return (pixels.flip(-1) if flip < 0.5 else pixels), self.labels[index]
 
     @cached_property
@@ -78,22 +82,20 @@ class TrainingSet:
                 "many times; copy it here."
             )
         self.root = self.source.files.root
-        keys = sorted(self.source.keys, key=lambda key: (_class_of(key), key))
-        counts = Counter(map(_class_of, keys))
-        self.names = list(counts)
+        self.names = self.source.classes
+        counts = Counter(map(class_of, self.source.keys))
         self._check_names(counts)
+        keys = sorted(self.source.keys, key=lambda key: (class_of(key), key))
         if shots is not None:
-            chosen = few_shot_subset([_class_of(key) for key in keys], shots, seed)
-            keys = [keys[index] for index in chosen]
+            keys = few_shot_paths(keys, [class_of(key) for key in keys], shots, seed)
         self.keys = keys
 
     def _check_names(self, counts: Counter[str]) -> None:
-        for folder in sorted(self.root.iterdir()):
-            if folder.is_dir() and not folder.name.startswith(".") and not counts[folder.name]:
-                raise ValueError(
-                    f"'source' must hold images in every class folder, and '{folder.name}' has "
-                    "none; fill or remove it."
-                )
+        if empty := next((name for name in self.names if not counts[name]), None):
+            raise ValueError(
+                f"'source' must hold images in every class folder, and '{empty}' has none; fill or "
+                "remove it."
+            )
         seen: dict[str, str] = {}
         for name in self.names:
             twin = seen.setdefault(spelling(name), name)
@@ -110,22 +112,24 @@ class TrainingSet:
             UnreadableImageError: with ``strict``, for the first of them.
             ValueError: a class has no other image.
         """
-        with ThreadPoolExecutor(4) as readers:
+        with naming_files(), ThreadPoolExecutor(4) as readers:
             skipped = [problem for problem in readers.map(self._problem, self.keys) if problem]
         if skipped and strict:
             raise UnreadableImageError(skipped[0].reason)
-        lost = Counter(_class_of(image.source) for image in skipped)
-        for name, count in Counter(map(_class_of, self.keys)).items():
+        lost = Counter(class_of(image.source) for image in skipped)
+        for name, count in Counter(map(class_of, self.keys)).items():
             if lost[name] == count:
+                reason = next(item.reason for item in skipped if class_of(item.source) == name)
                 raise ValueError(
                     f"'source' must hold a readable image of every class, and of {name!r} there is "
-                    f"none among {count} ({skipped[0].reason}) Replace it."
+                    f"none among {count} ({reason}) Replace it."
                 )
         return skipped
 
     def _problem(self, key: str) -> Skipped | None:
         try:
-            images.read_image(self.root / key)
+            with reading(self.root / key):
+                images.read_image(self.root / key)
         except UnreadableImageError as error:
             return Skipped(key, str(error))
         return None
@@ -135,7 +139,7 @@ class TrainingSet:
         left_out = {image.source for image in skipped}
         keys = [key for key in self.keys if key not in left_out]
         label_of = {name: label for label, name in enumerate(self.names)}
-        labels = [label_of[_class_of(key)] for key in keys]
+        labels = [label_of[class_of(key)] for key in keys]
         return ImageSampler([self.root / key for key in keys], labels, size, balanced)
 
 
@@ -156,7 +160,3 @@ def square(pixels: torch.Tensor, size: int, right: float = 0.5, down: float = 0.
 
 def _draw_index(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
-
-
-def _class_of(key: str) -> str:
-    return key.split("/")[0]

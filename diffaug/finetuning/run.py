@@ -3,8 +3,9 @@
 import gc
 import os
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from diffaug.backends.hub import download
 from diffaug.backends.loading import choose_device, load_pipeline, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
+from diffaug.file_warnings import naming_files
 from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.run_folder import RunFolder
 from diffaug.finetuning.settings import (
@@ -41,6 +43,7 @@ class FinetuneSummary:
         loss: the mean over the last 100 steps of this call; None if it did none.
         skipped: images that were left out, each with the reason.
         seconds: how long this call took.
+        left_out: files that are no images, and hidden ones, by kind.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class FinetuneSummary:
     loss: float | None = None
     skipped: tuple[Skipped, ...] = ()
     seconds: float = 0.0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def finetune(
@@ -155,7 +159,8 @@ def finetune(
         check_words(load_tokenizer(folder.spec), settings, len(images.names))
         if stage == "new":
             folder.skipped = images.unreadable(strict)
-        losses = _train(folder, precision, progress)
+        with naming_files():
+            losses = _train(folder, precision, progress)
         gc.collect()
         torch.cuda.empty_cache()  # nothing where CUDA was never used
     last = losses[-100:]
@@ -168,6 +173,7 @@ def finetune(
         loss=sum(last) / len(last) if last else None,
         skipped=(*images.source.skipped, *folder.skipped),
         seconds=time.monotonic() - started,
+        left_out=dict(images.source.left_out),
     )
 
 

@@ -1,6 +1,5 @@
-"""The labels of a whole dataset: listed, counted, and a few of each class chosen."""
+"""The labels of a whole dataset: listed and counted."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from diffaug.arguments import whole
 from diffaug.labels import samples
-from diffaug.labels.label import class_number, class_of
-from diffaug.seeds import derive_seed
+from diffaug.labels.label import class_of
 
 
 def dataset_labels(
@@ -107,47 +105,3 @@ def class_counts(
         for index, label in enumerate(dataset_labels(dataset, getter, asker="class_counts"))
     ]
     return torch.tensor(numbers, dtype=torch.long).bincount(minlength=least or 0)
-
-
-def few_shot_subset(labels: Sequence[Any], shots: int, seed: int = 0) -> list[int]:
-    """Choose a few images of each class, the same for fine-tuning, generation and training.
-
-    Args:
-        labels: the label of every image, in the dataset's order: all numbers, or all names.
-        shots: images of each class, at least 1.
-        seed: another seed chooses others.
-
-    Returns:
-        Indices, sorted; for ``torch.utils.data.Subset``.
-
-    Raises:
-        ValueError: a class has fewer images.
-        TypeError: a label is neither a number nor a name.
-
-    Example:
-        >>> few_shot_subset([0, 0, 0, 1, 1, 1], shots=1)
-        [0, 4]
-    """
-    shots, seed = whole("shots", shots, 1), whole("seed", seed, 0)
-    by_class: dict[Any, list[int]] = defaultdict(list)
-    for index, label in enumerate(labels):
-        # As a plain number: two tensors that hold the same number are different keys of a dict.
-        name = label if isinstance(label, str) else class_number(label)
-        if name is None or isinstance(name, str) != isinstance(next(iter(by_class), name), str):
-            raise TypeError(
-                f"'labels' must be all class numbers or all names, got {label!r} at place {index}."
-            )
-        by_class[name].append(index)
-    chosen: list[int] = []
-    # The seed follows from the rank of the class, which is the same for numbers and folder names.
-    for rank, name in enumerate(sorted(by_class)):
-        indices = by_class[name]
-        if len(indices) < shots:
-            raise ValueError(
-                f"'shots' must be at most the images of each class, got {shots} and class "
-                f"{name!r} has {len(indices)}."
-            )
-        generator = torch.Generator().manual_seed(derive_seed("few-shot", seed, rank))
-        order = torch.randperm(len(indices), generator=generator).tolist()
-        chosen += [indices[place] for place in order[:shots]]
-    return sorted(chosen)

@@ -17,9 +17,10 @@ from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.generate import Maker
 from diffaug.offline.identity import identity, pinned
 from diffaug.offline.options import Options
-from diffaug.offline.run import Run, Summary, pairs_up
+from diffaug.offline.run import Run, pairs_up
 from diffaug.offline.shards import Shard, join, parts_of, unfinished
 from diffaug.offline.sources import Source
+from diffaug.offline.summary import Summary, SummaryWarning, Tally
 from diffaug.offline.trees import LocalTree
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform
@@ -36,6 +37,7 @@ def augment_folder(
     format: str = "jpg",
     include_originals: bool = False,
     only: Iterable[str] | None = None,
+    white: int | None = None,
     shard: str | Shard | None = None,
     engine: str = "local",
     devices: str | Sequence[str | int] | None = None,
@@ -67,6 +69,7 @@ def augment_folder(
         include_originals: write each source too, in the same size and format, as ``__original``.
         only: paths below the source; all other images are left out. For example, the images that a
             model was fine-tuned on.
+        white: the value that is white in files of 16 bits, such as 4095 for 12-bit X-rays.
         shard: ``"3/16"``: make this share alone, in a process or on a machine of its own. The last
             share to finish merges all of them. The set is the same as that of a single run.
         engine: ``"local"``, or ``"ray"``: a model on each GPU of the Ray cluster at
@@ -74,7 +77,8 @@ def augment_folder(
         devices: a model in a process on each of these, such as ``"0,1,2,3"`` or ``["cuda:0"]``;
             ``"auto"`` for every GPU; None for one in this process.
         strict: stop at the first unreadable image rather than skip it.
-        dry_run: count, write nothing.
+        dry_run: count, and estimate time and disk from one batch if the model is on this machine;
+            write nothing, download nothing.
         progress: show a bar on stderr.
 
     Raises:
@@ -103,7 +107,7 @@ def augment_folder(
         include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
         devices=devices, strict=strict, dry_run=dry_run, progress=progress,
     )  # fmt: skip
-    images = FolderSource(source, only)
+    images = FolderSource(source, only, white)
     if isinstance(images.files, LocalTree):
         check_outside(destination, images.files.root)
     return _augment(images, destination, transform, options)
@@ -216,12 +220,17 @@ def _augment(
         )
     spec = pinned(transform.backend)
     settings = options.identity()
+    if source.white is not None:  # a set that was made without it can be resumed
+        settings["white"] = source.white
     if pairs_up(transform):  # the pairs depend on which images there are
         settings["sources"] = f"{derive_seed(source.keys):x}"
         _check_subset(spec, source)
     whole = Destination(destination, identity(transform, spec, settings))
     job = _Augmentation(source, whole, transform, spec, options)
-    return job.make_whole() if options.shard is None else job.make_part(options.shard)
+    summary = job.make_whole() if options.shard is None else job.make_part(options.shard)
+    for text in summary.warnings(order=isinstance(source, FolderSource)):
+        warnings.warn(f"{text}.", SummaryWarning, stacklevel=3)
+    return summary
 
 
 @dataclass(frozen=True)
@@ -244,7 +253,7 @@ class _Augmentation:
                 "('diffaug merge')."
             )
         if self.options.dry_run:
-            return self._run(self.whole, recorded).summary()
+            return self._run(self.whole, recorded).dry()
         with self.whole:
             recorded = self._recorded()  # again: another run may have been faster
             return self._run(self.whole, recorded).go()
@@ -269,13 +278,19 @@ class _Augmentation:
             if not self.options.dry_run:
                 whole.tidy()
             run = run_of(part, takes=share.takes, there=whole.rows())
-            return replace(run.summary(), destination=folder)
+            if self.options.dry_run:
+                return replace(run.dry(), destination=folder)
+            tally = Tally()
+            tally.count(whole.rows())
+            return replace(run.told(run.summary(), tally), destination=folder)
         with part:  # the rows are read again: another run may have been faster
             run = run_of(part, takes=share.takes, there=whole.rows())
             run.begin()
             summary = run.go()
-        if not unfinished(folder):
-            join(folder)
+        if unfinished(folder):  # what a share lacks says nothing of the set
+            summary = replace(summary, empty=(), reordered=False)
+        else:
+            summary = run.told(summary, join(folder))
         return replace(summary, destination=folder)
 
     def _run(self, destination: Destination, recorded: dict[str, Any] | None, **more: Any) -> Run:

@@ -32,6 +32,7 @@ from diffaug.offline.manifest import (
     write_rows,
     write_run,
 )
+from diffaug.offline.summary import Tally
 
 #: Rows sorted in memory at once, about 50 MB of them.
 PART = 20_000
@@ -275,13 +276,27 @@ class Destination(OutputFolder):
             if _has_bytes(self.folder / row["file_name"]):
                 yield row
 
-    def begin(self, run: Mapping[str, Any]) -> None:
-        """Record the run, before its first image."""
+    def begin(self, run: Mapping[str, Any], folders: Iterable[str] = ()) -> None:
+        """Record the run before its first image, and make the folder of every class."""
         with self._errors_said("written to"):
             if not (self.folder / RUN).exists():
                 write_run(self.folder, {"identity": self.identity, **run})
+            self.make_folders(folders)
             self.journal.start()
         self.begun = True
+
+    def make_folders(self, names: Iterable[str]) -> None:
+        """Make folders; a class without images has one, or ImageFolder would number it away."""
+        if not (self.folder / RUN).exists():
+            return
+        with self._errors_said("written to"):
+            for name in names:
+                (self.folder / name).mkdir(exist_ok=True)
+
+    def folders(self) -> list[str]:
+        """Return the class folders that are there, also those without an image."""
+        with self._errors_said("read"), os.scandir(self.folder) as entries:
+            return [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
 
     def add(self, row: Row, data: bytes) -> None:
         """Write an image, then its row, so that the image of a row is always there and whole."""
@@ -310,15 +325,21 @@ class Destination(OutputFolder):
         with suppress(DestinationError), self:
             pass
 
-    def finish(self, run: Mapping[str, Any], order: Callable[[Row], Any]) -> int:
+    def finish(
+        self, run: Mapping[str, Any], order: Callable[[Row], Any], tally: Tally | None = None
+    ) -> int:
         """Write the manifest, sorted by ``order``, and remove what was hidden; count the images."""
+        tally = tally or Tally()
         if not self.begun and not self.journal.path.exists():
+            tally.count(self.rows())
             return 0
         with self._errors_said("written to"):
             with ExitStack() as stack:
                 parts, names = _sorted_parts(self.rows(), order, self.folder, stack)
-                images = write_rows(self.folder, _last_of_each(parts, order), names)
-            write_run(self.folder, {"identity": self.identity, **run, "images": images})
+                rows = tally.counting(_last_of_each(parts, order))
+                images = write_rows(self.folder, rows, names)
+            about = tally.record(run.get("classes") or ())
+            write_run(self.folder, {"identity": self.identity, **run, "images": images, **about})
             self.journal.path.unlink(missing_ok=True)
         return images
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import groupby, repeat, takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -57,6 +58,33 @@ class _Pixels(NamedTuple):
 
     row: Row
     pixels: torch.Tensor
+
+
+class _Waiting:
+    """Drafts that wait for a full batch, and what they need."""
+
+    def __init__(self) -> None:
+        self.drafts: list[_Draft | Skipped] = []
+        self.requests = self.pixels = 0
+
+    def add(self, draft: _Draft | Skipped) -> None:
+        """Add a draft; the copies of one source share its pixels."""
+        if isinstance(draft, _Draft):
+            self.requests += len(draft.requests)
+            last = self.drafts[-1] if self.drafts else None
+            if not isinstance(last, _Draft) or last.image is not draft.image:
+                self.pixels += draft.image.pixels[0, 0].numel()
+        self.drafts.append(draft)
+
+
+#: Reads a source when it is called.
+_Later = Callable[[], SourceImage | UnreadableImageError]
+#: Pixels of the sources of a batch, above which it is not filled up: 600 MB.
+PIXELS = 200_000_000
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 class Maker:
@@ -113,47 +141,62 @@ class Maker:
         A model runs images with the same number of steps together, so a batch holds only these.
         """
         full = self.batch_size * self.at_once
-        waiting: dict[tuple[int, int], list[_Draft | Skipped]] = {}
-        requests_waiting: dict[tuple[int, int], int] = {}
-        for copies, image in self._read(planned, readers):
+        waiting: dict[tuple[int, int], _Waiting] = {}
+        for copies, image in self.read(planned, readers):
             for copy in copies:
                 draft = self._draft(copy, image)
                 kind = self._kind(draft)
-                batch = waiting.setdefault(kind, [])
-                batch.append(draft)
-                requests = len(draft.requests) if isinstance(draft, _Draft) else 0
-                requests_waiting[kind] = requests_waiting.get(kind, 0) + requests
+                batch = waiting.setdefault(kind, _Waiting())
+                batch.add(draft)
                 # A batch of images that need no requests must not grow without a limit either.
-                if requests_waiting[kind] >= full or len(batch) >= 4 * full:
-                    del requests_waiting[kind]
-                    yield waiting.pop(kind)
-        yield from waiting.values()
+                if batch.requests >= full or len(batch.drafts) >= 4 * full:
+                    yield waiting.pop(kind).drafts
+                elif sum(batch.pixels for batch in waiting.values()) > PIXELS:
+                    # The model pads a batch that is not full, so no image changes.
+                    yield waiting.pop(max(waiting, key=lambda kind: waiting[kind].pixels)).drafts
+        yield from (batch.drafts for batch in waiting.values())
 
-    def _read(
+    def read(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
     ) -> Iterator[tuple[list[Planned], SourceImage | UnreadableImageError]]:
         """Read each source once for all of its copies; in threads, if the source allows it."""
         groups = (list(copies) for _, copies in groupby(planned, key=lambda copy: copy.source))
-        if not self.source.threads:
-            return map(self._load, groups)
-        return map_ahead(self._load, groups, readers, 2 * self.source.threads)
+        if self.source.threads:
+            opened = map_ahead(self._open, groups, readers, 2 * self.source.threads)
+        else:
+            opened = map(self._open, groups)
+        for copies, image in opened:
+            yield copies, image() if callable(image) else image
 
-    def _load(
+    def _open(
         self, copies: list[Planned]
-    ) -> tuple[list[Planned], SourceImage | UnreadableImageError]:
-        """Read the source that these copies have in common, in the size of the run."""
+    ) -> tuple[list[Planned], "SourceImage | UnreadableImageError | _Later"]:
+        """Read the source that these copies have in common; a large one later, alone."""
         try:
-            image = self.source.load(copies[0].source)
+            read, large = self.source.open(copies[0].source)
+        except UnreadableImageError as error:
+            read, large = partial(_raise, error), False
+        later = partial(self._load, read)
+        return copies, later if large else later()
+
+    def _load(self, read: Callable[[], SourceImage]) -> SourceImage | UnreadableImageError:
+        """Read a source in the size of the run."""
+        try:
+            image = read()
         except UnreadableImageError as error:
             if self.options.strict:
                 raise
-            return copies, error
+            return error
+        return self.sized(image)
+
+    def sized(self, image: SourceImage) -> SourceImage:
+        """Return an image in the size of the run."""
         if (size := self.options.size) is not None:
             height, width = image.pixels.shape[-2:]
             short = min(height, width)
             shape = (int(size * height / short), int(size * width / short))  # as in v2.Resize(size)
             image = image._replace(pixels=resize(image.pixels, shape))
-        return copies, image
+        return image
 
     def _draft(
         self, planned: Planned, image: SourceImage | UnreadableImageError
@@ -256,6 +299,8 @@ class Maker:
             "source": draft.planned.source,
             "label": label,
             "method": "original" if copy is None else type(self.transform).__name__,
+            # In ordinary sets no row has it, and then the manifest has no such column.
+            **({"differs": image.differs} if image.differs else {}),
             "seed": generated[0].seed if generated else None,
             "attempts": generated[0].attempts if generated else None,
             "fallback": any(answer.fallback for answer in generated),

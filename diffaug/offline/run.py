@@ -2,47 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from diffaug.backends.pipeline import ENOUGH_TO_JUDGE
 from diffaug.errors import GenerationError
+from diffaug.file_warnings import naming_files
 from diffaug.offline.destination import Destination
 from diffaug.offline.engines import engine_for
+from diffaug.offline.estimate import estimate, survey
 from diffaug.offline.generate import Made, Maker
 from diffaug.offline.manifest import Row
 from diffaug.offline.plan import Planned, There, order, plan, planned_of
 from diffaug.offline.sources import Skipped
+from diffaug.offline.summary import Summary, Tally
 from diffaug.progress import progress_bar
 from diffaug.transforms.base import ImageTransform
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Say what a run did.
-
-    Args:
-        destination: the set's folder.
-        planned: images that the set has if nothing is skipped.
-        made: images made by this run.
-        taken_over: images that were already there.
-        retried: images made at the second attempt or later, after a blank or refused one.
-        fallbacks: images that are copies of their originals, because every attempt was blank or
-            refused.
-        skipped: sources left out, each with the reason.
-        seconds: how long it took.
-    """
-
-    destination: Path
-    planned: int
-    made: int = 0
-    taken_over: int = 0
-    retried: int = 0
-    fallbacks: int = 0
-    skipped: tuple[Skipped, ...] = ()
-    seconds: float = 0.0
 
 
 def pairs_up(transform: ImageTransform) -> bool:
@@ -77,6 +53,9 @@ class Run:
         self.made = self.retried = self.fallbacks = 0
         self.skipped = list(self.source.skipped)
         self.labels = self.source.labels() if pairs_up(self.transform) else []
+        # As GeneratedDataset numbers them: a transform that moves images has names of its own.
+        own = getattr(self.transform, "class_names", ()) if pairs_up(self.transform) else ()
+        self.classes = list(dict.fromkeys([*own, *(self.source.classes or ())]))
         self.bar: Any = None
         self.engine = engine_for(maker)
 
@@ -86,20 +65,23 @@ class Run:
         shown = self.options.progress
         # Counting takes a while, and only the bar needs it.
         so_far = self.summary() if shown else Summary(self.destination.folder, 0)
-        with progress_bar(shown, so_far.planned, done=so_far.taken_over) as self.bar:
+        bar = progress_bar(shown, so_far.planned, done=so_far.taken_over)
+        with bar as self.bar, naming_files():
             for first in missing:  # without any, no model and no cluster is started
                 for part in self.transform.modules():
                     if isinstance(part, ImageTransform):
                         part.check_files()
                 self.engine(self.maker, chain([first], missing), self._keep)
-        self.destination.finish(self._record(), order)
+        self.destination.make_folders(self._folders())
+        tally = Tally()
+        self.destination.finish(self._record(), order, tally)
         if self.made >= ENOUGH_TO_JUDGE and self.fallbacks == self.made:
             raise GenerationError(
                 f"all {self.made} images that were made for '{self.destination.folder}' came out "
                 "blank or refused, and are copies of their originals; see the warnings, and choose "
                 "another model or dtype='float32'."
             )
-        return self.summary()
+        return self.told(self.summary(), tally)
 
     def missing(self) -> Iterator[Planned]:
         """List the planned images that are not there."""
@@ -107,7 +89,7 @@ class Run:
 
     def begin(self) -> None:
         """Record the run before its first image, so that a part without images is recorded, too."""
-        self.destination.begin(self._record())
+        self.destination.begin(self._record(), self._folders())
 
     def summary(self) -> Summary:
         """Return what has been done so far."""
@@ -124,7 +106,49 @@ class Run:
             fallbacks=self.fallbacks,
             skipped=tuple(dict.fromkeys(self.skipped)),
             seconds=time.monotonic() - self.started,
+            classes=tuple(self.classes),
+            left_out=dict(self.source.left_out),
+            white=self.source.white,
         )
+
+    def told(self, summary: Summary, tally: Tally) -> Summary:
+        """Return a summary with what the rows of the set say."""
+        images = tally.images_of(self.classes)
+        folders = [self.source.folder_of(name) for name in images]
+        return replace(
+            summary,
+            classes=tuple(images),
+            images=images,
+            empty=tuple(name for name, count in images.items() if not count),
+            differs=dict(tally.differs),
+            sources=tally.sources,
+            reordered=folders != sorted(folders),
+        )
+
+    def dry(self) -> Summary:
+        """Return what a run would do, with an estimate of what it takes."""
+        tally = Tally()
+        tally.count(self.destination.rows())
+        there = self.told(self.summary(), tally)
+        # Where a transform chooses the class of each image, nobody knows before.
+        known = (
+            set() if pairs_up(self.transform) else {*map(self.source.class_of, self.source.keys)}
+        )
+        with naming_files():
+            missing = there.planned - there.taken_over
+            expected = estimate(self.maker, self.missing(), missing)
+            seen = survey(self.maker, self.source.keys)
+        return replace(
+            there,
+            empty=tuple(name for name in self.classes if known - {None} and name not in known),
+            skipped=tuple(dict.fromkeys([*there.skipped, *seen.skipped])),
+            differs=dict(seen.differs),
+            sources=seen.read,
+            estimate=expected,
+        )
+
+    def _folders(self) -> list[str]:
+        return [self.source.folder_of(name) for name in self.classes]
 
     def _plan(self) -> Iterator[Planned]:
         keys, originals = self.source.keys, self.options.include_originals
@@ -143,7 +167,7 @@ class Run:
             else:
                 row = outcome.row
                 if not self.destination.begun:
-                    self.destination.begin(self._record())
+                    self.begin()
                 self.destination.add(row, outcome.data)
                 self.made += 1
                 self.fallbacks += row["fallback"]
@@ -158,6 +182,7 @@ class Run:
             "batch_size": self.maker.batch_size,
             "source": self.source.name,
             "classes": self.source.classes,
+            "left_out": dict(self.source.left_out),
             "versions": self.maker.versions,
             "skipped": [skipped._asdict() for skipped in sorted(set(self.skipped))],
         }

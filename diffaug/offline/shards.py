@@ -15,6 +15,7 @@ from diffaug.errors import DestinationError
 from diffaug.offline.destination import Destination, Journal
 from diffaug.offline.manifest import MANIFEST, each_row, read_run
 from diffaug.offline.plan import order
+from diffaug.offline.summary import COUNTED, Tally
 
 #: All parts lie in one folder, which is removed when they are merged.
 _PARTS = ".diffaug.parts-of-{}"
@@ -123,15 +124,17 @@ def merge(destination: str | os.PathLike[str]) -> int:
             f"'destination' must hold parts of a set, and '{destination}' has none; make them with "
             "augment_folder(..., shard='1/4') or 'diffaug augment --shard 1/4'."
         )
-    return join(Path(destination).expanduser())
+    return join(Path(destination).expanduser()).total
 
 
-def join(folder: Path) -> int:
+def join(folder: Path) -> Tally:
     """Merge as ``merge`` does, or wait for another process that does, and count the images."""
+    tally = Tally()
     with Destination(folder, {}, wait=True) as whole:
         parts = parts_of(folder)
         if not parts:  # another process has merged them meanwhile
-            return sum(1 for _ in each_row(folder))
+            tally.count(each_row(folder))
+            return tally
         if missing := unfinished(folder):
             named = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
             raise DestinationError(
@@ -148,14 +151,20 @@ def join(folder: Path) -> int:
         whole.recorded()
         skipped = {tuple(entry.items()): entry for run in runs for entry in run["skipped"]}
         record = {**runs[0], "skipped": [skipped[key] for key in sorted(skipped)]}
-        record.pop("images", None)
-        whole.begin(record)
+        for counted in ("images", *COUNTED):
+            record.pop(counted, None)
+        whole.begin(record, sorted({name for part in parts for name in _folders(part, folder)}))
         for part in parts:
             for row in each_row(part.folder(folder)):
                 whole.take(part.folder(folder) / row["file_name"], row)
-        images = whole.finish(record, order)
+        whole.finish(record, order, tally)
         whole.remove(parts[0].folder(folder).parent)
-    return images
+    return tally
+
+
+def _folders(part: Shard, folder: Path) -> list[str]:
+    """Return the class folders of a part, also those without an image."""
+    return Destination(part.folder(folder), {}).folders()
 
 
 def _run_of(part: Shard, folder: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What an offline run knows of its images: keys, classes, pixels, reasons for what is left out."""
 
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,16 +18,19 @@ class Skipped(NamedTuple):
 
 
 class SourceImage(NamedTuple):
-    """A source image: uint8 pixels (1, 3, H, W), its label, and the start of its copies' names.
+    """A source image.
 
-    The label is the name of a class, or what a row says instead: plain numbers, or nothing. An
-    image of a class goes into the folder of the class. Others go into the set's own folder, where
-    no reader of class folders takes them for a class.
+    Args:
+        pixels: uint8 (1, 3, H, W).
+        label: its class.
+        base: the start of its copies' names.
+        differs: how torchvision's ImageFolder sees other pixels; None if it sees these.
     """
 
     pixels: torch.Tensor
     label: Any
     base: str
+    differs: str | None = None
 
 
 class Source(Protocol):
@@ -41,6 +46,10 @@ class Source(Protocol):
     classes: list[str] | None
     #: How many threads may read at once; 0 for the caller's only.
     threads: int
+    #: How many files are no images, by kind.
+    left_out: Mapping[str, int] = {}
+    #: The value that is white in files of 16 bits, if it was given.
+    white: int | None = None
 
     def folder_of(self, label: str) -> str:
         """Name the folder that copies of this class go to."""
@@ -50,6 +59,17 @@ class Source(Protocol):
 
     def load(self, key: str) -> SourceImage:
         """Read one image, or raise UnreadableImageError."""
+
+    def open(self, key: str) -> tuple[Callable[[], SourceImage], bool]:
+        """Return what reads one image, and whether it is so large that it must be read alone.
+
+        What is cheap is done before: the file is fetched, and its size is read.
+        """
+        return partial(self.load, key), False
+
+    def class_of(self, key: str) -> str | None:
+        """Name the class of an image without reading it; None where that needs the image."""
+        return None
 
     def may_be(self, name: str) -> bool:
         """Return whether a run whose source has this name may have begun with this source."""

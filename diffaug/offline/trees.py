@@ -4,11 +4,12 @@ import io
 import os
 import re
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from diffaug import images
 from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageError, one_line
+from diffaug.file_warnings import reading
+from diffaug.folders import Listing, list_folder, tree_of
 
 
 def open_tree(folder: str | os.PathLike[str]) -> "LocalTree | RemoteTree":
@@ -50,14 +51,20 @@ class LocalTree:
             )
         self.name = str(self.root.resolve())
 
-    def list(self) -> "list[str]":
-        """Return the paths of all images below the root, in a fixed order, with slashes."""
-        return images.list_keys(self.root)
+    def list(self) -> Listing:
+        """List the images and classes below the root."""
+        return list_folder(self.root)
 
-    def read(self, path: str) -> torch.Tensor:
-        """Read one image as uint8 (3, H, W), or raise UnreadableImageError."""
+    def open(self, path: str) -> tuple[Path, int]:
+        """Return what an image can be read from, and how many pixels it has."""
+        with reading(self.root / path):
+            return self.root / path, images.pixel_count(self.root / path)
+
+    def read(self, path: str, file: Any = None, white: int | None = None) -> images.Photo:
+        """Read one image, or raise UnreadableImageError; ``file`` is what ``open`` returned."""
         try:
-            return images.read_image(self.root / path)
+            with reading(self.root / path):
+                return images.read_photo(self.root / path, white=white)
         except UnreadableImageError:
             if self.root.is_dir():
                 raise
@@ -94,28 +101,39 @@ class RemoteTree:
         # Members of a tar share one file and its position.
         self.threads = 1 if archive else 4
 
-    def list(self) -> "list[str]":
-        """Return the paths of all images below the root, in a fixed order, with slashes."""
+    def list(self) -> Listing:
+        """List the images and classes below the root."""
         try:
             self.files.invalidate_cache()
-            paths = self.files.find(self.root)
+            infos = self.files.find(self.root, withdirs=True, detail=True)
         except Exception as error:
             raise _failed(self.name, error) from error
-        start = f"{self.root}/" if self.root else ""
-        if odd := next((path for path in paths if not path.startswith(start)), None):
-            raise _failed(self.name, ValueError(f"it answers with {odd!r}, which is not below it"))
-        below = (path[len(start) :].lstrip("/") for path in paths)
-        return sorted(path for path in below if images.is_image_key(path))
+        paths: dict[str, list[str]] = {"file": [], "directory": [], "other": []}
+        for path, info in infos.items():
+            below = path.rstrip("/").removeprefix(self.root) if self.root else path
+            if not path.startswith(self.root) or (self.root and below[:1] not in ("", "/")):
+                reason = f"it answers with {path!r}, which is not below it"
+                raise _failed(self.name, ValueError(reason))
+            if below := below.lstrip("/"):  # else it is the root itself
+                paths.get(info.get("type", "file"), paths["other"]).append(below)
+        return tree_of(paths["file"], paths["directory"], dict.fromkeys(paths["other"], "no file"))
 
-    def read(self, path: str) -> torch.Tensor:
-        """Read one image as uint8 (3, H, W), or raise UnreadableImageError."""
+    def open(self, path: str) -> tuple[io.BytesIO, int]:
+        """Fetch what an image can be read from, and say how many pixels it has."""
         try:
             data = self.files.cat_file(f"{self.root}/{path}" if self.root else path)
         except (FileNotFoundError, KeyError) as error:  # archives raise a KeyError
             raise UnreadableImageError(f"'{path}' is not there any more.") from error
         except Exception as error:
             raise _failed(f"{self.name}, {path}", error) from error
-        return images.read_image(io.BytesIO(data), path)
+        with reading(path):
+            return io.BytesIO(data), images.pixel_count(io.BytesIO(data))
+
+    def read(self, path: str, file: Any = None, white: int | None = None) -> images.Photo:
+        """Read one image, or raise UnreadableImageError; ``file`` is what ``open`` returned."""
+        file = file or self.open(path)[0]
+        with reading(path):
+            return images.read_photo(file, path, white=white)
 
 
 def _failed(what: str, error: Exception) -> SourceError:

@@ -10,7 +10,9 @@ import torch
 
 from diffaug import functional, images
 from diffaug.errors import DestinationError, UnreadableImageError
+from diffaug.file_warnings import naming_files, reading
 from diffaug.files import write_whole
+from diffaug.folders import list_images
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform, Params
 
@@ -126,7 +128,7 @@ def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], lis
     """Read images spread evenly over a folder, each as (1, 3, H, W) with its path in the folder."""
     if not folder.is_dir():
         raise ValueError(f"'source' must be an existing folder, got '{folder}'.")
-    paths = images.list_images(folder)
+    paths = list_images(folder)
     if not paths:
         raise ValueError(f"'source' must hold images, and '{folder}' has none.")
     count = min(count, len(paths))
@@ -134,7 +136,8 @@ def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], lis
     for path in (paths[i * len(paths) // count] for i in range(count)):
         name = path.relative_to(folder).as_posix()
         try:
-            read.append((name, images.read_image(path)[None]))
+            with naming_files(), reading(path):
+                read.append((name, images.read_image(path)[None]))
         except UnreadableImageError as error:
             skipped.append((name, str(error)))
     if not read:

@@ -49,8 +49,9 @@ from diffaug import (
 )
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend
+from diffaug.folders import list_images
 from diffaug.functional import resize
-from diffaug.images import encode_image, list_images, read_image
+from diffaug.images import encode_image, read_image
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 

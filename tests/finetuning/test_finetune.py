@@ -12,6 +12,7 @@ import torch
 from image_folders import contents
 from safetensors.torch import load_file
 from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_pipeline
+from torchvision.datasets import ImageFolder
 
 from diffaug import DiffusersBackend
 from diffaug.backends import finetuned
@@ -25,7 +26,7 @@ from diffaug.finetuning.loss import Denoiser
 from diffaug.finetuning.run import finetune
 from diffaug.finetuning.trainer import Trainer
 from diffaug.images import read_image
-from diffaug.labels.dataset import few_shot_subset
+from diffaug.labels.few_shot import few_shot_subset
 
 NAMES = {"Arctic_Tern": 3, "AC%2FDC": 2, "Müller": 2}
 
@@ -199,7 +200,7 @@ def test_a_finished_run_is_left_alone_and_cannot_be_made_longer(tree, tmp_path, 
 def test_the_few_images_chosen_are_recorded_and_others_never_read(tmp_path, monkeypatch):
     tree = save_classes(tmp_path / "photos", a=4, b=3)
     keys = [f"a/{n}.png" for n in range(4)] + [f"b/{n}.png" for n in range(3)]
-    chosen = [keys[index] for index in few_shot_subset([0] * 4 + [1] * 3, 2, 5)]
+    chosen = [keys[index] for index in few_shot_subset(ImageFolder(tree), 2, 5)]
     for key in set(keys) - set(chosen):
         (tree / key).write_bytes(b"never read")
     done = run(tree, tmp_path / "run", shots=2, seed=5, strict=True, steps=1)

@@ -355,7 +355,8 @@ def test_where_the_original_stands_in_nothing_is_put_under_another_class(photos,
 def test_what_is_made_from_text_and_refused_is_left_out(photos, tmp_path):
     model = RecordingBackend(16, answer=refuse("bee", outright=True))
     mix = mixer(strategy="diff-gen", backend=model)
-    augment_folder(photos, tmp_path / "set", mix, per_image=4)
+    with pytest.warns(UserWarning, match=r"^classes without images: bee; .* GeneratedDataset"):
+        augment_folder(photos, tmp_path / "set", mix, per_image=4)
     rows = read_manifest(tmp_path / "set")
     assert {"ant", "cat"} == {row["label"] for row in rows}
     assert {1.0} == {row["strength"] for row in rows}

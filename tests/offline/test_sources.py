@@ -13,8 +13,9 @@ from PIL import Image
 from torch.utils.data import ConcatDataset
 
 from diffaug.errors import ModelError, SourceError, UnreadableImageError
+from diffaug.folders import stem
 from diffaug.offline.dataset_source import DatasetSource
-from diffaug.offline.folder_source import FolderSource, _shared_stems, _stem
+from diffaug.offline.folder_source import FolderSource, _shared_stems
 from diffaug.offline.sources import class_folder
 
 ODD = st.text(st.sampled_from('%/\\.:_ "aF2é\0\n\ud800'), min_size=1, max_size=6)
@@ -62,7 +63,7 @@ FILES = st.lists(
 def test_no_two_sources_start_their_copies_names_alike(files):
     keys = sorted(f"cat/{stem}.{extension}" for stem, extension in files)
     shared = _shared_stems(keys)
-    bases = {key: key if _stem(key) in shared else _stem(key) for key in keys}
+    bases = {key: key if stem(key) in shared else stem(key) for key in keys}
     assert len(keys) == len(set(bases.values()))
     assert all(key.startswith(base) for key, base in bases.items())
 
@@ -83,8 +84,10 @@ def test_hidden_folders_are_no_classes(tmp_path):
     for name in (".cache/1.jpg", "cat/1.jpg", "cat/.2.jpg", "cat/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    source = FolderSource(tmp_path)
+    with pytest.warns(UserWarning, match=r"ImageFolder reads .* otherwise: it takes '\.cache'"):
+        source = FolderSource(tmp_path)
     assert (["cat/1.jpg"], []) == (source.keys, source.skipped)
+    assert {"hidden": 2, ".txt": 1} == source.left_out
 
 
 IMAGE = torch.zeros(3, 4, 5, dtype=torch.uint8)

@@ -18,7 +18,7 @@ from diffaug.offline.manifest import read_manifest
 from diffaug.offline.trees import open_tree
 
 NAMES = ["cat/1.png", "cat/in/2.PNG", "dog/ö 3.jpg"]
-HIDDEN = ["cat/.4.png", ".git/5.png", "cat/notes.txt"]
+HIDDEN = ["cat/.4.png", "cat/.git/5.png", "cat/notes.txt"]
 
 
 def image(number):
@@ -65,8 +65,12 @@ def address(request, local, tmp_path):
 
 def test_an_address_has_the_images_of_the_folder(address, local):
     tree = open_tree(address)
-    assert NAMES == open_tree(local).list() == tree.list()
-    assert torch.equal(image(1), tree.read(NAMES[1]))
+    assert NAMES == open_tree(local).list().keys
+    assert open_tree(local).list() == tree.list()
+    assert torch.equal(image(1), tree.read(NAMES[1]).pixels)
+    file, count = tree.open(NAMES[1])
+    assert 20 * 24 == count
+    assert torch.equal(image(1), tree.read(NAMES[1], file).pixels)
 
 
 def test_many_images_of_an_archive_are_read_whole(tmp_path):

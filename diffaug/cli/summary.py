@@ -1,0 +1,91 @@
+"""What the commands print of what was done, of which images, and of what was left out."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffaug.cli.app import err, out
+
+if TYPE_CHECKING:
+    from diffaug.offline.summary import Estimate, Summary
+
+
+@contextmanager
+def summarized() -> Iterator[None]:
+    """Leave out the warnings that are lines of the summary."""
+    from diffaug.offline.summary import SummaryWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SummaryWarning)
+        yield
+
+
+def print_summary(summary: "Summary") -> None:
+    """Print what a run did, or what it would do."""
+    if summary.estimate is not None:
+        missing = summary.planned - summary.taken_over
+        out.print(
+            f"{summary.planned} images planned, {summary.taken_over} of them already there, "
+            f"{missing} to make in {summary.destination}; nothing was written"
+        )
+        if missing:
+            out.print(estimate_line(summary.estimate))
+    else:
+        speed = f", {summary.made / summary.seconds:.1f} images/s" if summary.made else ""
+        out.print(f"made {summary.made}, {summary.taken_over} already there{speed}")
+        if summary.retried or summary.fallbacks:
+            out.print(f"retried {summary.retried}, kept the original of {summary.fallbacks}")
+        if not summary.made and summary.taken_over:
+            out.print("nothing to do")
+        out.print(f"in {summary.destination}")
+    print_skipped(summary.skipped)
+    for line in summary.lines():
+        out.print(line)
+
+
+def print_left_out(left_out: Mapping[str, int]) -> None:
+    """Count the files that are no images."""
+    from diffaug.offline.summary import left_out_lines
+
+    for line in left_out_lines(left_out):
+        out.print(line)
+
+
+def print_merged(images: int, destination: Path) -> None:
+    """Print what a merged set holds."""
+    from diffaug.offline.manifest import read_run
+
+    out.print(f"{images} images in {destination}")
+    run = read_run(destination) or {}
+    if empty := run.get("classes_without_images"):
+        out.print(f"classes without images: {', '.join(empty)}")
+
+
+def print_skipped(skipped: Iterable[Any]) -> None:
+    """Name what was skipped, each with the reason."""
+    for name, reason in skipped:
+        err.print(f"skipped {name}: {reason}")
+
+
+def estimate_line(estimate: "Estimate") -> str:
+    """Say how much disk and time is needed, as far as it is known."""
+    size = "unknown" if estimate.bytes is None else f"about {_bytes(estimate.bytes)}"
+    if estimate.seconds is None:
+        return f"disk: {size}; time: unknown, since the model has not run here"
+    return f"disk: {size}; time: about {_time(estimate.seconds)} on this machine"
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{max(1, round(count / 1e3))} kB"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(1, round(seconds))} seconds"

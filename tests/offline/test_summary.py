@@ -1,0 +1,319 @@
+"""What a run says: images and classes, what was left out, and where ImageFolder differs."""
+
+import os
+import shutil
+import threading
+import warnings
+
+import pytest
+import torch
+from answers import CallCounting, refuse
+from image_folders import contents, save_photos
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from diffaug import (
+    DiffMix,
+    GeneratedDataset,
+    PromptEdit,
+    RecordingBackend,
+    augment_dataset,
+    augment_folder,
+)
+from diffaug.errors import DestinationError
+from diffaug.offline import estimate, generate
+from diffaug.offline.manifest import read_manifest, read_run
+from diffaug.offline.summary import Summary, SummaryWarning
+
+NAMES = [f"{name}/{number}.png" for name in ("bird", "cat", "dog") for number in range(2)]
+
+
+def edit(**options):
+    return PromptEdit(["snowy"], backend=RecordingBackend(16, **options))
+
+
+def photos(folder, *more):
+    return save_photos(folder / "photos", [*NAMES, *more])
+
+
+def phone_photo(path, orientation=6):
+    """Write a photograph whose camera was turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 20), "red").save(path, exif=exif)
+
+
+def folders(root):
+    return sorted(path.name for path in root.iterdir() if path.is_dir())
+
+
+def damaged_class(root):
+    for path in (root / "cat").iterdir():
+        path.write_bytes(b"no image")
+
+
+def empty_class(root):
+    shutil.rmtree(root / "cat")
+    (root / "cat").mkdir()
+
+
+WITHOUT_CATS = "classes without images: cat; torchvision's ImageFolder refuses the set: use "
+
+
+@pytest.mark.parametrize("break_cats", [damaged_class, empty_class])
+@pytest.mark.parametrize("way", ["whole", "again", "shards", "only"])
+def test_every_class_of_the_source_has_its_folder_in_the_set(tmp_path, break_cats, way):
+    """Else ImageFolder would give a dog the number of a cat."""
+    root, destination = photos(tmp_path), tmp_path / "set"
+    break_cats(root)
+    with pytest.warns(SummaryWarning, match="^classes without images: (bird, )?cat; "):
+        if way == "shards":
+            augment_folder(root, destination, edit(), shard="2/2")
+            done = augment_folder(root, destination, edit(), shard="1/2")
+        else:
+            only = {"only": ["dog/0.png"]} if way == "only" else {}
+            done = augment_folder(root, destination, edit(), **only)
+        if way == "again":
+            (destination / "cat").rmdir()  # as in a set of an older version
+            done = augment_folder(root, destination, edit())
+    assert ["bird", "cat", "dog"] == folders(destination) == list(done.classes)
+    assert "cat" in done.empty
+    assert 0 == done.images["cat"] < done.images["dog"]
+    with pytest.raises(FileNotFoundError, match="no valid file for the classes .*cat"):
+        ImageFolder(destination)
+    assert ["bird", "cat", "dog"] == GeneratedDataset(destination).classes
+    assert {2} == set(GeneratedDataset(destination).targets) - {0}
+    assert "cat" in read_run(destination)["classes_without_images"]
+
+
+def test_a_class_that_no_draw_hit_has_its_folder_too(tmp_path):
+    names = [f"c{number:02}" for number in range(20)]
+    root = save_photos(tmp_path / "photos", [f"{name}/1.png" for name in names])
+    mix = DiffMix(names, strategy="real-mix", backend=RecordingBackend(16), cache=False)
+    with pytest.warns(SummaryWarning, match="^classes without images: c"):
+        done = augment_folder(root, tmp_path / "set", mix, per_image=1)
+    assert names == folders(tmp_path / "set") == list(done.classes)
+    hit = {row["label"] for row in read_manifest(tmp_path / "set")}
+    assert sorted(set(names) - hit) == list(done.empty)
+    with pytest.raises(FileNotFoundError, match="no valid file for the classes"):
+        ImageFolder(tmp_path / "set")
+
+
+def test_a_class_that_came_out_refused_has_its_folder_too(tmp_path):
+    root = photos(tmp_path)
+    mix = DiffMix(
+        ["bird", "cat", "dog"],
+        strategy="real-gen",
+        backend=RecordingBackend(16, answer=refuse("cat", outright=True)),
+        cache=False,
+    )
+    with pytest.warns(SummaryWarning, match=WITHOUT_CATS):
+        augment_folder(root, tmp_path / "set", mix, per_image=4)
+    assert ["bird", "cat", "dog"] == folders(tmp_path / "set")
+
+
+def test_a_dataset_has_a_folder_for_each_of_its_classes(tmp_path):
+    data = [(torch.rand(3, 20, 20), 0), (torch.rand(3, 20, 20), 2)]
+    names = ["a/b", "cat", "dog"]
+    with pytest.warns(SummaryWarning, match=WITHOUT_CATS):
+        done = augment_dataset(data, tmp_path / "set", edit(), class_names=names)
+    assert ["a%2Fb", "cat", "dog"] == folders(tmp_path / "set")
+    assert names == list(done.classes)
+
+
+def test_an_order_that_is_not_that_of_the_folders_is_said(tmp_path):
+    root = photos(tmp_path)
+    mix = DiffMix(["dog", "cat", "bird"], strategy="real-mix", backend=RecordingBackend(16))
+    with pytest.warns(SummaryWarning, match="another order than that of the labels: use Generat"):
+        done = augment_folder(root, tmp_path / "set", mix, per_image=4)
+    assert (("dog", "cat", "bird"), True) == (done.classes, done.reordered)
+    assert list(done.classes) == GeneratedDataset(tmp_path / "set").classes
+
+
+def test_eleven_numbers_are_in_another_order_as_folders(tmp_path):
+    data = [(torch.rand(3, 20, 20), number) for number in range(11)]
+    done = augment_dataset(data, tmp_path / "set", edit())
+    assert ([str(number) for number in range(11)], True) == (list(done.classes), done.reordered)
+
+
+def test_an_ordinary_run_warns_of_nothing_and_keeps_its_manifest(tmp_path):
+    root = photos(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = augment_folder(root, tmp_path / "set", edit(), per_image=2)
+    assert ["12 images of 3 classes (bird, cat, dog)"] == done.lines()
+    assert (
+        {"bird": 4, "cat": 4, "dog": 4}
+        == done.images
+        == read_run(done.destination)["images_per_class"]
+    )
+    assert "differs" not in read_manifest(done.destination)[0]
+
+
+def test_what_was_left_out_is_counted_by_kind(tmp_path):
+    root = photos(tmp_path)
+    for number in range(12):
+        (root / f"cat/{number}.txt").touch()
+    for name in ("dog/a.heic", "dog/b.heic", "dog/c.avif", "cat/._0.png"):
+        (root / name).touch()
+    os.mkfifo(root / "cat/pipe.jpg")
+    done = augment_folder(root, tmp_path / "set", edit())
+    assert [
+        "6 images of 3 classes (bird, cat, dog)",
+        "left out: 12 files of kinds that are not read (.txt 12)",
+        "left out: 3 files of kinds that are not read (.avif 1, .heic 2); convert them if they "
+        "are images",
+        "left out: 1 hidden images or folders, which torchvision's ImageFolder takes",
+    ] == done.lines()
+    assert {".txt": 12, ".heic": 2, ".avif": 1, "hidden": 1} == read_run(done.destination)[
+        "left_out"
+    ]
+    [skipped] = done.skipped
+    assert ("cat/pipe.jpg", True) == (skipped.source, "no regular file" in skipped.reason)
+
+
+def test_images_that_were_turned_are_counted_once_each_whatever_made_them(tmp_path):
+    root = photos(tmp_path)
+    for number in range(2):
+        phone_photo(root / f"cat/phone{number}.jpg", orientation=6 + number)
+    line = (
+        "2 of 8 images were turned upright; torchvision's ImageFolder does not turn them: "
+        "ImageFolder(root, loader=diffaug.load_image)"
+    )
+    with pytest.warns(SummaryWarning) as told:
+        done = augment_folder(root, tmp_path / "one", edit(), per_image=2)
+    assert [f"{line}."] == [str(warning.message) for warning in told]
+    assert (line, {"turned upright": 2}) == (done.lines()[-1], done.differs)
+    with pytest.warns(SummaryWarning):
+        augment_folder(root, tmp_path / "more", edit(), per_image=1)
+        again = augment_folder(root, tmp_path / "more", edit(), per_image=2)  # other copies
+        for shard in ("1/3", "2/3", "3/3"):
+            shared = augment_folder(root, tmp_path / "set", edit(), per_image=2, shard=shard)
+        dry = augment_folder(root, tmp_path / "dry", edit(), dry_run=True)
+    assert [line] * 2 == [again.lines()[-1], shared.lines()[-1]]
+    assert read_manifest(tmp_path / "one") == read_manifest(tmp_path / "more")
+    assert read_manifest(tmp_path / "one") == read_manifest(tmp_path / "set")
+    assert line == dry.lines()[-1]
+
+
+def test_a_share_says_nothing_of_classes_that_others_make(tmp_path):
+    root = save_photos(tmp_path / "photos", ["a/1.png", "b/1.png"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = augment_folder(root, tmp_path / "set", edit(), shard="1/2")
+        last = augment_folder(root, tmp_path / "set", edit(), shard="2/2")
+    assert ["1 image of 2 classes (a, b)"] == first.lines()
+    assert ["2 images of 2 classes (a, b)"] == last.lines()
+
+
+def test_a_dry_run_says_the_same_and_what_it_will_take(tmp_path):
+    root = photos(tmp_path, "eel/1.png")
+    (root / "eel/1.png").write_bytes(b"no image")
+    (root / "cat/notes.txt").touch()
+    (root / "fox").mkdir()
+    with pytest.warns(SummaryWarning, match="^classes without images: fox; "):
+        dry = augment_folder(root, tmp_path / "set", edit(), per_image=3, dry_run=True)
+    assert not (tmp_path / "set").exists()
+    assert ["21 images of 5 classes (bird, cat, dog, eel, fox)", "left out: 1 file"] == [
+        dry.lines()[0],
+        dry.lines()[1][:16],
+    ]
+    assert ["eel/1.png"] == [skipped.source for skipped in dry.skipped]
+    with pytest.warns(SummaryWarning):
+        done = augment_folder(root, tmp_path / "set", edit(), per_image=3)
+    size = sum(path.stat().st_size for path in done.destination.rglob("*.jpg"))
+    assert 0.5 * size < dry.estimate.bytes < 2 * size
+
+
+def test_a_dry_run_downloads_no_model_and_asks_no_backend_of_the_callers_own(tmp_path):
+    root, own = photos(tmp_path), CallCounting(16)
+    for backend in ("instruct-pix2pix", own):
+        edit = PromptEdit(["snowy"], backend=backend)
+        dry = augment_folder(root, tmp_path / "set", edit, dry_run=True)
+        assert dry.estimate.seconds is None
+        assert dry.estimate.bytes > 0
+    assert not hasattr(own, "calls")
+
+
+def test_the_time_of_a_model_is_measured_after_it_was_loaded(tmp_path, monkeypatch):
+    seconds = iter([9.0, 0.5])
+    probe = estimate._probe
+    monkeypatch.setattr(estimate, "_probe", lambda *a: (probe(*a)[0], next(seconds)))
+    edit = PromptEdit(["snowy"], backend="tiny", cache=False)
+    dry = augment_folder(photos(tmp_path), tmp_path / "set", edit, per_image=4, dry_run=True)
+    assert 24 / 8 * 0.5 == dry.estimate.seconds  # 8 images in a batch
+    assert not (tmp_path / "set").exists()
+
+
+def test_names_of_many_classes_are_cut(tmp_path):
+    names = tuple("abcdefgh")
+    summary = Summary(tmp_path, 8, classes=names, images=dict.fromkeys(names, 1))
+    assert ["8 images of 8 classes (a, b, c, d, e, f, ...)"] == summary.lines()
+
+
+def test_other_pixels_name_a_loader_that_knows_the_white(tmp_path):
+    summary = Summary(tmp_path, 4, differs={"16 bits": 3}, sources=4, white=4095)
+    assert [
+        "3 of 4 images differ (16 bits); torchvision's ImageFolder sees other pixels: "
+        "ImageFolder(root, loader=functools.partial(diffaug.load_image, white=4095))"
+    ] == summary.lines()
+
+
+# Reading
+
+
+def test_large_images_are_read_by_one_thread_alone_and_stay_the_same(tmp_path, monkeypatch):
+    root = photos(tmp_path)
+    augment_folder(root, tmp_path / "one", edit(), size=16)
+    monkeypatch.setattr("diffaug.offline.folder_source.LARGE", 24 * 32 - 1)
+    load, threads = generate.Maker._load, set()
+
+    def watched(maker, read):
+        threads.add(threading.get_ident())
+        return load(maker, read)
+
+    monkeypatch.setattr(generate.Maker, "_load", watched)
+    augment_folder(root, tmp_path / "two", edit(), size=16)
+    assert 1 == len(threads)
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    assert {**one, "run.json": b""} == {**two, "run.json": b""}
+
+
+def test_a_batch_is_not_filled_up_with_more_pixels_than_memory_holds(tmp_path, monkeypatch):
+    root = photos(tmp_path)
+    whole = CallCounting(16)
+    augment_folder(root, tmp_path / "one", PromptEdit(["snowy"], backend=whole))
+    assert [6] == whole.calls
+    monkeypatch.setattr(generate, "PIXELS", 2 * 24 * 32)
+    parts = CallCounting(16)
+    augment_folder(root, tmp_path / "two", PromptEdit(["snowy"], backend=parts), per_image=2)
+    assert [5, 4, 3] == parts.calls  # each ends with the first copy of a third source
+
+
+def test_a_warning_of_pillow_names_its_file_once(tmp_path, monkeypatch):
+    root = photos(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 - 1)
+    with pytest.warns(Image.DecompressionBombWarning) as told:
+        augment_folder(root, tmp_path / "set", edit(), per_image=3)
+    named = [str(warning.message).split(": Image size")[0] for warning in told]
+    assert [f"'{root / name}'" for name in NAMES] == sorted(named)
+
+
+def test_warnings_that_the_user_switched_off_stay_off(tmp_path, monkeypatch):
+    root = photos(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 - 1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        augment_folder(root, tmp_path / "set", edit())
+    assert [] == told
+
+
+def test_a_white_that_was_given_is_part_of_a_run_and_none_is_not(tmp_path):
+    root = photos(tmp_path)
+    augment_folder(root, tmp_path / "set", edit())
+    assert "white" not in read_run(tmp_path / "set")["identity"]
+    with pytest.raises(DestinationError, match="'white' is None there and 4095 here"):
+        augment_folder(root, tmp_path / "set", edit(), white=4095)
+    with pytest.raises(ValueError, match="'white' must be at least 1, got 0"):
+        augment_folder(root, tmp_path / "set", edit(), white=0)
