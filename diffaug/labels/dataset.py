@@ -17,31 +17,66 @@ from diffaug.seeds import derive_seed
 def dataset_labels(dataset: Any) -> list[Any]:
     """Return every label of a dataset, without reading its images where that is possible.
 
-    It uses torchvision's ``targets`` and ``labels`` (after the ``target_transform``), or a Hugging
-    Face column, also inside subsets, concatenations, and datasets that wrap another of the same
-    length. Other datasets are read item by item.
+    Labels that ``listed_labels`` does not find are read item by item.
     """
+    listed = listed_labels(dataset)
+    if listed is not None:
+        return listed
     if isinstance(dataset, Subset):
         inside = dataset_labels(dataset.dataset)
         return [inside[index] for index in dataset.indices]
     if isinstance(dataset, ConcatDataset):
         return [label for part in dataset.datasets for label in dataset_labels(part)]
+    inner = _wrapped(dataset)
+    if inner is not None:
+        return dataset_labels(inner)
+    items = (dataset[index] for index in range(len(dataset)))
+    return [samples.get(item, samples.label_place(item)) for item in items]
+
+
+def listed_labels(dataset: Any) -> list[Any] | None:
+    """Return every label of a dataset, without reading its images; None where that is impossible.
+
+    It uses torchvision's ``targets`` and ``labels``, timm's reader (after the
+    ``target_transform``), or a Hugging Face column, also inside subsets, concatenations, and
+    datasets that wrap another of the same length.
+    """
+    if isinstance(dataset, Subset):
+        inside = listed_labels(dataset.dataset)
+        return inside and [inside[index] for index in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [listed_labels(part) for part in dataset.datasets]
+        if any(part is None for part in parts):
+            return None
+        return [label for part in parts for label in part or ()]
     for name in ("targets", "labels", "_labels"):
         labels = getattr(dataset, name, None)
         if isinstance(labels, (torch.Tensor, np.ndarray)):
             labels = labels.tolist()
         if isinstance(labels, (list, tuple)) and len(labels) == len(dataset):
-            change = getattr(dataset, "target_transform", None)
-            return [change(label) for label in labels] if change else list(labels)
+            return _changed(dataset, labels)
     if isinstance(features := getattr(dataset, "features", None), Mapping):
         key = next((key for key in samples.LABEL_KEYS if key in features), None)
         if key is not None:
             return list(dataset[key])
-    inner = getattr(dataset, "dataset", None)
-    if inner is not None and hasattr(inner, "__len__") and len(inner) == len(dataset):
-        return dataset_labels(inner)
-    items = (dataset[index] for index in range(len(dataset)))
-    return [samples.get(item, samples.label_place(item)) for item in items]
+    pairs = getattr(getattr(dataset, "reader", None), "samples", None)  # timm's
+    if isinstance(pairs, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs
+    ):
+        return _changed(dataset, [label for _, label in pairs])
+    inner = _wrapped(dataset)
+    return None if inner is None else listed_labels(inner)
+
+
+def _changed(dataset: Any, labels: Sequence[Any]) -> list[Any]:
+    change = getattr(dataset, "target_transform", None)
+    return [change(label) for label in labels] if change else list(labels)
+
+
+def _wrapped(dataset: Any) -> Any:
+    """Return the dataset that one wraps item by item; None where there is none."""
+    inner: Any = getattr(dataset, "dataset", None)
+    return inner if hasattr(inner, "__len__") and len(inner) == len(dataset) else None
 
 
 def class_counts(dataset: Any, num_classes: int | None = None) -> torch.Tensor:
