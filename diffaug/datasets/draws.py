@@ -7,7 +7,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from contextvars import ContextVar
 from multiprocessing.context import get_spawning_popen
 from typing import Any
 
@@ -16,13 +15,10 @@ import torch
 
 from diffaug.arguments import whole
 from diffaug.datasets.epoch import Epoch
-from diffaug.seeds import derive_seed
+from diffaug.seeds import asked, asking, derive_seed
 
 #: Seconds to wait for the lock, which is held for microseconds: its holder was killed.
 PATIENCE = 10.0
-
-#: The item of an outer dataset for which another is asked now: its index and its occurrence.
-_asking: ContextVar[tuple[Any, ...] | None] = ContextVar("asking", default=None)
 
 
 class Draws:
@@ -94,7 +90,7 @@ class Draws:
 
     def _occurrence(self, index: int) -> tuple[Any, ...]:
         """Return what tells this time from the others; nothing for the first time."""
-        outer = _asking.get()
+        outer = asked()
         if outer is not None:
             return outer[1:] if outer[0] == index else ("for", *outer)
         if index >= len(self._counts):
@@ -146,27 +142,17 @@ class SharedLock:
 
     def __getstate__(self) -> dict[str, Any]:
         if get_spawning_popen() is None:
-            return {}
+            return {"_lock": None}
         if not self._has_name:  # a process that is not forked finds it by its name
             self._lock = multiprocessing.get_context("spawn").Lock()
             self._has_name = True
         return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if state:
-            self.__dict__.update(state)
-        else:
+        if state["_lock"] is None:
             self.__init__()  # type: ignore[misc]
-
-
-@contextmanager
-def asking(index: int, *occurrence: Any) -> Iterator[None]:
-    """Let the seeded datasets within draw for this item of an outer one, without counting."""
-    token = _asking.set((index, *occurrence))
-    try:
-        yield
-    finally:
-        _asking.reset(token)
+        else:
+            self.__dict__.update(state)
 
 
 @contextmanager
@@ -190,5 +176,5 @@ def seeded_globally(seed: int, *, everywhere: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _drawing(seed: int, item: tuple[Any, ...], everywhere: bool) -> Iterator[None]:
-    with asking(*item), seeded_globally(seed, everywhere=everywhere):
+    with asking(item[0], *item[1:]), seeded_globally(seed, everywhere=everywhere):
         yield

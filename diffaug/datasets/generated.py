@@ -93,13 +93,14 @@ class GeneratedDataset(Dataset):
         elif any(names):
             row = self.rows[names.index(False)]
             raise ValueError(
-                f"'folder' must hold a set whose images all have a class, or none has, and "
-                f"'{row['file_name']}' in '{folder}' has none; make one with augment_folder or "
-                "'diffaug augment'."
+                f"'folder' must hold a set whose images all have a class, or none has, and of "
+                f"{len(names)} in '{folder}' {names.count(False)} have none, such as "
+                f"'{row['file_name']}'; make a set of each kind."
             )
-        elif classes is not None or num_classes is not None:
+        elif classes is not None or num_classes is not None or gamma is not None:
             raise ValueError(
-                f"'classes' and 'num_classes' must be None, for the labels of '{folder}' are no "
+                "'classes', 'num_classes' and 'gamma' must be None, for the labels of "
+                f"'{folder}' are no "
                 f"classes, such as {self.rows[0].get('label')!r} of '{self.rows[0]['file_name']}'."
             )
 
@@ -115,12 +116,7 @@ class GeneratedDataset(Dataset):
     def _number(
         self, classes: Sequence[str] | Mapping[str, int], num_classes: int | None = None
     ) -> None:
-        if isinstance(classes, Mapping):
-            numbers = {str(k): whole("classes", v, 0) for k, v in classes.items()}
-        else:
-            numbers = {name: number for number, name in enumerate(classes)}
-            if len(numbers) < len(classes):
-                raise ValueError(f"'classes' must name each class once, got {list(classes)}.")
+        numbers = numbers_of(classes)
         #: The number of each class.
         self.class_to_idx = numbers
         #: The names of the classes in the order of their numbers; those of one number together.
@@ -187,6 +183,18 @@ class GeneratedDataset(Dataset):
         if not self.has_classes:
             return [row.get("label") for row in self.rows]
         return [self.class_to_idx[row["label"]] for row in self.rows]
+
+
+def numbers_of(classes: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
+    """Return the number of each class, of names in order or of a table."""
+    if isinstance(classes, Mapping):
+        return {str(name): whole("classes", number, 0) for name, number in classes.items()}
+    if isinstance(classes, str):
+        raise TypeError(f"'classes' must be several names in order, got {classes!r}.")
+    numbers = {name: number for number, name in enumerate(classes)}
+    if len(numbers) < len(classes):
+        raise ValueError(f"'classes' must name each class once, got {list(classes)}.")
+    return numbers
 
 
 def _by_number(numbers: Mapping[str, int]) -> list[str]:

@@ -15,7 +15,7 @@ from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.map_style import check_dataset, position
 from diffaug.datasets.numbering import class_numbers, source_keys, sources_outside
 from diffaug.labels import samples
-from diffaug.labels.dataset import class_counts, listed_labels
+from diffaug.labels.dataset import class_counts, known_labels
 from diffaug.labels.label import as_probabilities, check_gamma, class_number
 from diffaug.labels.pairs import long_tail_weights
 from diffaug.transforms.strategies import warn_of_large_p
@@ -105,9 +105,13 @@ class MixedDataset(Dataset):
             generated = GeneratedDataset(generated)
         keys = source_keys(dataset, generated)
         if generated.has_classes:
-            numbers = class_numbers(dataset, generated, classes, keys, stacklevel=2)
+            numbers = class_numbers(
+                dataset, generated, classes, keys, labels_getter=labels_getter, stacklevel=2
+            )
             generated = generated.renumbered(numbers)
-        elif given := _first_given(classes=classes, num_classes=num_classes, gamma=gamma):
+        elif given := _first_given(
+            classes=classes, num_classes=num_classes, gamma=gamma, long_tail=long_tail or None
+        ):
             raise ValueError(
                 f"'{given}' must be None where the labels of the set are no classes, such as "
                 f"{generated.rows[0].get('label')!r}."
@@ -227,7 +231,7 @@ class MixedDataset(Dataset):
     @property
     def targets(self) -> list[int]:
         """The class of each item as if nothing were replaced, where the dataset lists them."""
-        numbers = [class_number(label) for label in listed_labels(self.dataset) or [None]]
+        numbers = [class_number(label) for label in known_labels(self.dataset) or [None]]
         if any(number is None for number in numbers) or not self.generated.has_classes:
             raise AttributeError("this MixedDataset has no 'targets': its dataset lists none.")
         if self.replacement == "concat":

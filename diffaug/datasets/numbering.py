@@ -6,17 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from diffaug.datasets.draws import asking, seeded_globally
-from diffaug.datasets.generated import GeneratedDataset, source_label
+import numpy as np
+
+from diffaug.datasets.draws import seeded_globally
+from diffaug.datasets.generated import GeneratedDataset, numbers_of, source_label
 from diffaug.labels import samples
-from diffaug.labels.class_names import class_names_of
-from diffaug.labels.dataset import listed_labels
+from diffaug.labels.class_names import class_names_of, distinct
+from diffaug.labels.dataset import known_labels
 from diffaug.labels.label import class_number
 from diffaug.labels.origins import chain_of, known_paths, parts_of, root_of, through
+from diffaug.seeds import asking
 from diffaug.transforms.base import augmenting
 
 #: Packages whose datasets give the labels that they list.
-TRUSTED = {"torch", "torchvision", "timm", "datasets", "diffaug"}
+TRUSTED = {"torch", "torchvision", "timm", "datasets"}
 #: Items that are read, each of another class, where a dataset may change its labels.
 READS = 100
 
@@ -64,6 +67,7 @@ def class_numbers(
     classes: Sequence[str] | Mapping[str, int] | None,
     keys: Sequence[str | None] | None,
     *,
+    labels_getter: samples.Getter = "default",
     stacklevel: int,
 ) -> Sequence[str] | Mapping[str, int]:
     """Return the number that each class of a set has in a dataset.
@@ -73,19 +77,21 @@ def class_numbers(
         generated: the set.
         classes: what the caller says; None asks the dataset.
         keys: those of ``source_keys``.
+        labels_getter: where a sample has its label.
         stacklevel: of the warning that an order is assumed.
 
     Raises:
         ValueError: the label of an item contradicts the names.
     """
-    numbers = _as_numbers(classes) if classes is not None else declared_numbers(dataset)
+    key = labels_getter if isinstance(labels_getter, str) and labels_getter != "default" else None
+    numbers = numbers_of(classes) if classes is not None else declared_numbers(dataset, key)
     said = "'classes' says" if classes is not None else "the names of the dataset say"
     # Where the set was made from labels without names, these are its names.
     plain = all(name == str(number) for name, number in generated.class_to_idx.items())
     if numbers is None or (plain and not _used(generated) <= numbers.keys()):
         numbers, said = generated.class_to_idx, "the set says"
     seen = set()
-    for name, number, what in _known_labels(dataset, generated, keys):
+    for name, number, what in _known_labels(dataset, generated, keys, labels_getter):
         if numbers.get(name, number) != number:
             raise ValueError(
                 f"'dataset' and 'generated' must number classes alike, and {said} that {name!r} is "
@@ -106,27 +112,29 @@ def class_numbers(
     return numbers
 
 
-def declared_numbers(dataset: Any) -> Numbers | None:
+def declared_numbers(dataset: Any, label_key: str | None = None) -> Numbers | None:
     """Return the number of each class that a dataset names, after its ``target_transform``.
 
     Raises:
         ValueError: it contradicts itself, or the ``target_transform`` makes no numbers.
     """
     if isinstance(getattr(dataset, "datasets", None), (list, tuple)):
-        return _agreed([declared_numbers(part) for part in parts_of(dataset)])
+        return _agreed([declared_numbers(part, label_key) for part in parts_of(dataset)])
     table = getattr(dataset, "class_to_idx", None)
     if table is None:  # timm's
         table = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
-    own = [getattr(dataset, name, None) for name in ("classes", "features")]
-    if not isinstance(table, Mapping) and not any(own):
+    own = getattr(dataset, "classes", None)
+    if isinstance(own, np.ndarray):
+        own = own.tolist()
+    names: list[str] | None = None
+    if isinstance(own, (list, tuple)) or isinstance(getattr(dataset, "features", None), Mapping):
+        names = class_names_of(dataset, label_key) or (own and distinct(own))
+    if not names and not isinstance(table, Mapping):
         inside = getattr(dataset, "dataset", None)
-        return None if inside is None else declared_numbers(inside)
-    names = class_names_of(dataset) if any(own) else None
-    if names is None and not isinstance(table, Mapping):
-        return None
+        return None if inside is None else declared_numbers(inside, label_key)
     numbers = {name: number for number, name in enumerate(names or ())}
     # Each class of ImageNet has several names, and the table has each of them.
-    if isinstance(table, Mapping) and not any(isinstance(name, tuple) for name in own[0] or ()):
+    if isinstance(table, Mapping) and not any(isinstance(name, tuple) for name in own or ()):
         for name, number in table.items():
             if numbers.setdefault(str(name), int(number)) != number:
                 raise ValueError(
@@ -136,12 +144,6 @@ def declared_numbers(dataset: Any) -> Numbers | None:
                 )
     change = getattr(dataset, "target_transform", None)
     return numbers if change is None else {n: _changed(change, k) for n, k in numbers.items()}
-
-
-def _as_numbers(classes: Sequence[str] | Mapping[str, int]) -> Numbers:
-    if isinstance(classes, Mapping):
-        return dict(classes)
-    return {name: number for number, name in enumerate(classes)}
 
 
 def _used(generated: GeneratedDataset) -> set[str]:
@@ -222,7 +224,10 @@ def _are_beside(dataset: Any, sources: Sequence[str]) -> bool:
 
 
 def _known_labels(
-    dataset: Any, generated: GeneratedDataset, keys: Sequence[str | None] | None
+    dataset: Any,
+    generated: GeneratedDataset,
+    keys: Sequence[str | None] | None,
+    labels_getter: samples.Getter,
 ) -> Iterator[tuple[str, int, str]]:
     """Yield class names of the set with the number that an item has, and what the item is."""
     by_source = {str(row.get("source")): source_label(row) for row in generated.rows}
@@ -232,7 +237,12 @@ def _known_labels(
         name = by_source.get(key or "", folder if "/" in (key or "") else "")
         if name in generated.class_to_idx:
             named.append((index, name))
-    listed = listed_labels(dataset) if named and _is_trusted(dataset) else None
+    # What replaces images would give the label of another.
+    replaces = any(hasattr(node, "generated") for node in chain_of(dataset))
+    trusted = labels_getter == "default" and _gives_known_labels(dataset)
+    listed = known_labels(dataset) if named and (trusted or replaces) else None
+    if listed is None and replaces:
+        return
     if listed is None:
         firsts: dict[str, int] = {}
         for index, name in named:
@@ -240,24 +250,25 @@ def _known_labels(
         step = max(1, -(-len(firsts) // READS))
         named = [(index, name) for name, index in firsts.items()][::step]
     for index, name in named:
-        label = listed[index] if listed is not None else _read_label(dataset, index)
+        label = listed[index] if listed is not None else _read_label(dataset, index, labels_getter)
         number = class_number(label)
         if number is not None:
             where = "" if keys is None else f" ({keys[index]})"
             yield name, number, f"item {index}{where}"
 
 
-def _is_trusted(dataset: Any) -> bool:
+def _gives_known_labels(dataset: Any) -> bool:
     """Return whether the labels that a dataset lists are those that it gives."""
     module = getattr(type(dataset).__getitem__, "__module__", None) or ""
-    return module.partition(".")[0] in TRUSTED and all(map(_is_trusted, parts_of(dataset)))
+    known = module.partition(".")[0] in TRUSTED
+    return known and all(map(_gives_known_labels, parts_of(dataset)))
 
 
-def _read_label(dataset: Any, index: int) -> Any:
+def _read_label(dataset: Any, index: int, labels_getter: samples.Getter) -> Any:
     """Read the label of an item without a trace: nothing is generated, counted, or drawn."""
     with augmenting(False), asking(index), seeded_globally(0, everywhere=True):
         try:
             sample = dataset[index]
-            return samples.get(sample, samples.label_place(sample))
+            return samples.get(sample, samples.label_place(sample, labels_getter))
         except Exception:  # an unreadable item says nothing here; training will name it
             return None

@@ -17,9 +17,9 @@ from diffaug.seeds import derive_seed
 def dataset_labels(dataset: Any) -> list[Any]:
     """Return every label of a dataset, without reading its images where that is possible.
 
-    Labels that ``listed_labels`` does not find are read item by item.
+    Labels that ``known_labels`` does not find are read item by item.
     """
-    listed = listed_labels(dataset)
+    listed = known_labels(dataset)
     if listed is not None:
         return listed
     if isinstance(dataset, Subset):
@@ -34,7 +34,7 @@ def dataset_labels(dataset: Any) -> list[Any]:
     return [samples.get(item, samples.label_place(item)) for item in items]
 
 
-def listed_labels(dataset: Any) -> list[Any] | None:
+def known_labels(dataset: Any) -> list[Any] | None:
     """Return every label of a dataset, without reading its images; None where that is impossible.
 
     It uses torchvision's ``targets`` and ``labels``, timm's reader (after the
@@ -42,10 +42,10 @@ def listed_labels(dataset: Any) -> list[Any] | None:
     datasets that wrap another of the same length.
     """
     if isinstance(dataset, Subset):
-        inside = listed_labels(dataset.dataset)
+        inside = known_labels(dataset.dataset)
         return inside and [inside[index] for index in dataset.indices]
     if isinstance(dataset, ConcatDataset):
-        parts = [listed_labels(part) for part in dataset.datasets]
+        parts = [known_labels(part) for part in dataset.datasets]
         if any(part is None for part in parts):
             return None
         return [label for part in parts for label in part or ()]
@@ -65,7 +65,7 @@ def listed_labels(dataset: Any) -> list[Any] | None:
     ):
         return _changed(dataset, [label for _, label in pairs])
     inner = _wrapped(dataset)
-    return None if inner is None else listed_labels(inner)
+    return None if inner is None else known_labels(inner)
 
 
 def _changed(dataset: Any, labels: Sequence[Any]) -> list[Any]:

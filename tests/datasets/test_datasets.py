@@ -273,12 +273,12 @@ def test_images_without_labels_come_alone(tmp_path):
 
 def test_a_set_has_classes_or_has_none(tmp_path):
     folder = labelled(tmp_path / "set", ["cat", None])
-    with pytest.raises(ValueError, match="all have a class, or none has, and '1.png' in .* has no"):
+    with pytest.raises(ValueError, match="all have a class, or none has, and of 2 in .* 1 have no"):
         GeneratedDataset(folder)
     folder = labelled(tmp_path / "other", [[0, 1]])
     with pytest.raises(ValueError, match=r"must be None, for the labels .* such as \[0, 1\] of '0"):
         GeneratedDataset(folder, classes=NAMES)
-    for option in ({"classes": NAMES}, {"gamma": 0.5}, {"num_classes": 2}):
+    for option in ({"classes": NAMES}, {"gamma": 0.5}, {"num_classes": 2}, {"long_tail": True}):
         name = next(iter(option))
         with pytest.raises(ValueError, match=f"'{name}' must be None where the labels of the set"):
             MixedDataset([(picture(0), [0, 1])], folder, **option)

@@ -16,12 +16,13 @@ from diffaug import (
     JointTransform,
     MixCollate,
     MixedDataset,
+    PromptEdit,
     RecordingBackend,
     augment_dataset,
 )
 from diffaug.datasets import draws
 from diffaug.datasets.draws import Draws
-from diffaug.seeds import derive_seed
+from diffaug.seeds import asking, derive_seed
 
 NAMES = ["cat", "dog", "fox"]
 
@@ -134,9 +135,9 @@ def test_the_first_time_the_seed_is_that_of_seed_epoch_and_index():
 
 def test_within_an_outer_item_nothing_is_counted():
     kept = Draws("sample", 7, 5)
-    with draws.asking(3):
+    with asking(3):
         assert [derive_seed("sample", 7, 0, 3)] * 2 == [kept.seed_of(3), kept.seed_of(3)]
-    with draws.asking(3, 1):
+    with asking(3, 1):
         assert derive_seed("sample", 7, 0, 3, 1) == kept.seed_of(3)
         assert len({kept.seed_of(4), derive_seed("sample", 7, 0, 4, 3, 1), kept.seed_of(2)}) == 3
     assert derive_seed("sample", 7, 0, 3) == kept.seed_of(3)
@@ -186,3 +187,26 @@ def test_a_worker_that_was_killed_with_the_lock_stops_nobody(monkeypatch):
     assert derive_seed("sample", 0, 0, 1) == kept.seed_of(1)
     monkeypatch.setattr(draws, "PATIENCE", 60.0)
     assert derive_seed("sample", 0, 0, 1, 1) == kept.seed_of(1)  # and the lock is free again
+
+
+def test_a_set_on_disk_has_what_is_drawn_the_first_time(tmp_path):
+    backend = RecordingBackend(16)
+    edit = PromptEdit(["snowy"], backend=backend)
+    data = joint(Photos())
+    expected = [joint(Photos())[index][0] for index in range(6)]
+    data[0]
+    for name in ("set", "again"):
+        augment_dataset(data, tmp_path / name, edit, per_image=2, class_names=NAMES)
+    images = [request.image.numpy().tobytes() for request in backend.requests]
+    assert 24 == len(images)
+    assert {image.numpy().tobytes() for image in expected} == set(images)
+
+
+@pytest.mark.timeout(120)
+def test_an_epoch_may_begin_while_workers_read():
+    data = joint(Photos())
+    loader = DataLoader(data, 1, sampler=[0, 1, 2] * 20, num_workers=2, collate_fn=list)
+    for number, _ in enumerate(loader):
+        if number % 10 == 0:
+            data.set_epoch(number)
+    assert 59 == number
