@@ -12,10 +12,23 @@ FILES = ("samples", "_samples", "_image_files", "_images", "image_files")
 
 
 def image_paths(dataset: Any) -> list[str] | None:
-    """Return each image's path below the root of its dataset; None where one is not known.
+    """Return each image's path below its dataset's root, as ``augment_folder(only=...)`` takes it.
 
-    It knows torchvision's ImageFolder and its like, timm's ImageDataset and the image folders of
-    Hugging Face, also inside subsets, concatenations and datasets that wrap one of equal length.
+    It knows torchvision's ``ImageFolder`` and its like, timm's ``ImageDataset`` and image folders
+    of Hugging Face, also inside subsets, concatenations and datasets around one of equal length.
+
+    Args:
+        dataset: map-style, such as the training part of a split.
+
+    Returns:
+        Paths with slashes, in the order of the dataset; None where one is not known.
+
+    Example:
+        >>> from torch.utils.data import Subset
+        >>> class Folder(list):  # as ImageFolder
+        ...     root, samples = "photos", [("photos/cat/1.jpg", 0), ("photos/dog/2.jpg", 1)]
+        >>> image_paths(Subset(Folder([0, 1]), [1]))
+        ['dog/2.jpg']
     """
     paths = known_paths(dataset)
     if paths is None or any(path is None for path in paths):
