@@ -43,8 +43,8 @@ class Draws:
         #: How often each index was asked for in this epoch.
         self._counts = torch.zeros(0 if seed is None else length, dtype=torch.int32)
         self._counts.share_memory_()
-        #: Whether it was decided if the dataset is gone through again without a new epoch.
-        self._decided = torch.zeros((), dtype=torch.bool).share_memory_()
+        #: How many indices were asked for, and how often one was asked for again.
+        self._tally = torch.zeros(2, dtype=torch.long).share_memory_()
         #: For indices behind those, of a dataset that grew; each process counts its own.
         self._more: Counter[int] = Counter()
 
@@ -60,7 +60,7 @@ class Draws:
         if isinstance(self._counts, bytes):
             counts = np.frombuffer(bz2.decompress(self._counts), np.int32)
             self._counts = torch.tensor(counts)
-        for shared in (self._counts, self._decided):
+        for shared in (self._counts, self._tally):
             shared.share_memory_()
 
     def set_epoch(self, epoch: int, length: int) -> None:
@@ -69,6 +69,7 @@ class Draws:
         if self.seed is not None and length > len(self._counts):
             self._counts = torch.zeros(length, dtype=torch.int32).share_memory_()
         self._counts.zero_()
+        self._tally.zero_()
         self._more.clear()
 
     def seed_of(self, index: int) -> int:
@@ -98,9 +99,10 @@ class Draws:
             self._more[index] += 1
             return (n,) if n else ()
         with self._lock:
-            n = int(self._counts[index])
-            self._counts[index] = n + 1
-            again = n > 0 and self._is_gone_through_again()
+            counts = self._counts.numpy()  # a view, which is faster to read and to write
+            n = int(counts[index])
+            counts[index] = n + 1
+            again = self._is_gone_through_again(n > 0)
         if again:
             warnings.warn(
                 f"the dataset is gone through again (item {index}), and set_epoch was never "
@@ -111,14 +113,22 @@ class Draws:
             )
         return (n,) if n else ()
 
-    def _is_gone_through_again(self) -> bool:
-        """Decide it at the first repetition: oversampling repeats an item long before the end."""
-        if self._decided:
+    def _is_gone_through_again(self, repeated: bool) -> bool:
+        """Count an item, and return whether a second pass begins without a new epoch.
+
+        That is so if nearly all items were asked for and hardly any twice. A loader may drop its
+        last batch, and a caller may look at a few items first; oversampling asks for many items
+        several times before it has asked for nearly all.
+        """
+        tally = self._tally.numpy()
+        tally[int(repeated)] += 1
+        if not repeated or self.epoch.was_set:
             return False
-        self._decided.fill_(True)
-        asked = int(self._counts.count_nonzero())
-        # Not all, for a loader may drop its last batch.
-        return not self.epoch.was_set and asked >= 0.9 * len(self._counts)
+        count, repeats = len(self._counts), int(tally[1]) - 1
+        again = int(tally[0]) >= 0.9 * count and repeats <= 0.1 * count
+        if again:
+            tally[1] += count  # it is said once
+        return again
 
 
 class SharedLock:

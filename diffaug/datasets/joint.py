@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from diffaug import images
+from diffaug.arguments import whole
 from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.map_style import check_dataset, position
@@ -104,6 +105,7 @@ class JointTransform(Dataset):
         Args:
             epoch: at least 0.
         """
+        epoch = whole("epoch", epoch, 0)
         pass_epoch(self.dataset, epoch)
         self._draws.set_epoch(epoch, len(self))
 

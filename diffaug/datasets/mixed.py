@@ -13,7 +13,12 @@ from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.map_style import check_dataset, position
-from diffaug.datasets.numbering import class_numbers, source_keys, sources_outside
+from diffaug.datasets.numbering import (
+    class_numbers,
+    may_be_a_part,
+    source_keys,
+    sources_outside,
+)
 from diffaug.labels import samples
 from diffaug.labels.dataset import class_counts, known_labels
 from diffaug.labels.label import as_probabilities, check_gamma, class_number
@@ -203,6 +208,7 @@ class MixedDataset(Dataset):
         Args:
             epoch: at least 0.
         """
+        epoch = whole("epoch", epoch, 0)
         pass_epoch(self.dataset, epoch)
         self._draws.set_epoch(epoch, len(self.dataset))
 
@@ -255,6 +261,14 @@ def _own(
 ) -> GeneratedDataset:
     """Leave out the images that were made from others than those of a dataset."""
     outside = set(sources_outside(dataset, generated, keys))
+    if keys is None and may_be_a_part(dataset, generated):
+        warnings.warn(
+            f"'generated' was made from a {generated.source}, and 'dataset' seems to be a part of "
+            "it: images that were made from those of a validation split would not be noticed. "
+            "Augment the part alone, or take a Subset of the whole; own_sources=False accepts it.",
+            UserWarning,
+            stacklevel=3,
+        )
     if not outside:
         return generated
     count, source = len(outside), generated.rows[min(outside)]["source"]

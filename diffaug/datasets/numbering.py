@@ -42,6 +42,17 @@ def source_keys(dataset: Any, generated: GeneratedDataset) -> list[str | None] |
     return _indices(dataset, name, length) or _indices(dataset, "", length)
 
 
+def may_be_a_part(dataset: Any, generated: GeneratedDataset) -> bool:
+    """Return whether a dataset may be a part of the one that a set was made from, as a split is.
+
+    Its type is the same, and it is shorter, and nothing shows which items it has.
+    """
+    name, _, length = (generated.source or "").rpartition(" of ")
+    return length.isdecimal() and any(
+        type(node).__name__ == name and len(node) < int(length) for node in chain_of(dataset)
+    )
+
+
 def sources_outside(
     dataset: Any, generated: GeneratedDataset, keys: Sequence[str | None] | None
 ) -> list[int]:
@@ -96,7 +107,7 @@ def class_numbers(
             raise ValueError(
                 f"'dataset' and 'generated' must number classes alike, and {said} that {name!r} is "
                 f"{numbers[name]}, but {what} has the label {number}; give classes= in the order "
-                "of the dataset's labels."
+                "of the dataset's labels, or a set that was made from this dataset."
             )
         seen.add(name)
     if said == "the set says" and not generated.is_numbered and not plain:
@@ -198,12 +209,8 @@ def _aligned(paths: Sequence[str | None], sources: set[str]) -> list[str | None]
 
 
 def _indices(dataset: Any, name: str, length: str) -> list[str | None] | None:
-    """Return the index of each item in the dataset of this type and length, in or inside one.
-
-    Without a name, the type may be any but that of a subset, whose items are not all of another's.
-    """
-    subset = getattr(dataset, "indices", None) is not None
-    if str(len(dataset)) == length and (type(dataset).__name__ == name or not (name or subset)):
+    """Return the index of each item in the dataset of this type, or any, and of this length."""
+    if str(len(dataset)) == length and name in ("", type(dataset).__name__):
         return [str(index) for index in range(len(dataset))]
     rows: Any = getattr(dataset, "_indices", None)  # a selected dataset of Hugging Face
     if hasattr(rows, "column") and str(len(dataset.data)) == length:

@@ -339,7 +339,13 @@ def test_a_second_pass_without_an_epoch_is_warned_of_once_in_the_caller_s_line()
 
 def test_the_last_batch_may_be_dropped_from_a_pass():
     data = joint([Photos()[0]] * 20, v2.Identity())
-    assert 1 == len(warned(data, [*range(18), *range(2, 20)]))
+    assert 1 == len(warned(data, [*range(18), *range(2, 20), *range(20)]))
+
+
+def test_a_look_at_an_item_hides_no_second_pass():
+    data = joint([Photos()[0]] * 20, v2.Identity())
+    assert [] == warned(data, [0, *range(20)])
+    assert 1 == len(warned(data, range(20)))
 
 
 @pytest.mark.parametrize(

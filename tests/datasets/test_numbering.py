@@ -373,6 +373,24 @@ def test_a_set_of_held_out_images_alone_is_refused(photos, tmp_path):
     assert 2 == len(MixedDataset(train, tmp_path / "set", own_sources=False).generated)
 
 
+def test_a_part_that_does_not_say_which_is_warned_of(photos, of_dataset, tmp_path):
+    augment_dataset(Pairs(ImageFolder(photos), classes=CLASSES), tmp_path / "set", edit())
+    part = Pairs(list(ImageFolder(photos))[:18], classes=CLASSES)
+    with pytest.warns(
+        UserWarning, match="made from a Pairs of 24, and 'dataset' seems to be"
+    ):
+        assert 24 == len(MixedDataset(part, tmp_path / "set").generated)
+    MixedDataset(part, tmp_path / "set", own_sources=False)
+    assert 24 == len(MixedDataset(part, of_dataset).generated)  # another kind of dataset
+
+
+def test_another_part_of_the_same_length_is_noticed_by_its_labels(photos, tmp_path):
+    full = ImageFolder(photos)
+    augment_dataset(Subset(full, range(12)), tmp_path / "set", edit())
+    with pytest.raises(ValueError, match="or a set that was made from this dataset"):
+        MixedDataset(Subset(full, range(12, 24)), tmp_path / "set")
+
+
 def test_a_set_of_other_photographs_stays_whole(of_folder, tmp_path):
     names = [f"{name}/other{number}.png" for name in CLASSES for number in range(2)]
     data = MixedDataset(ImageFolder(save_photos(tmp_path / "others", names)), of_folder)
