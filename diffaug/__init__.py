@@ -26,6 +26,7 @@ from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts
 from diffaug.labels.few_shot import few_shot_subset
 from diffaug.labels.label import soft_label
+from diffaug.labels.origins import image_paths
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.offline.augment import augment_dataset, augment_folder
 from diffaug.offline.shards import merge
@@ -79,6 +80,7 @@ __all__ = [
     "filter_set",
     "finetune",
     "functional",
+    "image_paths",
     "load_image",
     "merge",
     "preview",
