@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -257,3 +258,19 @@ def render_text(text: str, size: int, width: int) -> torch.Tensor:
     canvas = Image.new("L", (width, round(1.4 * size)))
     ImageDraw.Draw(canvas).text((0, 0.1 * size), text, fill=255, font=font)
     return torch.from_numpy(np.array(canvas)) / 255
+
+
+def wrap_text(text: str, size: int, width: int) -> list[str]:
+    """Break a text into lines that ``render_text`` draws whole; a word that is too long is cut."""
+    font = ImageFont.load_default(size)
+    lines, line = list[str](), ""
+    for word in re.split(r"(?<= )(?=[^ ])", text):
+        if line and font.getlength((line + word).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        for letter in word:
+            if line and letter != " " and font.getlength(line + letter) > width:
+                lines.append(line)
+                line = ""
+            line += letter
+    return [*lines, line.rstrip()]

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from diffaug.offline.lookalikes import refuse_lookalike
 from diffaug.offline.sources import Skipped, Source, SourceImage
-from diffaug.offline.trees import open_tree
+from diffaug.offline.trees import LocalTree, open_tree
 
 #: A file's name has at most 255 bytes, and copies get a number and an extension.
 LONGEST_NAME = 230
@@ -31,6 +32,8 @@ class FolderSource(Source):
 
     def __init__(self, folder: str | os.PathLike[str], only: Iterable[str] | None = None) -> None:
         self.files = open_tree(folder)
+        if isinstance(self.files, LocalTree):
+            refuse_lookalike(self.files.root)
         self.name, self.threads = self.files.name, self.files.threads
         paths = self.files.list()
         reasons = {path: reason for path in paths if (reason := _unfit(path))}

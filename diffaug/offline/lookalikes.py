@@ -1,0 +1,94 @@
+"""Folders that look like one folder per class, and are something else."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from diffaug.errors import DestinationError
+from diffaug.offline.manifest import MANIFEST, is_set, read_run
+
+#: What DiffuseMix's released code makes of each image, each in a folder of this name with one
+#: folder per class in it.
+DIFFUSEMIX_STAGES = ("original_resized", "generated", "fractal", "concatenated", "blended")
+
+
+def refuse_lookalike(folder: str | os.PathLike[str], name: str = "source") -> None:
+    """Refuse a folder whose subfolders are no classes of photographs.
+
+    Args:
+        folder: what was given; a folder that is not there is somebody else's concern.
+        name: of the argument.
+
+    Raises:
+        ValueError: it is a generated set, or has one among its class folders, or holds the output
+            of the released code of Diff-Mix or DiffuseMix.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        return
+    must = f"'{name}' must hold photographs in one folder per class, and"
+    if is_set(root):
+        raise ValueError(
+            f"{must} '{folder}' is {describe_set(root)}; give its source, or look at it with "
+            f"'diffaug preview {folder} sheet.png'. If you do want its images as a source, copy "
+            "its class folders alone to another folder."
+        )
+    inner = next((path for path in _folders(root) if is_set(path)), None)
+    if inner is not None:
+        raise ValueError(
+            f"{must} '{inner}' is {describe_set(inner)}, which would count as a class; move it "
+            "elsewhere."
+        )
+    if is_diffmix_release(root):
+        raise ValueError(
+            f"{must} '{folder}' is a set of Diff-Mix's released code, whose folders are the classes "
+            "of the sources; read it with 'diffaug import'."
+        )
+    if is_diffmix_release(root.parent) and root.name == "data":
+        raise ValueError(
+            f"{must} '{folder}' is part of a set of Diff-Mix's released code, whose folders are "
+            f"the classes of the sources; read it with 'diffaug import {root.parent}'."
+        )
+    if is_diffusemix_result(root):
+        raise ValueError(
+            f"{must} '{folder}' is what DiffuseMix's released code writes: its folders are stages, "
+            f"and no classes; give '{root / 'blended'}', or read it with 'diffaug import'."
+        )
+
+
+def describe_set(folder: Path) -> str:
+    """Say what a set is: finished or not, made from what, by which method."""
+    run: dict[str, Any] = {"identity": {}}
+    with suppress(DestinationError):  # a run.json of something else
+        run = read_run(folder) or run
+    whole = (folder / MANIFEST).is_file()
+    finished = "a generated set" if whole else "a generated set that is not finished"
+    source = f" made from '{run['source']}'" if run.get("source") else ""
+    method = f" by {run['identity']['method']}" if run["identity"].get("method") else ""
+    return f"{finished}{source}{method}"
+
+
+def is_diffmix_release(folder: Path) -> bool:
+    """Return whether a folder has the layout of Diff-Mix's released code: tables beside ``data``."""
+    return (folder / "data").is_dir() and any(map(_is_table, folder.glob("*meta*.csv")))
+
+
+def _is_table(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return b"First Directory" in file.readline(1000)
+    return False
+
+
+def is_diffusemix_result(folder: Path) -> bool:
+    """Return whether a folder's subfolders are DiffuseMix's stages, and the stages hold classes."""
+    names = {path.name for path in _folders(folder)}
+    staged = len(names & set(DIFFUSEMIX_STAGES)) > 1 and names <= set(DIFFUSEMIX_STAGES)
+    return staged and all(any(_folders(folder / name)) for name in names)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []

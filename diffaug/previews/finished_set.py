@@ -1,0 +1,179 @@
+"""The images of a generated set on a contact sheet, each beside its source."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+from diffaug import images
+from diffaug.datasets.generated import source_label
+from diffaug.errors import DestinationError, UnreadableImageError
+from diffaug.offline.destination import Destination
+from diffaug.offline.lookalikes import describe_set
+from diffaug.offline.manifest import Row, read_run
+from diffaug.offline.shards import parts_of
+from diffaug.previews.captions import (
+    REFUSED,
+    SEPARATOR,
+    attempts_note,
+    mixed_label,
+    settings_of,
+)
+from diffaug.previews.drawing import SheetRow
+from diffaug.seeds import derive_seed
+
+#: What ``GeneratedDataset`` takes by default.
+GAMMA = 0.5
+
+
+class SetImage(NamedTuple):
+    """An image of a set: the folder that its path starts from, and its row."""
+
+    folder: Path
+    row: Row
+
+
+def images_of(folder: Path) -> Iterator[SetImage]:
+    """List the images of a set that are there; those of parts that are not merged, too."""
+    for part in [folder, *(shard.folder(folder) for shard in parts_of(folder))]:
+        last = {row["file_name"]: row for row in Destination(part, {}).rows()}
+        for row in last.values():
+            yield SetImage(part, row)
+
+
+def choose_rows(folder: Path, count: int, seed: int) -> list[SetImage]:
+    """Choose images spread evenly over the classes of a set, and over the images of each class.
+
+    Copies of originals count as a class of their own, the last one.
+
+    Raises:
+        ValueError: the set has no image yet.
+    """
+    groups: dict[tuple[bool, str], list[SetImage]] = {}
+    for image in images_of(folder):
+        original = image.row.get("method") == "original"
+        key = (original, "" if original else str(image.row.get("label")))
+        groups.setdefault(key, []).append(image)
+    if not groups:
+        raise ValueError(
+            f"'source' must hold images, and the generated set '{folder}' has none yet; run the "
+            "same command again to make them."
+        )
+    ordered = [groups[key] for key in sorted(groups)]
+    shares = _shares([len(group) for group in ordered], count)
+    chosen = []
+    for number, (group, share) in enumerate(zip(ordered, shares, strict=True)):
+        for place in range(share):
+            first, end = (edge * len(group) // share for edge in (place, place + 1))
+            shift = derive_seed("preview", seed, number, place) % (end - first) if seed else 0
+            chosen.append(group[first + shift])
+    return chosen
+
+
+def _shares(sizes: Sequence[int], count: int) -> list[int]:
+    """Say how many of each group to take: equally many where that is possible."""
+    shares = [0] * len(sizes)
+    if count < len(sizes):
+        for number in range(count):
+            shares[number * len(sizes) // count] = 1
+        return shares
+    left = min(count, sum(sizes))
+    while left:
+        for number, size in enumerate(sizes):
+            if left and shares[number] < size:
+                shares[number] += 1
+                left -= 1
+    return shares
+
+
+def sheet_rows(
+    folder: Path, chosen: Sequence[SetImage]
+) -> tuple[list[SheetRow], list[tuple[str, str]]]:
+    """Read images and their sources; also return those that cannot be read, with the reason.
+
+    Raises:
+        UnreadableImageError: none of them can be read.
+    """
+    root = _source_folder(folder)
+    rows, skipped = [], []
+    for image in chosen:
+        name = image.row["file_name"]
+        try:
+            generated = images.read_image(image.folder / name)
+        except UnreadableImageError as error:
+            skipped.append((name, str(error)))
+            continue
+        pictures: dict[str, Any] = {"source": _source(root, image.row), "generated": generated}
+        rows.append(SheetRow("", pictures, tuple(lines_of(image.row))))
+    if not rows:
+        raise UnreadableImageError(skipped[0][1])
+    return rows, skipped
+
+
+def lines_of(row: Row) -> list[str]:
+    """Say what a manifest knows of an image, a line for each fact."""
+    lines = [str(row["file_name"])]
+    if row.get("method") == "original":
+        return [*lines, f"label {row.get('label')}", "the original, copied"]
+    strength, fallback = row.get("strength"), bool(row.get("fallback"))
+    if row.get("label") is not None:
+        source, target = source_label(row), str(row["label"])
+        lines.append(f"label {mixed_label(source, target, strength, GAMMA)}")
+    if row.get("prompt") is not None:
+        lines.append(f"prompt {row['prompt']}")
+    how_far = [] if fallback else settings_of({"strength": strength}, "strength")
+    blended = settings_of(row, "mask") + ([str(row["fractal"])] if row.get("fractal") else [])
+    for facts in (how_far + settings_of(row, "seed"), blended + settings_of(row, "alpha")):
+        lines += [SEPARATOR.join(facts)] if facts else []
+    lines += [REFUSED] if fallback else attempts_note(row.get("attempts"))
+    if row.get("kept") is False:
+        judges = [name.removesuffix("_kept") for name in row if name.endswith("_kept")]
+        by = [name for name in judges if row[f"{name}_kept"] is False]
+        lines.append("rejected" + (f" by {', '.join(by)}" if by else ""))
+    return lines
+
+
+def title_of(folder: Path) -> str:
+    """Say what the whole set is, and how many of its images need a second look."""
+    counts = dict.fromkeys(("images", "originals", "refused", "tried again", "rejected"), 0)
+    mixed = False
+    for _, row in images_of(folder):
+        mixed |= row.get("strength") is not None and source_label(row) != row.get("label")
+        original = row.get("method") == "original"
+        counts["images"] += not original
+        counts["originals"] += original
+        counts["refused"] += bool(row.get("fallback"))
+        counts["tried again"] += not row.get("fallback") and (row.get("attempts") or 1) > 1
+        counts["rejected"] += row.get("kept") is False
+    total = counts.pop("images")
+    marks = [f"{count} {name}" for name, count in counts.items() if count]
+    about = [", ".join([f"{total} images", *marks]), describe_set(folder)]
+    about += [f"labels at gamma {GAMMA}"] if mixed else []
+    return f"{folder.resolve().name}: {'; '.join(about)}"
+
+
+def _source_folder(folder: Path) -> Path | str:
+    """Return the folder that a set was made from, or why it cannot be looked into."""
+    with suppress(DestinationError):
+        named = (read_run(folder) or {}).get("source")
+        if named is None:
+            return "the source is not recorded"
+        if not Path(named).is_dir():
+            return f"the source is not here: {named}"
+        return Path(named)
+    return "the source is not recorded"
+
+
+def _source(root: Path | str, row: Row) -> Any:
+    """Read the source of an image; a text says why there is none."""
+    if isinstance(root, str):
+        return root
+    if row.get("source") is None:
+        return "the source is not recorded"
+    key = PurePath(str(row["source"]))
+    if key.is_absolute() or ".." in key.parts:
+        return f"the source is outside its folder: {key}"
+    try:
+        return images.read_image(root / key)
+    except UnreadableImageError:
+        return f"the source is gone: {key}"
