@@ -25,6 +25,7 @@ from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.offline.augment import augment_dataset, augment_folder
+from diffaug.offline.released import export_set, import_set
 from diffaug.offline.run import Summary
 from diffaug.offline.shards import merge
 from diffaug.previews.contact_sheet import preview
@@ -71,10 +72,12 @@ __all__ = [
     "cache_info",
     "class_counts",
     "errors",
+    "export_set",
     "few_shot_subset",
     "filter_set",
     "finetune",
     "functional",
+    "import_set",
     "merge",
     "preview",
     "serve",

@@ -2,12 +2,18 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffaug.cli.app import app, err, out
 from diffaug.cli.options import Seed, TransformOptions, takes_transform
+
+if TYPE_CHECKING:
+    from diffaug.offline.released import ReleaseSummary
+
+#: So many images that were left out are named.
+SKIPPED_SHOWN = 20
 
 
 @app.command()
@@ -56,3 +62,51 @@ def _given(context: Any) -> list[str]:
     names = [field.name for field in fields(TransformOptions)]
     sources = ((name, context.get_parameter_source(name)) for name in names)
     return [name for name, source in sources if source is not None and source.name != "DEFAULT"]
+
+
+@app.command("import")
+def import_released(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="What the authors' code wrote: Diff-Mix's folder with data/ and meta.csv, or "
+            "DiffuseMix's result/."
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
+    filtered: Annotated[
+        bool,
+        typer.Option("--filtered", help="Mark as rejected what remained_meta.csv lacks."),
+    ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs it was made from: its folders name the classes."),
+    ] = None,
+) -> None:
+    """Read a set of the authors' released code as a set of ours; the images are copied."""
+    from diffaug.offline.released import import_set
+
+    done = import_set(folder, destination, filtered=filtered, source=source, progress=True)
+    _print_release(done)
+
+
+@app.command("export")
+def export_released(
+    folder: Annotated[Path, typer.Argument(metavar="SET", help="Finished set of ours.")],
+    destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
+) -> None:
+    """Write a set for Diff-Mix's released code: data/, meta.csv, remained_meta.csv."""
+    from diffaug.offline.released import export_set
+
+    _print_release(export_set(folder, destination, progress=True))
+
+
+def _print_release(done: "ReleaseSummary") -> None:
+    shown = ", ".join(done.classes[:6]) + (", ..." if len(done.classes) > 6 else "")
+    rejected = f", {done.images - done.kept} of them rejected" if done.kept < done.images else ""
+    out.print(f"{done.images} images of {len(done.classes)} classes ({shown}){rejected}")
+    out.print(f"in {done.destination}")
+    for place, reason in done.skipped[:SKIPPED_SHOWN]:
+        err.print(f"skipped {place}: {reason}")
+    if len(done.skipped) > SKIPPED_SHOWN:
+        err.print(f"skipped {len(done.skipped)} in all")

@@ -42,8 +42,8 @@ def refuse_lookalike(folder: str | os.PathLike[str], name: str = "source") -> No
         )
     if is_diffmix_release(root):
         raise ValueError(
-            f"{must} '{folder}' is a set of Diff-Mix's released code, whose folders are the classes "
-            "of the sources; read it with 'diffaug import'."
+            f"{must} '{folder}' is a set of Diff-Mix's released code, whose folders are the "
+            "classes of the sources; read it with 'diffaug import'."
         )
     if is_diffmix_release(root.parent) and root.name == "data":
         raise ValueError(
@@ -65,12 +65,13 @@ def describe_set(folder: Path) -> str:
     whole = (folder / MANIFEST).is_file()
     finished = "a generated set" if whole else "a generated set that is not finished"
     source = f" made from '{run['source']}'" if run.get("source") else ""
+    source = f" imported from '{run['imported']}'" if run.get("imported") else source
     method = f" by {run['identity']['method']}" if run["identity"].get("method") else ""
     return f"{finished}{source}{method}"
 
 
 def is_diffmix_release(folder: Path) -> bool:
-    """Return whether a folder has the layout of Diff-Mix's released code: tables beside ``data``."""
+    """Return whether a folder has Diff-Mix's released layout: tables beside ``data``."""
     return (folder / "data").is_dir() and any(map(_is_table, folder.glob("*meta*.csv")))
 
 

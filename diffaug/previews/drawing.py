@@ -104,7 +104,8 @@ def _text(
     """Draw lines of text one below the other, each broken where it is too long."""
     broken = [part for line in lines for part in images.wrap_text(line, size, width)]
     coverage = torch.cat([images.render_text(part, size, width) for part in broken])
-    paper = _plain(*coverage.shape, background).float()
+    height = coverage.shape[0]
+    paper = _plain(height, width, background).float()
     ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
     return torch.lerp(paper, ink, coverage).round().to(torch.uint8)
 

@@ -52,3 +52,26 @@ def test_diffmix_on_a_set_says_so_before_it_looks_for_a_model(generated, tmp_pat
 
 def test_filter_on_photographs_says_what_it_wants(photos):
     assert "must hold a generated set" in refused(2, "filter", photos, "--scorer", "similarity")
+
+
+def test_a_release_is_imported_and_a_set_exported(generated, tmp_path):
+    done = run("export", generated, tmp_path / "release")
+    assert 0 == done.exit_code, done.output
+    assert f"2 images of 2 classes (cat, dog)\nin {tmp_path / 'release'}\n" == done.stdout
+    (tmp_path / "release/data/cat/cat-000000-1.0.jpg").unlink()
+    done = run("import", tmp_path / "release", tmp_path / "again")
+    assert f"1 images of 2 classes (cat, dog)\nin {tmp_path / 'again'}\n" == done.stdout
+    assert "skipped cat/cat-000000-1.0.jpg: it is not there" in done.stderr
+
+
+def test_the_authors_filter_is_counted(generated, tmp_path):
+    run("export", generated, tmp_path / "release")
+    table = tmp_path / "release/meta.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    (tmp_path / "release/remained_meta.csv").write_text("".join(lines[:2]))
+    done = run("import", tmp_path / "release", tmp_path / "again", "--filtered")
+    assert "2 images of 2 classes (cat, dog), 1 of them rejected" in done.stdout
+
+
+def test_a_folder_of_photographs_is_no_release(photos, tmp_path):
+    assert "has neither layout" in refused(2, "import", photos, tmp_path / "again")
