@@ -18,6 +18,7 @@ from diffaug.filtering.classifier import ClassifierFilter
 from diffaug.filtering.clip import ClipFilter
 from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.filtering.verdicts import filter_set
+from diffaug.finetuning.released import import_checkpoint
 from diffaug.finetuning.run import finetune
 from diffaug.fractals import FractalBank
 from diffaug.labels.collate import MixCollate
@@ -77,6 +78,7 @@ __all__ = [
     "filter_set",
     "finetune",
     "functional",
+    "import_checkpoint",
     "import_set",
     "merge",
     "preview",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffaug.cli.app import app, err, out
-from diffaug.cli.options import Seed, TransformOptions, takes_transform
+from diffaug.cli.options import Seed, TransformOptions, refuse, takes_transform
 
 if TYPE_CHECKING:
     from diffaug.offline.released import ReleaseSummary
@@ -69,23 +69,41 @@ def import_released(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="What the authors' code wrote: Diff-Mix's folder with data/ and meta.csv, or "
-            "DiffuseMix's result/."
+            help="What the authors' code wrote: Diff-Mix's folder with data/ and meta.csv, its "
+            "checkpoint, or DiffuseMix's result/."
         ),
     ],
     destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
     filtered: Annotated[
         bool,
-        typer.Option("--filtered", help="Mark as rejected what remained_meta.csv lacks."),
+        typer.Option("--filtered", help="Mark as rejected what remained_meta.csv lacks. [set]"),
     ] = False,
     source: Annotated[
         Path | None,
-        typer.Option(help="Folder of photographs it was made from: its folders name the classes."),
+        typer.Option(
+            help="Folder of photographs it was made from: its folders name the classes. [set]"
+        ),
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Model that was trained. Default: sd15. [checkpoint]")
+    ] = None,
+    metaclass: Annotated[
+        str, typer.Option(help="What all classes are, such as bird. [checkpoint]")
+    ] = "",
 ) -> None:
-    """Read a set of the authors' released code as a set of ours; the images are copied."""
+    """Read what the authors' released code made: a set, or a checkpoint of Diff-Mix."""
+    from diffaug.backends.checkpoints import is_checkpoint
+
+    if is_checkpoint(folder.expanduser()):
+        from diffaug.finetuning.released import import_checkpoint
+
+        refuse("a checkpoint, which is no set", filtered=filtered, source=source)
+        names = import_checkpoint(folder, destination, base=base or "sd15", metaclass=metaclass)
+        out.print(f"{_classes(names)}\nin {destination}: give it as --backend")
+        return
     from diffaug.offline.released import import_set
 
+    refuse("a set, which is no checkpoint", base=base, metaclass=metaclass)
     done = import_set(folder, destination, filtered=filtered, source=source, progress=True)
     _print_release(done)
 
@@ -102,11 +120,15 @@ def export_released(
 
 
 def _print_release(done: "ReleaseSummary") -> None:
-    shown = ", ".join(done.classes[:6]) + (", ..." if len(done.classes) > 6 else "")
     rejected = f", {done.images - done.kept} of them rejected" if done.kept < done.images else ""
-    out.print(f"{done.images} images of {len(done.classes)} classes ({shown}){rejected}")
+    out.print(f"{done.images} images of {_classes(done.classes)}{rejected}")
     out.print(f"in {done.destination}")
     for place, reason in done.skipped[:SKIPPED_SHOWN]:
         err.print(f"skipped {place}: {reason}")
     if len(done.skipped) > SKIPPED_SHOWN:
         err.print(f"skipped {len(done.skipped)} in all")
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return f"{len(names)} classes ({shown})"
