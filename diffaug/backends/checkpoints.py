@@ -8,10 +8,7 @@ LORA = "pytorch_lora_weights.safetensors"
 PICKLE = "learned_embeds-steps-last.bin"
 #: What the pickle becomes; docs/released.md says how.
 EMBEDDINGS = "learned_embeds.safetensors"
-HOW = (
-    f"{PICKLE} is a pickle, which can run code when read, so turn it into {EMBEDDINGS} with the "
-    "four lines of docs/released.md"
-)
+HOW = f"turn {PICKLE}, a pickle, into {EMBEDDINGS} as docs/released.md says"
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -30,9 +27,9 @@ def refuse_checkpoint(folder: Path) -> None:
     if is_checkpoint(folder):
         first = "" if (folder / EMBEDDINGS).exists() else f"{HOW}, then "
         raise ModelError(
-            f"'{folder}' holds what the released code of Diff-Mix has learned, and no model. To "
-            f"use it, {first}run 'diffaug import {folder} DESTINATION --base sd15', and give "
-            "DESTINATION as the backend."
+            f"'{folder}' holds what the released code of Diff-Mix has learned, and no model; "
+            f"{first}run 'diffaug import {folder} DESTINATION --base sd15', and give DESTINATION "
+            "as the backend."
         )
     if (folder / LORA).exists() and not (folder / "model_index.json").exists():
         raise ModelError(

@@ -53,7 +53,7 @@ def import_checkpoint(
     if not root.is_dir():
         raise ValueError(f"'folder' must be an existing folder, got '{folder}'.")
     if not (root / checkpoints.EMBEDDINGS).exists():
-        raise ModelError(f"'{folder}' lacks {checkpoints.EMBEDDINGS}: {checkpoints.HOW}.")
+        raise ModelError(f"'{folder}' lacks {checkpoints.EMBEDDINGS}; {checkpoints.HOW}.")
     classes = _classes(root / checkpoints.EMBEDDINGS)
     finetuned.tensor_names(root / checkpoints.LORA)
     check_outside(destination, root)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.errors import DestinationError
-from diffaug.offline.manifest import MANIFEST, is_set, read_run
+from diffaug.offline.manifest import JOURNAL, MANIFEST, RUN, is_set, read_run
 
 #: What DiffuseMix's released code makes of each image, each in a folder of this name with one
 #: folder per class in it.
@@ -34,7 +34,7 @@ def refuse_lookalike(folder: str | os.PathLike[str], name: str = "source") -> No
             f"'diffaug preview {folder} sheet.png'. If you do want its images as a source, copy "
             "its class folders alone to another folder."
         )
-    inner = next((path for path in _folders(root) if is_set(path)), None)
+    inner = next((path for path in _folders(root) if _may_be_set(path) and is_set(path)), None)
     if inner is not None:
         raise ValueError(
             f"{must} '{inner}' is {describe_set(inner)}, which would count as a class; move it "
@@ -55,6 +55,24 @@ def refuse_lookalike(folder: str | os.PathLike[str], name: str = "source") -> No
             f"{must} '{folder}' is what DiffuseMix's released code writes: its folders are stages, "
             f"and no classes; give '{root / 'blended'}', or read it with 'diffaug import'."
         )
+
+
+def _may_be_set(folder: Path) -> bool:
+    """Return whether a class folder has a file of a set; it is not listed, for it may be large."""
+    return any((folder / name).is_file() for name in (RUN, MANIFEST, JOURNAL))
+
+
+def refuse_set_of_images(dataset: Any) -> None:
+    """Refuse a dataset that reads the folders of a generated set as photographs.
+
+    Raises:
+        ValueError: its root, as torchvision's ``ImageFolder`` has it, is a set.
+    """
+    while hasattr(dataset, "dataset"):  # of a Subset
+        dataset = dataset.dataset
+    root = getattr(dataset, "root", None)
+    if isinstance(root, (str, Path)) and is_set(root):
+        refuse_lookalike(root, "dataset")
 
 
 def describe_set(folder: Path) -> str:
@@ -90,6 +108,7 @@ def is_diffusemix_result(folder: Path) -> bool:
 
 def _folders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir())
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
     except OSError:
         return []

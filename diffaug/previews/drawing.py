@@ -84,8 +84,8 @@ def contact_sheet(rows: Sequence[SheetRow], tile: int = 256, title: str = "") ->
 def _box(picture: torch.Tensor | str, tile: int, size: int) -> torch.Tensor:
     """Fit a picture into a box; where there is none, draw an empty box with the reason."""
     if isinstance(picture, str):
-        box = _plain(tile // 2, tile, EMPTY)
-        reason = _text([picture], size, tile - GUTTER, FAINT, EMPTY)[:, : tile // 2 - GUTTER]
+        reason = _text([picture], size, tile - GUTTER, FAINT, EMPTY)
+        box = _plain(max(tile // 2, reason.shape[1] + 2 * GUTTER), tile, EMPTY)
         box[:, GUTTER : GUTTER + reason.shape[1], GUTTER // 2 : tile - GUTTER // 2] = reason
         return box
     height, width = picture.shape[1:]

@@ -87,7 +87,7 @@ def test_a_checkpoint_given_as_a_model_says_what_to_do(checkpoint, request, kind
         resolve(checkpoint)
     message = str(caught.value)
     assert f"run 'diffaug import {checkpoint} DESTINATION --base sd15'" in message
-    assert ("is a pickle" in message) == (kind == "pickled")
+    assert ("a pickle" in message) == (kind == "pickled")
     assert "model_index.json" not in message
 
 

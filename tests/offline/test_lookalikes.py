@@ -4,8 +4,17 @@ import shutil
 
 import pytest
 from image_folders import save_photos
+from torch.utils.data import Subset
+from torchvision.datasets import ImageFolder
 
-from diffaug import PromptEdit, RecordingBackend, augment_folder, finetune, preview
+from diffaug import (
+    PromptEdit,
+    RecordingBackend,
+    augment_dataset,
+    augment_folder,
+    finetune,
+    preview,
+)
 from diffaug.offline.lookalikes import refuse_lookalike
 from diffaug.offline.manifest import is_set
 
@@ -80,6 +89,14 @@ def test_its_class_folders_alone_are_a_source(generated, tmp_path):
 def test_fine_tuning_on_a_set_is_refused_too(generated, tmp_path):
     with pytest.raises(ValueError, match="is a generated set made from"):
         finetune(generated, tmp_path / "tuned", base="tiny-translate")
+
+
+def test_a_dataset_of_a_sets_folders_is_refused_too(photos, generated, tmp_path):
+    data = ImageFolder(generated)
+    for dataset in (data, Subset(data, [0])):
+        with pytest.raises(ValueError, match="'dataset' must hold photographs .* generated set"):
+            augment_dataset(dataset, tmp_path / "new", EDIT)
+    assert 2 == augment_dataset(ImageFolder(photos), tmp_path / "new", EDIT).made
 
 
 def test_a_set_among_the_class_folders_is_refused(photos, generated, tmp_path):

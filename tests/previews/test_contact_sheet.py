@@ -106,10 +106,12 @@ def test_a_long_caption_takes_several_lines():
 
 
 def test_a_box_without_a_picture_says_why():
-    sheet = contact_sheet([SheetRow("", {"source": "it is gone"})], tile=64)
+    sheet = contact_sheet([SheetRow("", {"source": "it is gone"})], tile=256)
     paper = torch.tensor(EMPTY, dtype=torch.uint8)[:, None, None]
     empty = (sheet == paper).all(0)
-    assert 0 < empty.sum() < 64 * 32  # the rest of the box is the text
+    assert 0.9 * 256 * 128 < empty.sum() < 256 * 128  # the rest of the box is the text
+    long = contact_sheet([SheetRow("", {"source": "a long path " * 9})], tile=64)
+    assert len(wrap_text("a long path " * 9, 12, 64 - GUTTER)) * 17 <= long.shape[1]
 
 
 def test_the_same_seed_draws_the_same_sheet(photos, tmp_path):
