@@ -3,7 +3,9 @@
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -250,7 +252,7 @@ def encode_image(pixels: torch.Tensor, format: str, quality: int = 95) -> bytes:
 
 def render_text(text: str, size: int, width: int) -> torch.Tensor:
     """Draw a line of text as coverage in [0, 1], (H, width); an ellipsis ends one that is cut."""
-    font = ImageFont.load_default(size)
+    text, font = _legible(text, size)
     if font.getlength(text) > width:
         while text and font.getlength(f"{text}…") > width:
             text = text[:-1]
@@ -262,7 +264,7 @@ def render_text(text: str, size: int, width: int) -> torch.Tensor:
 
 def wrap_text(text: str, size: int, width: int) -> list[str]:
     """Break a text into lines that ``render_text`` draws whole; a word that is too long is cut."""
-    font = ImageFont.load_default(size)
+    text, font = _legible(text, size)
     lines, line = list[str](), ""
     for word in re.split(r"(?<= )(?=[^ ])", text):
         if line and font.getlength((line + word).rstrip()) > width:
@@ -274,3 +276,24 @@ def wrap_text(text: str, size: int, width: int) -> list[str]:
                 line = ""
             line += letter
     return [*lines, line.rstrip()]
+
+
+def _legible(text: str, size: int) -> tuple[str, Any]:
+    """Return a text and a font that has its letters; without one, letters lose their accents.
+
+    Pillow's own font draws a box for most letters beyond ASCII.
+    """
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    if all(letter.isascii() or letter in "·…" for letter in text):
+        return text, ImageFont.load_default(size)
+    for name in (
+        "DejaVuSans.ttf",
+        "NotoSans-Regular.ttf",
+        "LiberationSans-Regular.ttf",
+        "arial.ttf",
+    ):
+        with suppress(OSError):
+            return text, ImageFont.truetype(name, size)
+    plain = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return plain, ImageFont.load_default(size)

@@ -34,6 +34,11 @@ def refuse_lookalike(folder: str | os.PathLike[str], name: str = "source") -> No
             f"'diffaug preview {folder} sheet.png'. If you do want its images as a source, copy "
             "its class folders alone to another folder."
         )
+    if _may_be_set(root.parent) and is_set(root.parent):
+        raise ValueError(
+            f"{must} '{folder}' is part of '{root.parent}', {describe_set(root.parent)}; give its "
+            f"source, or look at it with 'diffaug preview {root.parent} sheet.png'."
+        )
     inner = next((path for path in _folders(root) if _may_be_set(path) and is_set(path)), None)
     if inner is not None:
         raise ValueError(
@@ -63,14 +68,14 @@ def _may_be_set(folder: Path) -> bool:
 
 
 def refuse_set_of_images(dataset: Any) -> None:
-    """Refuse a dataset that reads the folders of a generated set as photographs.
+    """Refuse a dataset that reads a generated set as photographs.
 
     Raises:
-        ValueError: its root, as torchvision's ``ImageFolder`` has it, is a set.
+        ValueError: its ``root`` or ``folder`` is a set.
     """
     while hasattr(dataset, "dataset"):  # of a Subset
         dataset = dataset.dataset
-    root = getattr(dataset, "root", None)
+    root = getattr(dataset, "root", getattr(dataset, "folder", None))
     if isinstance(root, (str, Path)) and is_set(root):
         refuse_lookalike(root, "dataset")
 

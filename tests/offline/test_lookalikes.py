@@ -8,6 +8,7 @@ from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
 from diffaug import (
+    GeneratedDataset,
     PromptEdit,
     RecordingBackend,
     augment_dataset,
@@ -91,9 +92,14 @@ def test_fine_tuning_on_a_set_is_refused_too(generated, tmp_path):
         finetune(generated, tmp_path / "tuned", base="tiny-translate")
 
 
+def test_a_class_folder_of_a_set_is_part_of_it(generated, tmp_path):
+    with pytest.raises(ValueError, match=r"cat' is part of '.*set', a generated set made from"):
+        preview(generated / "cat", tmp_path / "sheet.png", EDIT)
+
+
 def test_a_dataset_of_a_sets_folders_is_refused_too(photos, generated, tmp_path):
     data = ImageFolder(generated)
-    for dataset in (data, Subset(data, [0])):
+    for dataset in (data, Subset(data, [0]), GeneratedDataset(generated)):
         with pytest.raises(ValueError, match="'dataset' must hold photographs .* generated set"):
             augment_dataset(dataset, tmp_path / "new", EDIT)
     assert 2 == augment_dataset(ImageFolder(photos), tmp_path / "new", EDIT).made
