@@ -6,13 +6,13 @@ row for each image. DiffuseMix: ``<stage>/<class>/<file>_<stage>_<prompt>_<numbe
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffaug import images
 from diffaug.arguments import unit
 from diffaug.offline.lookalikes import is_diffmix_release, is_diffusemix_result
 from diffaug.offline.manifest import Row
@@ -21,6 +21,8 @@ from diffaug.offline.sources import Skipped, class_folder
 TABLE = "meta.csv"
 #: The images that CLIP kept, as the training code and as the filtering code call the table.
 FILTERED = ("remained_meta.csv", "meta_10-100per.csv")
+#: Of the images that the released code writes, and of those that a set of ours may have.
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 COLUMNS = ("First Directory", "Second Directory", "Number", "Strength", "Path")
 #: Columns of a manifest: where an image was in its release, and its number there.
 PATH, NUMBER = "released_path", "released_number"
@@ -90,6 +92,9 @@ def _diffmix(folder: Path, filtered: bool) -> Release:
         except ValueError as error:
             place = f"{table.name}, line {number} ({path})" if table else path
             skipped.append(Skipped(place, str(error)))
+    if table:
+        unlisted = [key for key in _images_below(folder / "data") if key not in seen]
+        skipped += [Skipped(key, f"{table.name} does not list it") for key in unlisted]
     if kept is not None:
         for row in rows:
             row["released_kept"] = row["kept"] = row[PATH] in kept
@@ -121,7 +126,7 @@ def _read_table(path: Path) -> list[dict[str, Any]]:
 
 def _listed(folder: Path) -> Iterator[dict[str, Any]]:
     """Make the table of a set that has none from its files, as the released code does."""
-    for key in images.list_keys(folder):
+    for key in _images_below(folder):
         first, _, name = key.partition("/")
         if match := _DIFFMIX_NAME.fullmatch(name):
             second = match["target"].replace("_", " ")
@@ -141,7 +146,15 @@ def is_image_path(path: str) -> bool:
     """Return whether a path is that of an image in a class folder, and leads nowhere else."""
     folder, *names = path.split("/")
     one_deep = len(names) == 1 and folder != "" and ":" not in folder
-    return one_deep and images.is_image_key(path)  # which has no part that begins with a dot
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    return one_deep and not hidden and PurePosixPath(path).suffix.lower() in SUFFIXES
+
+
+def _images_below(folder: Path) -> list[str]:
+    """List the images in the class folders of a folder, by their paths below it."""
+    classes = sorted(path for path in folder.iterdir() if is_class(path))
+    keys = (f"{path.name}/{name}" for path in classes for name in sorted(os.listdir(path)))
+    return [key for key in keys if is_image_path(key)]
 
 
 def _diffmix_row(entry: dict[str, Any], path: str) -> Row:
@@ -195,7 +208,7 @@ def _diffmix_row(entry: dict[str, Any], path: str) -> Row:
 
 def _diffusemix(folder: Path) -> Release:
     root, rows, skipped = folder / "blended", list[Row](), list[Skipped]()
-    for key in images.list_keys(root):
+    for key in _images_below(root):
         label, _, name = key.partition("/")
         match = _DIFFUSEMIX_NAME.fullmatch(name)
         if match is None:

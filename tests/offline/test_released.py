@@ -162,6 +162,21 @@ def test_a_filtered_table_alone_is_the_table(release, tmp_path):
     assert 4 == import_set(release, tmp_path / "set").images
 
 
+def test_images_that_the_table_lacks_are_left_out_and_named(release, tmp_path):
+    save_photos(release / "data", ["Sooty_Albatross/Laysan_Albatross-000009-0.7.png"])
+    done = import_set(release, tmp_path / "set")
+    [(place, reason)] = done.skipped
+    assert 4 == done.images and "meta.csv does not list it" == reason
+    assert "Sooty_Albatross/Laysan_Albatross-000009-0.7.png" == place
+
+
+def test_rows_that_only_the_filtered_table_has_are_named(release, tmp_path):
+    extra = line_of("Sooty Albatross", "Laysan Albatross", 9, 0.7)
+    write_table(release / "remained_meta.csv", [line_of(*made) for made in MADE] + [extra])
+    [(place, reason)] = import_set(release, tmp_path / "set", filtered=True).skipped
+    assert extra[-1] == place and "remained_meta.csv has it, and meta.csv has not" == reason
+
+
 def test_without_a_table_the_files_say_what_they_are(release, tmp_path):
     expected = import_set(release, tmp_path / "listed")
     (release / "meta.csv").unlink()
