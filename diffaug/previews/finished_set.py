@@ -1,6 +1,6 @@
 """The images of a generated set on a contact sheet, each beside its source."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from diffaug import images
 from diffaug.datasets.generated import source_label
 from diffaug.errors import DestinationError, UnreadableImageError
-from diffaug.offline.destination import Destination
+from diffaug.offline.destination import Destination, Journal
 from diffaug.offline.lookalikes import describe_set
-from diffaug.offline.manifest import Row, read_run
+from diffaug.offline.manifest import MANIFEST, Row, each_row, read_run
 from diffaug.offline.shards import parts_of
 from diffaug.previews.captions import (
     REFUSED,
@@ -36,8 +36,11 @@ class SetImage(NamedTuple):
 def images_of(folder: Path) -> Iterator[SetImage]:
     """List the images of a set that are there; those of parts that are not merged, too."""
     for part in [folder, *(shard.folder(folder) for shard in parts_of(folder))]:
-        last = {row["file_name"]: row for row in Destination(part, {}).rows()}
-        for row in last.values():
+        destination = Destination(part, {})
+        rows: Iterable[Row] = destination.rows()
+        if destination.journal.path.exists():  # it may replace rows of the manifest
+            rows = {row["file_name"]: row for row in rows}.values()
+        for row in rows:
             yield SetImage(part, row)
 
 
@@ -49,11 +52,12 @@ def choose_rows(folder: Path, count: int, seed: int) -> list[SetImage]:
     Raises:
         ValueError: the set has no image yet.
     """
-    groups: dict[tuple[bool, str], list[SetImage]] = {}
-    for image in images_of(folder):
+    # The numbers of the images first, and then the few rows: a set may have a million.
+    groups: dict[tuple[bool, str], list[int]] = {}
+    for number, image in enumerate(images_of(folder)):
         original = image.row.get("method") == "original"
         key = (original, "" if original else str(image.row.get("label")))
-        groups.setdefault(key, []).append(image)
+        groups.setdefault(key, []).append(number)
     if not groups:
         raise ValueError(
             f"'source' must hold images, and the generated set '{folder}' has none yet; run the "
@@ -67,7 +71,9 @@ def choose_rows(folder: Path, count: int, seed: int) -> list[SetImage]:
             first, end = (edge * len(group) // share for edge in (place, place + 1))
             shift = derive_seed("preview", seed, number, place) % (end - first) if seed else 0
             chosen.append(group[first + shift])
-    return chosen
+    wanted = set(chosen)
+    found = {n: image for n, image in enumerate(images_of(folder)) if n in wanted}
+    return [found[number] for number in chosen if number in found]
 
 
 def _shares(sizes: Sequence[int], count: int) -> list[int]:
@@ -145,6 +151,9 @@ def title_of(folder: Path) -> str:
         counts["refused"] += bool(row.get("fallback"))
         counts["tried again"] += not row.get("fallback") and (row.get("attempts") or 1) > 1
         counts["rejected"] += row.get("kept") is False
+    if (folder / MANIFEST).is_file() and not Journal(folder).path.exists():
+        there = counts["images"] + counts["originals"]
+        counts["missing"] = sum(1 for _ in each_row(folder)) - there
     total = counts.pop("images")
     marks = [f"{count} {name}" for name, count in counts.items() if count]
     about = [", ".join([f"{total} images", *marks]), describe_set(folder)]

@@ -193,6 +193,13 @@ def test_a_damaged_image_is_left_out_and_named_and_only_damaged_ones_are_an_erro
     assert not (tmp_path / "none.png").exists()
 
 
+def test_images_that_are_gone_are_counted(photos, tmp_path):
+    folder = edited(photos, tmp_path / "set")
+    (folder / "cat/1__0.jpg").unlink()
+    assert title_of(folder).startswith("set: 3 images, 1 missing; a generated set made from")
+    assert "cat/1__0.jpg" not in chosen(folder, 4)
+
+
 def test_a_set_without_images_says_what_to_do(tmp_path):
     write_manifest(tmp_path, [])
     (tmp_path / "run.json").write_text('{"identity": {}}')
