@@ -18,7 +18,7 @@ from diffaug.previews.captions import (
     settings_of,
 )
 from diffaug.previews.drawing import SheetRow, contact_sheet, write_picture
-from diffaug.previews.finished_set import choose_rows, sheet_rows, title_of
+from diffaug.previews.finished_set import FinishedSet, sheet_rows
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform, Params
 
@@ -80,8 +80,9 @@ def preview(
                 f"shown as it is, got {type(transform).__name__}; to see what a transform does, "
                 "give the folder of photographs."
             )
-        rows, skipped = sheet_rows(folder, choose_rows(folder, count, seed))
-        write_picture(path, contact_sheet(rows, tile, title_of(folder)))
+        finished = FinishedSet(folder)
+        rows, skipped = sheet_rows(folder, finished.choose(count, seed))
+        write_picture(path, contact_sheet(rows, tile, finished.title))
         return skipped
     refuse_lookalike(folder)
     if transform is None:

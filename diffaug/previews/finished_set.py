@@ -10,7 +10,7 @@ from diffaug.datasets.generated import source_label
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.offline.destination import Destination, Journal
 from diffaug.offline.lookalikes import describe_set
-from diffaug.offline.manifest import MANIFEST, Row, each_row, read_run
+from diffaug.offline.manifest import MANIFEST, Row, read_run
 from diffaug.offline.shards import parts_of
 from diffaug.previews.captions import (
     REFUSED,
@@ -44,36 +44,62 @@ def images_of(folder: Path) -> Iterator[SetImage]:
             yield SetImage(part, row)
 
 
-def choose_rows(folder: Path, count: int, seed: int) -> list[SetImage]:
-    """Choose images spread evenly over the classes of a set, and over the images of each class.
+class FinishedSet:
+    """A generated set as a sheet sees it; a set may have a million images, so rows are not kept.
 
-    Copies of originals count as a class of their own, the last one.
+    Args:
+        folder: the set, finished or not.
 
     Raises:
         ValueError: the set has no image yet.
     """
-    # The numbers of the images first, and then the few rows: a set may have a million.
-    groups: dict[tuple[bool, str], list[int]] = {}
-    for number, image in enumerate(images_of(folder)):
-        original = image.row.get("method") == "original"
-        key = (original, "" if original else str(image.row.get("label")))
-        groups.setdefault(key, []).append(number)
-    if not groups:
-        raise ValueError(
-            f"'source' must hold images, and the generated set '{folder}' has none yet; run the "
-            "same command again to make them."
-        )
-    ordered = [groups[key] for key in sorted(groups)]
-    shares = _shares([len(group) for group in ordered], count)
-    chosen = []
-    for number, (group, share) in enumerate(zip(ordered, shares, strict=True)):
-        for place in range(share):
-            first, end = (edge * len(group) // share for edge in (place, place + 1))
-            shift = derive_seed("preview", seed, number, place) % (end - first) if seed else 0
-            chosen.append(group[first + shift])
-    wanted = set(chosen)
-    found = {n: image for n, image in enumerate(images_of(folder)) if n in wanted}
-    return [found[number] for number in chosen if number in found]
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._groups: dict[tuple[bool, str], list[int]] = {}
+        counts = dict.fromkeys(("images", "originals", "refused", "tried again", "rejected"), 0)
+        mixed = False
+        for number, (_, row) in enumerate(images_of(folder)):
+            original = row.get("method") == "original"
+            key = (original, "" if original else str(row.get("label")))
+            self._groups.setdefault(key, []).append(number)
+            mixed |= row.get("strength") is not None and source_label(row) != row.get("label")
+            counts["images"] += not original
+            counts["originals"] += original
+            counts["refused"] += bool(row.get("fallback"))
+            counts["tried again"] += not row.get("fallback") and (row.get("attempts") or 1) > 1
+            counts["rejected"] += row.get("kept") is False
+        if not self._groups:
+            raise ValueError(
+                f"'source' must hold images, and the generated set '{folder}' has none yet; run "
+                "the same command again to make them."
+            )
+        if (folder / MANIFEST).is_file() and not Journal(folder).path.exists():
+            with (folder / MANIFEST).open("rb") as file:
+                counts["missing"] = sum(1 for _ in file) - counts["images"] - counts["originals"]
+        total = counts.pop("images")
+        marks = [f"{count} {name}" for name, count in counts.items() if count]
+        about = [", ".join([f"{total} images", *marks]), describe_set(folder)]
+        about += [f"labels at gamma {GAMMA}"] if mixed else []
+        #: What the whole set is, and how many of its images need a second look.
+        self.title = f"{folder.resolve().name}: {'; '.join(about)}"
+
+    def choose(self, count: int, seed: int) -> list[SetImage]:
+        """Choose images spread evenly over the classes, and over the images of each class.
+
+        Copies of originals count as a class of their own, the last one.
+        """
+        groups = [self._groups[key] for key in sorted(self._groups)]
+        shares = _shares([len(group) for group in groups], count)
+        chosen = []
+        for number, (group, share) in enumerate(zip(groups, shares, strict=True)):
+            for place in range(share):
+                first, end = (edge * len(group) // share for edge in (place, place + 1))
+                shift = derive_seed("preview", seed, number, place) % (end - first) if seed else 0
+                chosen.append(group[first + shift])
+        wanted = set(chosen)
+        found = {n: image for n, image in enumerate(images_of(self.folder)) if n in wanted}
+        return [found[number] for number in chosen if number in found]
 
 
 def _shares(sizes: Sequence[int], count: int) -> list[int]:
@@ -137,28 +163,6 @@ def lines_of(row: Row) -> list[str]:
         by = [name for name in judges if row[f"{name}_kept"] is False]
         lines.append("rejected" + (f" by {', '.join(by)}" if by else ""))
     return lines
-
-
-def title_of(folder: Path) -> str:
-    """Say what the whole set is, and how many of its images need a second look."""
-    counts = dict.fromkeys(("images", "originals", "refused", "tried again", "rejected"), 0)
-    mixed = False
-    for _, row in images_of(folder):
-        mixed |= row.get("strength") is not None and source_label(row) != row.get("label")
-        original = row.get("method") == "original"
-        counts["images"] += not original
-        counts["originals"] += original
-        counts["refused"] += bool(row.get("fallback"))
-        counts["tried again"] += not row.get("fallback") and (row.get("attempts") or 1) > 1
-        counts["rejected"] += row.get("kept") is False
-    if (folder / MANIFEST).is_file() and not Journal(folder).path.exists():
-        there = counts["images"] + counts["originals"]
-        counts["missing"] = sum(1 for _ in each_row(folder)) - there
-    total = counts.pop("images")
-    marks = [f"{count} {name}" for name, count in counts.items() if count]
-    about = [", ".join([f"{total} images", *marks]), describe_set(folder)]
-    about += [f"labels at gamma {GAMMA}"] if mixed else []
-    return f"{folder.resolve().name}: {'; '.join(about)}"
 
 
 def _source_folder(folder: Path) -> Path | str:

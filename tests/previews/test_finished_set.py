@@ -25,7 +25,7 @@ from diffaug.offline.destination import rewriting
 from diffaug.offline.manifest import read_manifest, write_manifest
 from diffaug.previews.captions import mixed_label
 from diffaug.previews.drawing import GUTTER
-from diffaug.previews.finished_set import choose_rows, lines_of, sheet_rows, title_of
+from diffaug.previews.finished_set import FinishedSet, lines_of, sheet_rows
 
 
 @pytest.fixture
@@ -46,14 +46,14 @@ def translated(photos, folder):
 
 
 def chosen(folder, count, seed=0):
-    return [image.row["file_name"] for image in choose_rows(folder, count, seed)]
+    return [image.row["file_name"] for image in FinishedSet(folder).choose(count, seed)]
 
 
 def test_a_set_is_shown_beside_its_sources_and_no_model_is_asked(photos, tmp_path):
     folder = edited(photos, tmp_path / "set")
     assert [] == preview(folder, tmp_path / "sheet.png", count=2, tile=64)
     assert 2 * (64 + GUTTER) + GUTTER < read_image(tmp_path / "sheet.png").shape[2]
-    rows, _ = sheet_rows(folder, choose_rows(folder, 2, 0))
+    rows, _ = sheet_rows(folder, FinishedSet(folder).choose(2, 0))
     assert [["source", "generated"]] * 2 == [list(row.pictures) for row in rows]
     assert torch.equal(read_image(photos / "cat/1.png"), rows[0].pictures["source"])
     assert torch.equal(read_image(folder / "cat/1__0.jpg"), rows[0].pictures["generated"])
@@ -119,8 +119,10 @@ def test_what_went_wrong_is_marked(photos, tmp_path):
     first, second, *_ = read_manifest(folder)
     assert "rejected by clip" == lines_of(first)[-1]
     assert "refused: the original stands in" == lines_of(second)[-1]
-    assert f"'{photos}' by PromptEdit" in title_of(folder)
-    assert title_of(folder).startswith("refused: 4 images, 2 refused, 1 rejected; a generated set")
+    assert f"'{photos}' by PromptEdit" in FinishedSet(folder).title
+    assert FinishedSet(folder).title.startswith(
+        "refused: 4 images, 2 refused, 1 rejected; a generated set"
+    )
 
 
 def test_copies_of_originals_are_marked_and_do_not_crowd_out_the_others(photos, tmp_path):
@@ -133,7 +135,7 @@ def test_copies_of_originals_are_marked_and_do_not_crowd_out_the_others(photos, 
 
 def test_a_source_that_is_not_there_leaves_an_empty_box_with_the_reason(photos, tmp_path):
     def source(folder):
-        [row], _ = sheet_rows(folder, choose_rows(folder, 1, 0))
+        [row], _ = sheet_rows(folder, FinishedSet(folder).choose(1, 0))
         return row.pictures["source"]
 
     folder = edited(photos, tmp_path / "set")
@@ -154,7 +156,7 @@ def test_a_source_outside_its_folder_is_not_read(photos, tmp_path):
     rows = [{**row, "source": "../secret.png"} for row in read_manifest(folder)]
     save_photos(tmp_path, ["secret.png"])
     write_manifest(folder, rows)
-    [row], _ = sheet_rows(folder, choose_rows(folder, 1, 0))
+    [row], _ = sheet_rows(folder, FinishedSet(folder).choose(1, 0))
     assert "the source is outside its folder: ../secret.png" == row.pictures["source"]
 
 
@@ -171,12 +173,12 @@ def test_a_set_that_is_half_made_shows_what_is_there(photos, tmp_path):
         edited(photos, folder, stop, per_image=8)
     assert not (folder / "metadata.jsonl").exists()
     preview(folder, tmp_path / "sheet.png", tile=64)
-    assert "a generated set that is not finished" in title_of(folder)
+    assert "a generated set that is not finished" in FinishedSet(folder).title
 
 
 def test_parts_that_are_not_merged_are_shown(photos, tmp_path):
     folder = edited(photos, tmp_path / "set", shard="1/2")
-    [image, *_] = choose_rows(folder, 1, 0)
+    [image, *_] = FinishedSet(folder).choose(1, 0)
     assert (image.folder / image.row["file_name"]).is_file()
     preview(folder, tmp_path / "sheet.png", tile=64)
 
@@ -196,7 +198,9 @@ def test_a_damaged_image_is_left_out_and_named_and_only_damaged_ones_are_an_erro
 def test_images_that_are_gone_are_counted(photos, tmp_path):
     folder = edited(photos, tmp_path / "set")
     (folder / "cat/1__0.jpg").unlink()
-    assert title_of(folder).startswith("set: 3 images, 1 missing; a generated set made from")
+    assert FinishedSet(folder).title.startswith(
+        "set: 3 images, 1 missing; a generated set made from"
+    )
     assert "cat/1__0.jpg" not in chosen(folder, 4)
 
 
