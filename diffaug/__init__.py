@@ -18,6 +18,7 @@ from diffaug.filtering.classifier import ClassifierFilter
 from diffaug.filtering.clip import ClipFilter
 from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.filtering.verdicts import filter_set
+from diffaug.finetuning.released import import_checkpoint
 from diffaug.finetuning.run import finetune
 from diffaug.fractals import FractalBank
 from diffaug.images import load_image
@@ -29,6 +30,7 @@ from diffaug.labels.label import soft_label
 from diffaug.labels.origins import image_paths
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.offline.augment import augment_dataset, augment_folder
+from diffaug.offline.released import export_set, import_set
 from diffaug.offline.shards import merge
 from diffaug.offline.summary import Summary
 from diffaug.previews.contact_sheet import preview
@@ -76,11 +78,14 @@ __all__ = [
     "class_counts",
     "class_names_of",
     "errors",
+    "export_set",
     "few_shot_subset",
     "filter_set",
     "finetune",
     "functional",
     "image_paths",
+    "import_checkpoint",
+    "import_set",
     "load_image",
     "merge",
     "preview",

@@ -1,7 +1,10 @@
 """Convert the caller's images (PIL, tensors, tv_tensors, files) to (N, 3, H, W) and back."""
 
 import io
+import re
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -266,7 +269,7 @@ def encode_image(pixels: torch.Tensor, format: str, quality: int = 95) -> bytes:
 
 def render_text(text: str, size: int, width: int) -> torch.Tensor:
     """Draw a line of text as coverage in [0, 1], (H, width); an ellipsis ends one that is cut."""
-    font = ImageFont.load_default(size)
+    text, font = _legible(text, size)
     if font.getlength(text) > width:
         while text and font.getlength(f"{text}…") > width:
             text = text[:-1]
@@ -274,3 +277,40 @@ def render_text(text: str, size: int, width: int) -> torch.Tensor:
     canvas = Image.new("L", (width, round(1.4 * size)))
     ImageDraw.Draw(canvas).text((0, 0.1 * size), text, fill=255, font=font)
     return torch.from_numpy(np.array(canvas)) / 255
+
+
+def wrap_text(text: str, size: int, width: int) -> list[str]:
+    """Break a text into lines that ``render_text`` draws whole; a word that is too long is cut."""
+    text, font = _legible(text, size)
+    lines, line = list[str](), ""
+    for word in re.split(r"(?<= )(?=[^ ])", text):
+        if line and font.getlength((line + word).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        for letter in word:
+            if line and letter != " " and font.getlength(line + letter) > width:
+                lines.append(line)
+                line = ""
+            line += letter
+    return [*lines, line.rstrip()]
+
+
+def _legible(text: str, size: int) -> tuple[str, Any]:
+    """Return a text and a font that has its letters; without one, letters lose their accents.
+
+    Pillow's own font draws a box for most letters beyond ASCII.
+    """
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    if all(letter.isascii() or letter in "·…" for letter in text):
+        return text, ImageFont.load_default(size)
+    for name in (
+        "DejaVuSans.ttf",
+        "NotoSans-Regular.ttf",
+        "LiberationSans-Regular.ttf",
+        "arial.ttf",
+    ):
+        with suppress(OSError):
+            return text, ImageFont.truetype(name, size)
+    plain = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return plain, ImageFont.load_default(size)

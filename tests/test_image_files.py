@@ -18,6 +18,7 @@ from torchvision.datasets.folder import default_loader
 
 from diffaug import FractalBank, FractalBlend, augment_dataset, augment_folder, images, load_image
 from diffaug.errors import UnreadableImageError
+from diffaug.folders import list_images
 from diffaug.fractal_folder import FractalFolder
 
 #: Which of the modes each format holds.
@@ -133,7 +134,7 @@ def test_every_way_in_sees_the_same_pixels(tmp_path):
     for orientation in BACK:
         save_turned(make_photo(32, 32), tmp_path / f"{orientation}.png", orientation)
     pictures = FractalFolder(tmp_path, size=32)
-    for index, path in enumerate(images.list_images(tmp_path)):
+    for index, path in enumerate(list_images(tmp_path)):
         expected = images.read_photo(path).pixels
         assert torch.equal(expected, images.read_image(path))
         assert torch.equal(expected, images.unpack(load_image(path))[0][0])

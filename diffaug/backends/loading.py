@@ -364,10 +364,12 @@ def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
             )
             # This also fails for an adapter of which nothing fits, which loading silently ignores.
             pipe.set_adapters(names)
-        except (AttributeError, OSError, RuntimeError, ValueError) as error:
-            reason = first_line(error)
+        except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+            # Diffusers looks up what the weights of another model have not.
+            bare = isinstance(error, LookupError)
+            reason = "its weights are those of another model." if bare else first_line(error)
             raise ModelError(
-                f"the adapter '{adapter}' does not fit '{spec.model}': {reason}"
+                f"the adapter '{file}' does not fit '{spec.model}': {reason}"
             ) from error
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffaug.backends.checkpoints import refuse_checkpoint
 from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
 from diffaug.backends.model_files import read_index, read_json
 from diffaug.backends.spec import ModelSpec, Task
@@ -207,8 +208,8 @@ def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
 
     Raises:
         ValueError: none of these; the message lists the presets and what comes close.
-        ModelError: a folder whose ``model_index.json`` is absent or unreadable, or a fine-tuned one
-            that is incomplete or whose base is gone.
+        ModelError: a folder whose ``model_index.json`` is absent or unreadable, or that holds
+            learned parts alone, or a fine-tuned one that is incomplete or whose base is gone.
 
     Example:
         >>> resolve("sd15").task
@@ -229,6 +230,7 @@ def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
     if backend and folder.is_dir():
         if is_learned(folder):
             return _spec_of_learned(folder)
+        refuse_checkpoint(folder)
         return _spec_of_folder(folder.resolve())
     if isinstance(backend, str) and HUB_ID.fullmatch(backend):
         return ModelSpec(backend)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from diffaug.cli import models as models  # adds its commands
+from diffaug.cli import sets as sets
 from diffaug.cli.app import app, err, out
 from diffaug.cli.options import (
     Device,
@@ -127,24 +128,6 @@ def merge(
 
 
 @app.command()
-@takes_transform("long_tail", "batch_size")
-def preview(
-    source: Source,
-    path: Annotated[Path, typer.Argument(help="PNG to write.")],
-    options: TransformOptions,
-    count: Annotated[int, typer.Option(help="Images to show, a row each.")] = 6,
-    seed: Seed = 0,
-    tile: Annotated[int, typer.Option(help="Side of each picture in pixels.")] = 256,
-) -> None:
-    """Draw a contact sheet of what each stage makes of some images."""
-    from diffaug.previews.contact_sheet import preview as draw
-
-    transform, _ = options.transform(source, variants=1)
-    print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
-    out.print(str(path))
-
-
-@app.command()
 @takes_transform("long_tail", "alpha", "masks", "fractals")
 def warm(
     source: Source,
@@ -165,7 +148,9 @@ def warm(
     from torchvision.transforms import v2
 
     from diffaug.datasets.warm import warm_cache
+    from diffaug.offline.lookalikes import refuse_lookalike
 
+    refuse_lookalike(source)
     transform, _ = options.transform(source, seed=seed, variants=variants, pool=pool)
     before = [] if size is None else [v2.Resize(size)]
     photos = ImageFolder(source)

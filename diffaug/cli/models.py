@@ -20,7 +20,7 @@ def fractals(
 ) -> None:
     """Render fractals as PNG files."""
     from diffaug.fractals import FractalBank
-    from diffaug.previews.contact_sheet import write_picture
+    from diffaug.previews.drawing import write_picture
 
     bank = FractalBank(count, size, seed)
     for index in range(count):

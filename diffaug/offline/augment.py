@@ -16,6 +16,7 @@ from diffaug.offline.destination import Destination, check_outside
 from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.generate import Maker
 from diffaug.offline.identity import identity, pinned
+from diffaug.offline.lookalikes import refuse_set_of_images
 from diffaug.offline.options import Options
 from diffaug.offline.run import Run, pairs_up
 from diffaug.offline.shards import Shard, join, parts_of, unfinished
@@ -82,7 +83,8 @@ def augment_folder(
         progress: show a bar on stderr.
 
     Raises:
-        ValueError: an argument is outside its range, or there is no image in a class folder.
+        ValueError: an argument is outside its range, there is no image in a class folder, or the
+            source is a generated set.
         UnreadableImageError: with ``strict``, a file is not a whole image.
         DestinationError: the destination lies in the source, holds something else, is in use, or
             cannot be written to.
@@ -173,6 +175,7 @@ def augment_dataset(
         include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
         devices=devices, strict=strict, dry_run=dry_run, progress=progress,
     )  # fmt: skip
+    refuse_set_of_images(dataset)
     own = samples.getters_in(transform)
     source = DatasetSource(
         dataset,

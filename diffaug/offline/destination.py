@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 from diffaug.errors import DestinationError
 from diffaug.offline.manifest import (
     HIDDEN,
+    JOURNAL,
     MANIFEST,
     RUN,
     Row,
@@ -106,7 +107,7 @@ class Journal:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path = Path(folder, f"{HIDDEN}journal.jsonl")
+        self.path = Path(folder, JOURNAL)
 
     def rows(self) -> Iterator[Row]:
         """Read the rows that are whole; none if there is no journal."""

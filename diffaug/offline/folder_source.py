@@ -12,8 +12,9 @@ import numpy as np
 
 from diffaug.arguments import whole
 from diffaug.folders import COMPANIONS, Listing, class_of, stem
+from diffaug.offline.lookalikes import refuse_lookalike
 from diffaug.offline.sources import Skipped, Source, SourceImage
-from diffaug.offline.trees import RemoteTree, open_tree
+from diffaug.offline.trees import LocalTree, RemoteTree, open_tree
 
 #: A file's name has at most 255 bytes, and copies get a number and an extension.
 LONGEST_NAME = 230
@@ -43,6 +44,8 @@ class FolderSource(Source):
         white: int | None = None,
     ) -> None:
         self.files = open_tree(folder)
+        if isinstance(self.files, LocalTree):
+            refuse_lookalike(self.files.root)
         self.name, self.threads = self.files.name, self.files.threads
         self.white = None if white is None else whole("white", white, 1)
         listing = self.files.list()

@@ -22,6 +22,10 @@ COLUMNS = (
 )
 
 HIDDEN = ".diffaug."
+#: The rows of a set that is not finished.
+JOURNAL = f"{HIDDEN}journal.jsonl"
+#: Start of the name of the folder that the parts of a set are made in.
+PARTS = f"{HIDDEN}parts-of-"
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
@@ -48,9 +52,16 @@ def each_row(folder: str | os.PathLike[str]) -> Iterator[Row]:
     """Read the rows of a finished set one by one, as ``read_manifest`` does all at once."""
     path = Path(folder, MANIFEST)
     if not path.is_file():
+        begun = is_set(folder)
         raise ValueError(
-            f"'folder' must hold a generated set, and '{folder}' has no {MANIFEST}; "
-            "make one with augment_folder or 'diffaug augment'."
+            f"'folder' must hold a {'finished' if begun else 'generated'} set, and '{folder}' has "
+            f"no {MANIFEST}; "
+            + (
+                "the run that makes it was stopped: run the same command again to finish it."
+                if begun
+                else "make one with augment_folder or 'diffaug augment', or read the authors' data "
+                "with 'diffaug import'."
+            )
         )
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -58,6 +69,38 @@ def each_row(folder: str | os.PathLike[str]) -> Iterator[Row]:
             if row is None:
                 raise ValueError(f"'{path}', line {number}, is not a row with a 'file_name'.")
             yield row
+
+
+def is_set(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder holds a generated set, finished or not.
+
+    A set has its ``run.json``, or a manifest with our columns, or hidden files of a run that was
+    stopped. Other libraries' ``metadata.jsonl`` makes no set.
+
+    Example:
+        >>> import tempfile
+        >>> from diffaug.offline.manifest import is_set, write_run
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     before = is_set(folder)
+        ...     write_run(folder, {"identity": {"seed": 0}})
+        ...     before, is_set(folder)
+        (False, True)
+    """
+    folder = Path(folder)
+    try:
+        if read_run(folder) is not None:
+            return True
+    except DestinationError:  # of something else
+        pass
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            row = parse_row(file.readline())
+    except OSError:
+        row = None
+    if row is not None and set(COLUMNS) <= set(row):
+        return True
+    hidden = (JOURNAL, f"{PARTS}*/*")
+    return any(next(folder.glob(name), None) is not None for name in hidden)
 
 
 def write_manifest(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:

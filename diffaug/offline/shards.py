@@ -13,12 +13,12 @@ from typing import Any, Self
 
 from diffaug.errors import DestinationError
 from diffaug.offline.destination import Destination, Journal
-from diffaug.offline.manifest import MANIFEST, each_row, read_run
+from diffaug.offline.manifest import MANIFEST, PARTS, each_row, read_run
 from diffaug.offline.plan import order
 from diffaug.offline.summary import COUNTED, Tally
 
 #: All parts lie in one folder, which is removed when they are merged.
-_PARTS = ".diffaug.parts-of-{}"
+_PARTS = PARTS + "{}"
 #: Where launchers write the number of a process, and of all: torchrun and accelerate, Slurm.
 #: (Not SLURM_NTASKS: a batch script has it, too, and is a single process.)
 _LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))

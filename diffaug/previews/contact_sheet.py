@@ -1,52 +1,54 @@
-"""A contact sheet: a row for each image, a column for each stage of a transform."""
+"""A contact sheet: what a transform makes of some images, or some images of a finished set."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import torch
 
-from diffaug import functional, images
-from diffaug.errors import DestinationError, UnreadableImageError
+from diffaug import images
+from diffaug.errors import UnreadableImageError
 from diffaug.file_warnings import naming_files, reading
-from diffaug.files import write_whole
 from diffaug.folders import list_images
+from diffaug.offline.lookalikes import refuse_lookalike
+from diffaug.offline.manifest import is_set
+from diffaug.previews.captions import (
+    REFUSED,
+    SEPARATOR,
+    attempts_note,
+    mixed_label,
+    settings_of,
+)
+from diffaug.previews.drawing import SheetRow, contact_sheet, write_picture
+from diffaug.previews.finished_set import FinishedSet, sheet_rows
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform, Params
-
-BACKGROUND = (248, 247, 244)
-INK = (38, 38, 42)
-FAINT = (120, 118, 112)
-GUTTER = 12
-
-
-@dataclass(frozen=True)
-class SheetRow:
-    """One row of a contact sheet: uint8 (3, H, W) pictures by column, and a caption."""
-
-    caption: str
-    pictures: dict[str, torch.Tensor]
 
 
 def preview(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
-    transform: ImageTransform,
+    transform: ImageTransform | None = None,
     *,
     count: int = 6,
     seed: int = 0,
     tile: int = 256,
 ) -> list[tuple[str, str]]:
-    """Write a contact sheet: what each stage of a transform makes of some images of a folder.
+    """Write a contact sheet: what each stage of a transform makes of images, or a set's images.
+
+    Of a generated set, finished or not, it shows each image beside its source, and what the
+    manifest says of it: prompt, label, strength, seed, and whether it was refused, tried again or
+    dropped by a filter. No model is loaded.
 
     Args:
-        source: a folder of images; those that are shown are spread evenly over it.
+        source: a folder of images, or a generated set; those that are shown are spread evenly over
+            it, and over the classes of a set.
         path: the PNG to write, whole or not at all.
-        transform: the augmentation; its ``p`` is ignored, so every image is augmented.
+        transform: the augmentation; its ``p`` is ignored, so every image is augmented. None for a
+            generated set.
         count: how many images to show, each in a row.
-        seed: the same seed and settings draw the same sheet.
+        seed: the same seed and settings draw the same sheet; another one shows other images of a
+            set.
         tile: side in pixels of the box that each picture is fitted into.
 
     Returns:
@@ -54,7 +56,7 @@ def preview(
 
     Raises:
         ValueError: the folder does not exist or holds no image, or an argument is outside its
-            range.
+            range, or there is a transform for a set, or none for other images.
         UnreadableImageError: none of the images could be read.
         DestinationError: the sheet could not be written.
 
@@ -72,7 +74,33 @@ def preview(
             raise ValueError(f"'{name}' must be at least {least}, got {value}.")
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"'path' must end in .png, got '{path}'.")
-    read, skipped = _read(Path(source).expanduser(), count)
+    folder = Path(source).expanduser()
+    if is_set(folder):
+        if transform is not None:
+            raise ValueError(
+                f"'transform' must be None for a generated set, and '{source}' is one, which is "
+                f"shown as it is, got {type(transform).__name__}; to see what a transform does, "
+                "give the folder of photographs."
+            )
+        finished = FinishedSet(folder)
+        rows, skipped = sheet_rows(folder, finished.choose(count, seed))
+        write_picture(path, contact_sheet(rows, tile, finished.title))
+        return skipped
+    refuse_lookalike(folder)
+    if transform is None:
+        raise ValueError(
+            f"'transform' must be given for a folder of photographs, and '{source}' is no "
+            "generated set; give a transform such as DiffuseMix()."
+        )
+    read, skipped = _read(folder, count)
+    write_picture(path, contact_sheet(_stages(read, transform, seed), tile))
+    return skipped
+
+
+def _stages(
+    read: list[tuple[str, torch.Tensor]], transform: ImageTransform, seed: int
+) -> list[SheetRow]:
+    """Augment images, with all that they need generated at once, and caption each row."""
     drawn = []
     for index, (name, _) in enumerate(read):
         generator = torch.Generator().manual_seed(derive_seed("preview", seed, name))
@@ -87,41 +115,29 @@ def preview(
     for (name, pixels), params, own_requests in zip(read, drawn, requests, strict=True):
         generated = [next(answers) for _ in own_requests]
         stages = transform.stages(pixels, generated, [params])
-        pictures = {"original": pixels[0], **{stage: batch[0] for stage, batch in stages.items()}}
+        pictures: dict[str, torch.Tensor | str] = {"original": pixels[0]}
+        pictures.update({stage: batch[0] for stage, batch in stages.items()})
         [applied] = transform.finish(pixels, generated, [params]).params
-        described = transform.describe(applied)
-        source_label = name.split("/")[0]
-        label = transform.label_of(applied, source_label)
-        if label != source_label:
-            described["label"] = label
-        rows.append(SheetRow(_caption(name, described), pictures))
-    write_picture(path, contact_sheet(rows, tile))
-    return skipped
+        notes = [REFUSED] if any(answer.fallback for answer in generated) else []
+        if not notes:
+            notes = attempts_note(max((answer.attempts for answer in generated), default=None))
+        caption = _caption(name, transform, applied, notes)
+        rows.append(SheetRow(caption, pictures))
+    return rows
 
 
-def contact_sheet(rows: Sequence[SheetRow], tile: int = 256) -> torch.Tensor:
-    """Arrange rows of pictures under a heading for each column.
-
-    Args:
-        rows: they all have the same columns.
-        tile: side in pixels of the box that each picture is fitted into; it keeps its proportions.
-
-    Shape:
-        uint8 ``(3, H, W)``.
-    """
-    columns = list(rows[0].pictures)
-    width = GUTTER + len(columns) * (tile + GUTTER)
-    text = max(12, tile // 16)
-    parts = [_blank(GUTTER, width), _line(columns, text + 2, tile, width, INK)]
-    for row in rows:
-        fitted = [_fit(picture, tile) for picture in row.pictures.values()]
-        strip = _blank(max(picture.shape[1] for picture in fitted), width)
-        for column, picture in enumerate(fitted):
-            left = GUTTER + column * (tile + GUTTER) + (tile - picture.shape[2]) // 2
-            strip[:, : picture.shape[1], left : left + picture.shape[2]] = picture
-        caption = _line([row.caption], text, width - 2 * GUTTER, width, FAINT)
-        parts += [_blank(GUTTER // 2, width), strip, _blank(4, width), caption]
-    return torch.cat([*parts, _blank(GUTTER, width)], 1)
+def _caption(name: str, transform: ImageTransform, applied: Params, notes: list[str]) -> str:
+    """Say what was applied to an image, and the label that it has then if that can change."""
+    described = transform.describe(applied)
+    source = name.split("/")[0]
+    if transform.needs_label:
+        target, gamma = transform.label_of(applied, source), getattr(transform, "gamma", None)
+        described["label"] = mixed_label(source, target, described.get("strength"), gamma)
+    if notes == [REFUSED]:  # a strength of 0 is how a transform says that nothing was applied
+        described.pop("strength", None)
+    words = settings_of(described, "prompt", "mask", "label", "strength")
+    words += [str(described["fractal"])] if described.get("fractal") else []
+    return SEPARATOR.join([name, *words, *notes])
 
 
 def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], list[tuple[str, str]]]:
@@ -143,46 +159,3 @@ def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], lis
     if not read:
         raise UnreadableImageError(skipped[0][1])
     return read, skipped
-
-
-def _caption(name: str, described: Params) -> str:
-    keys = ("prompt", "mask", "label", "strength")
-    words = [f"{key} {described[key]}" for key in keys if described.get(key) is not None]
-    words += [str(described["fractal"])] if described.get("fractal") else []
-    return "   ·   ".join([name, *words])
-
-
-def _fit(picture: torch.Tensor, tile: int) -> torch.Tensor:
-    height, width = picture.shape[1:]
-    scale = tile / max(height, width)
-    size = (max(1, round(scale * height)), max(1, round(scale * width)))
-    return functional.resize(picture, size)
-
-
-def _blank(height: int, width: int) -> torch.Tensor:
-    colour = torch.tensor(BACKGROUND, dtype=torch.uint8)
-    return colour[:, None, None].repeat(1, height, width)
-
-
-def _line(
-    texts: Sequence[str], size: int, step: int, width: int, colour: tuple[int, int, int]
-) -> torch.Tensor:
-    """Draw texts next to each other, each over its column."""
-    drawn = [images.render_text(text, size, step) for text in texts]
-    strip = _blank(drawn[0].shape[0], width).float()
-    ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
-    for column, coverage in enumerate(drawn):
-        left = GUTTER + column * (step + GUTTER)
-        background = strip[:, :, left : left + step]
-        strip[:, :, left : left + step] = torch.lerp(background, ink, coverage)
-    return strip.round().to(torch.uint8)
-
-
-def write_picture(path: str | os.PathLike[str], picture: torch.Tensor) -> None:
-    """Write uint8 (3, H, W) as a PNG file, whole or not at all."""
-    try:
-        write_whole(Path(path).expanduser(), images.encode_image(picture, "png"))
-    except OSError as error:
-        raise DestinationError(
-            f"'{path}' could not be written: {error.strerror or error}; choose another path."
-        ) from error

@@ -175,6 +175,27 @@ def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
             )
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["text_encoder.text_model.encoder.layers.77.self_attn.q_proj.lora_A.weight"],
+        ["unet.down_blocks.0.attn.to_q.lora_magnitude_vector"],
+        ["lora_unet_down_blocks_0_attn.lora_down.weight"],
+        ["transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"],
+    ],
+)
+def test_a_lora_of_another_kind_of_model_is_named_with_the_model(tmp_path, names):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "foreign.safetensors"
+    save_file({name: torch.zeros(2, 8) for name in names}, file)
+    spec = tiny_spec("translate", adapters=(str(file),))
+    with pytest.raises(ModelError) as caught:
+        DiffusersBackend(spec).generate([make_request("translate")])
+    assert str(caught.value).startswith(f"the adapter '{file}' does not fit '{spec.model}': ")
+    assert "list index" not in str(caught.value)
+
+
 @pytest.fixture(scope="module")
 def learned_folder(tmp_path_factory):
     return save_learned(tmp_path_factory.mktemp("learned") / "run")

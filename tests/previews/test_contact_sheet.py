@@ -5,11 +5,20 @@ import torch
 from answers import CallCounting, refused
 from PIL import Image
 
-from diffaug import DiffMix, DiffuseMix, FractalBank, FractalBlend, PromptEdit, RecordingBackend
+from diffaug import (
+    DiffMix,
+    DiffuseMix,
+    FractalBank,
+    FractalBlend,
+    Generated,
+    PromptEdit,
+    RecordingBackend,
+)
 from diffaug.errors import UnreadableImageError
-from diffaug.images import read_image
+from diffaug.images import read_image, wrap_text
 from diffaug.previews import contact_sheet as sheets
-from diffaug.previews.contact_sheet import BACKGROUND, GUTTER, SheetRow, contact_sheet, preview
+from diffaug.previews.contact_sheet import preview
+from diffaug.previews.drawing import BACKGROUND, EMPTY, GUTTER, SheetRow, contact_sheet
 
 
 @pytest.fixture
@@ -53,17 +62,56 @@ def test_any_transform_can_be_previewed(photos, tmp_path, transform):
     assert read_image(tmp_path / "new" / "sheet.png").shape[2] == GUTTER + 2 * (64 + GUTTER)
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"), [(None, "label dog   ·   strength 0.7"), (refused, "strength 0.0")]
-)
-def test_a_caption_names_another_class_only_where_the_picture_shows_it(
-    photos, tmp_path, monkeypatch, answer, words
-):
+@pytest.fixture
+def captions(monkeypatch):
+    """The captions of the rows that are drawn."""
     rows, draw = [], sheets.contact_sheet
     monkeypatch.setattr(sheets, "contact_sheet", lambda *a: (rows.extend(a[0]), draw(*a))[1])
-    mix = DiffMix(["cat", "dog"], pairs="other", backend=RecordingBackend(16, answer=answer))
+    return lambda: [row.caption for row in rows]
+
+
+def again(request, usual):
+    return Generated(usual.image, usual.seed, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "strategy", "words"),
+    [
+        (None, "real-mix", "label dog .84, cat .16   ·   strength 0.7"),
+        (again, "real-mix", "label dog .84, cat .16   ·   strength 0.7   ·   made at attempt 3"),
+        (refused, "real-mix", "label cat   ·   refused: the original stands in"),
+        (None, "real-gen", "label dog   ·   strength 1"),
+    ],
+)
+def test_a_caption_has_the_label_that_the_picture_is_trained_with(
+    photos, tmp_path, captions, answer, strategy, words
+):
+    backend = RecordingBackend(16, answer=answer)
+    mix = DiffMix(["cat", "dog"], strategy=strategy, pairs="other", backend=backend)
     preview(photos, tmp_path / "sheet.png", mix, count=1, tile=64)
-    assert [f"cat/1.png   ·   {words}"] == [row.caption for row in rows]
+    assert [f"cat/1.png   ·   {words}"] == captions()
+
+
+def test_a_refused_edit_is_said_under_the_picture(photos, tmp_path, captions):
+    edit = PromptEdit(["snowy"], backend=RecordingBackend(16, answer=refused))
+    preview(photos, tmp_path / "sheet.png", edit, count=1, tile=64)
+    assert ["cat/1.png   ·   prompt snowy   ·   refused: the original stands in"] == captions()
+
+
+def test_a_long_caption_takes_several_lines():
+    picture = {"a": torch.zeros(3, 10, 10, dtype=torch.uint8)}
+    one, two = (contact_sheet([SheetRow("word " * n, picture)], 64).shape[1] for n in (1, 10))
+    lines = len(wrap_text("word " * 10, 12, 64))
+    assert lines >= 4 and (lines - 1) * 17 == two - one
+
+
+def test_a_box_without_a_picture_says_why():
+    sheet = contact_sheet([SheetRow("", {"source": "it is gone"})], tile=256)
+    paper = torch.tensor(EMPTY, dtype=torch.uint8)[:, None, None]
+    empty = (sheet == paper).all(0)
+    assert 0.9 * 256 * 128 < empty.sum() < 256 * 128  # the rest of the box is the text
+    long = contact_sheet([SheetRow("", {"source": "a long path " * 9})], tile=64)
+    assert len(wrap_text("a long path " * 9, 12, 64 - GUTTER)) * 17 <= long.shape[1]
 
 
 def test_the_same_seed_draws_the_same_sheet(photos, tmp_path):
@@ -100,3 +148,8 @@ def test_only_unreadable_images_are_an_error_and_nothing_is_written(photos, tmp_
 def test_wrong_arguments_are_named(photos, tmp_path, source, target, options, message):
     with pytest.raises(ValueError, match=message):
         preview(tmp_path / source, tmp_path / target, mixer(), **options)
+
+
+def test_photographs_need_a_transform(photos, tmp_path):
+    with pytest.raises(ValueError, match="'transform' must be given for a folder of photographs"):
+        preview(photos, tmp_path / "sheet.png")
