@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffaug.arguments import same_name
 from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
 from diffaug.backends.model_files import read_index, read_json
 from diffaug.backends.spec import ModelSpec, Task
@@ -232,6 +233,8 @@ def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
         return _spec_of_folder(folder.resolve())
     if isinstance(backend, str) and HUB_ID.fullmatch(backend):
         return ModelSpec(backend)
+    if name := same_name(backend, PRESETS):
+        return PRESETS[name].spec
     close = difflib.get_close_matches(str(backend), PRESETS, n=3)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise ValueError(

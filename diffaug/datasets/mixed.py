@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from diffaug.arguments import unit, whole
+from diffaug.arguments import choice, unit, whole
 from diffaug.datasets.epoch import Epoch, pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.map_style import check_dataset, position
@@ -79,10 +79,7 @@ class MixedDataset(Dataset):
         seed: int | None = None,
     ) -> None:
         check_dataset(dataset)
-        if replacement not in REPLACEMENTS:
-            raise ValueError(
-                f"'replacement' must be one of {', '.join(REPLACEMENTS)}, got {replacement!r}."
-            )
+        replacement = choice("replacement", replacement, REPLACEMENTS)
         if replacement == "concat" and p is not None:
             raise ValueError(f"'p' must be None where nothing is replaced (concat), got {p}.")
         if long_tail and replacement != "global":

@@ -1,7 +1,7 @@
 """Diff-Mix: an image translated towards another class, and the soft label that goes with it."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffaug import images
-from diffaug.arguments import texts, whole
+from diffaug.arguments import choice, texts, whole
 from diffaug.backends import finetuned, presets
 from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
@@ -18,8 +18,10 @@ from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities, check_gamma, soft_label
 from diffaug.labels.pairs import ClassPairSampler
+from diffaug.labels.words import spelling
 from diffaug.seeds import MAX_SEED, derive_seed
 from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
+from diffaug.transforms.class_prompts import class_prompts
 from diffaug.transforms.strategies import (
     FEW_SHOT_P,
     SETTINGS,
@@ -38,13 +40,15 @@ class DiffMix(ImageTransform):
 
     Args:
         class_names: the name of every class, in the order of the labels; ``ImageFolder.classes``.
+            Where names are no words (``n01443537``): a mapping of these names to the words for the
+            prompt.
         strategy: a name in ``STRATEGIES`` or a :class:`Strategy`; ``real-*`` needs no fine-tuning.
-        pairs: ``"uniform"``, ``"other"``, ``"same"``, a ``(C, C)`` matrix of weights, or a
-            :class:`ClassPairSampler`.
+        pairs: ``"uniform"`` (the default), ``"other"``, ``"same"`` (the default of a strategy that
+            keeps the class), a ``(C, C)`` matrix of weights, or a :class:`ClassPairSampler`.
         metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
             the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
-            high)``, or ``"uniform"``.
+            high)``, or ``"uniform"``; 0.7 by default. An image from text has none.
         gamma: at least 0; see :func:`soft_label`.
         p: probability in [0, 1] that an image is translated; others get one-hot labels.
         pool: how many translations one image has, fixed by its content and ``seed``, so that later
@@ -85,12 +89,12 @@ class DiffMix(ImageTransform):
 
     def __init__(
         self,
-        class_names: Sequence[str],
+        class_names: Sequence[str] | Mapping[str, str],
         *,
         strategy: str | Strategy = "diff-mix",
-        pairs: str | Sequence[Sequence[float]] | torch.Tensor | ClassPairSampler = "uniform",
+        pairs: str | Sequence[Sequence[float]] | torch.Tensor | ClassPairSampler | None = None,
         metaclass: str = "",
-        strength: float | Sequence[float] | str = 0.7,
+        strength: float | Sequence[float] | str | None = None,
         gamma: float = 0.5,
         p: float = 0.3,
         pool: int | None = 5,
@@ -104,8 +108,7 @@ class DiffMix(ImageTransform):
         self.class_names = _distinct(class_names)
         self.strategy = find_strategy(strategy)
         self.pairs = self._sampler(pairs)
-        # An image made from text keeps nothing of its source.
-        self.strength = Strengths.parse(1.0 if self.strategy.start == "text" else strength)
+        self.strength = Strengths.of(self.strategy, strength)
         self.gamma = check_gamma(gamma)
         self.pool = None if pool is None else whole("pool", pool, 1)
         self.copies = 5 if pool is None else pool
@@ -121,18 +124,23 @@ class DiffMix(ImageTransform):
         given = spec_of(backend) if is_backend(backend) else _translating_spec(backend)
         self.backend = self._checked(backend, given)
         self.cache = cache and pool is not None
-        self.prompts = self._prompts(metaclass, given)
+        self.prompts = class_prompts(class_names, self.strategy, metaclass, given)
         self._warn_of_settings()
 
     @classmethod
     def from_setting(
-        cls, setting: str, class_names: Sequence[str], *, shots: int = 5, **changes: Any
+        cls,
+        setting: str,
+        class_names: Sequence[str] | Mapping[str, str],
+        *,
+        shots: int = 5,
+        **changes: Any,
     ) -> Self:
         """Make the transform with the authors' settings for a situation.
 
         Args:
             setting: ``"full-shot"``, ``"few-shot"`` or ``"long-tail"``.
-            class_names: the name of every class.
+            class_names: as for :class:`DiffMix`.
             shots: images of a class, for ``"few-shot"``: with fewer shots, ``p`` is larger.
             changes: any argument of :class:`DiffMix`; ``"long-tail"`` needs ``pairs``, a
                 ``ClassPairSampler(num_classes, class_counts=class_counts(dataset))``.
@@ -144,9 +152,10 @@ class DiffMix(ImageTransform):
             ... ).p
             0.5
         """
-        if setting not in SETTINGS:
-            raise ValueError(f"'setting' must be one of {', '.join(SETTINGS)}, got {setting!r}.")
+        setting = choice("setting", setting, SETTINGS)
         settings = dict(SETTINGS[setting])
+        if find_strategy(changes.get("strategy", "diff-mix")).start == "text":
+            del settings["strength"]
         if setting == "few-shot":
             shots = whole("shots", shots, 1)
             settings["p"] = FEW_SHOT_P[max(k for k in FEW_SHOT_P if k <= shots)]
@@ -159,10 +168,11 @@ class DiffMix(ImageTransform):
 
     def _sampler(self, pairs: Any) -> ClassPairSampler:
         count = len(self.class_names)
+        if pairs is None:
+            pairs = "same" if self.strategy.target == "own" else "uniform"
         if not isinstance(pairs, ClassPairSampler):
-            own = self.strategy.target == "own" and isinstance(pairs, str) and pairs == "uniform"
             try:
-                pairs = ClassPairSampler(count, strategy="same" if own else pairs)
+                pairs = ClassPairSampler(count, strategy=pairs)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"'pairs' makes no ClassPairSampler: {error}") from error
         if self.strategy.target == "own" and pairs.strategy != "same":
@@ -197,25 +207,6 @@ class DiffMix(ImageTransform):
             )
         spec = finetuned.reduce(spec, self.strategy.model)
         return replace(spec, task="generate" if self.strategy.start == "text" else "translate")
-
-    def _prompts(self, metaclass: str, given: ModelSpec | None) -> tuple[str, ...]:
-        if not isinstance(metaclass, str):
-            raise TypeError(f"'metaclass' must be a string, got {metaclass!r}.")
-        words = [finetuned.clean_name(name) for name in self.class_names]
-        tuned = finetuned.find(given) if given else None
-        if tuned is not None:
-            metaclass = metaclass or tuned.metaclass
-        if self.strategy.model != "none" and tuned is not None:
-            words = [tuned.token(name) for name in self.class_names]
-        elif self.strategy.model != "none" and given is not None:
-            warnings.warn(
-                f"'{presets.name_of(given.model)}' has learned none of the classes; fine-tune it "
-                "first ('diffaug finetune'), or choose strategy='real-mix', which needs no "
-                "fine-tuning.",
-                UserWarning,
-                stacklevel=3,
-            )
-        return tuple(finetuned.class_prompt(word, metaclass.strip()) for word in words)
 
     def _warn_of_settings(self) -> None:
         warn_of_large_p(self.p, "where every image was translated", stacklevel=3)
@@ -431,7 +422,7 @@ def _distinct(class_names: Any) -> tuple[str, ...]:
     texts("class_names", class_names)
     seen: dict[str, str] = {}
     for name in class_names:
-        word = finetuned.spelling(name)
+        word = spelling(name)
         if word in seen:
             raise ValueError(
                 f"'class_names' must differ in a prompt, got {seen[word]!r} and {name!r}; "

@@ -1,0 +1,86 @@
+"""The prompt of each class: a learned token or words, and the metaclass."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+from diffaug.backends import finetuned, presets
+from diffaug.backends.spec import ModelSpec
+from diffaug.labels.words import clean_name, named, without_words, words_of
+from diffaug.transforms.strategies import Strategy
+
+
+def class_prompts(
+    class_names: Sequence[str] | Mapping[str, str],
+    strategy: Strategy,
+    metaclass: str,
+    model: ModelSpec | None,
+) -> tuple[str, ...]:
+    """Return the prompt of each class: with its token where the strategy uses learned ones.
+
+    Warn of a model that has learned nothing, and of names that are no words.
+
+    Raises:
+        TypeError, ValueError: a word is not text, two classes have the same words, or the model has
+            not learned a class.
+    """
+    if not isinstance(metaclass, str):
+        raise TypeError(f"'metaclass' must be a string, got {metaclass!r}.")
+    given = _given_words(class_names) if isinstance(class_names, Mapping) else None
+    learned = finetuned.find(model) if model else None
+    if learned is not None:
+        metaclass = metaclass or learned.metaclass
+    if learned is not None and strategy.model != "none":
+        subjects = [learned.token(name) for name in class_names]
+    else:
+        if model is not None and strategy.model != "none":
+            warnings.warn(
+                f"'{presets.name_of(model.model)}' has learned none of the classes; fine-tune it "
+                "first ('diffaug finetune'), or choose strategy='real-mix', which needs no "
+                "fine-tuning.",
+                UserWarning,
+                stacklevel=3,
+            )
+        subjects = given or _words_in(list(class_names))
+        _check_twins(list(class_names), subjects)
+    return tuple(finetuned.class_prompt(subject, metaclass.strip()) for subject in subjects)
+
+
+def _words_in(names: list[str]) -> list[str]:
+    """Return the words in the names of classes, and warn where there are none."""
+    words = words_of(names)
+    if wordless := without_words(names, words):
+        warnings.warn(
+            f"'class_names' has no words for {len(wordless)} of {len(words)} classes, such as "
+            f"{named(wordless)}, and the model reads these names as they are; give a mapping of "
+            "each name to its words ('--class-names FILE' on the command line).",
+            UserWarning,
+            stacklevel=4,
+        )
+    return list(words)
+
+
+def _given_words(class_names: Mapping[str, str]) -> list[str]:
+    """Return the words that a mapping gives each class."""
+    for name, words in class_names.items():
+        if not isinstance(words, str):
+            raise TypeError(
+                f"'class_names' must map each class to its words, got {words!r} for {name!r}; "
+                "give list(...) of it for the names alone."
+            )
+        if not words.strip():
+            raise ValueError(
+                f"'class_names' must have words for every class, got {words!r} for {name!r}."
+            )
+    return [" ".join(words.split()) for words in class_names.values()]
+
+
+def _check_twins(names: Sequence[str], words: Sequence[str]) -> None:
+    """Raise where two classes have the same words: no prompt could tell them apart."""
+    seen: dict[str, str] = {}
+    for name, text in zip(names, words, strict=True):
+        twin = seen.setdefault(clean_name(text).casefold(), name)
+        if twin != name:
+            raise ValueError(
+                f"'class_names' must differ in a prompt, and {twin!r} and {name!r} are both "
+                f"{text!r} there; give a mapping of each name to words of its own."
+            )
