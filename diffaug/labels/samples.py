@@ -1,6 +1,7 @@
 """Where a sample keeps its image and its label: at an index of a tuple, or at a key of a dict."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
@@ -8,31 +9,51 @@ LABEL_KEYS = ("label", "labels", "fine_label")
 
 #: The keys and positions that lead to a part of a sample, the outermost first.
 Place = tuple[Any, ...]
-LabelsGetter = str | int | Callable[[Any], Any]
+#: A key, an index, a callable that returns the part itself, or ``"default"``: the usual places.
+Getter = str | int | Callable[[Any], Any]
+LabelsGetter = Getter
 
 
-def image_place(sample: Any) -> Place:
+def check_getter(name: str, getter: Any) -> Getter:
+    """Return an argument that says where a part of a sample is."""
+    whole = isinstance(getter, int) and not isinstance(getter, bool)
+    if not callable(getter) and not isinstance(getter, str) and not whole:
+        raise TypeError(f"'{name}' must be a key, an index or callable, got {getter!r}.")
+    return getter  # type: ignore[no-any-return]
+
+
+def image_place(sample: Any, getter: Getter = "default", *, asker: str = "") -> Place:
     """Return where a sample's image is: under a usual key, or first.
 
+    Args:
+        sample: ``(image, label, ...)``, or a dict with ``image``, ``img`` or ``pixel_values``.
+        getter: a key or an index of an image elsewhere, or a callable that returns the image.
+        asker: whose argument ``image_getter`` an error names.
+
     Raises:
-        TypeError: the sample is neither a tuple, a list nor a dict with such a key.
+        TypeError: there is no image there.
+
+    Example:
+        >>> image_place(("image", 3)), image_place({"jpg": "image", "cls": 3}, "jpg")
+        ((0,), ('jpg',))
     """
+    if callable(getter) or getter != "default":
+        return _given_place(sample, getter, "image_getter")
     if isinstance(sample, Mapping):
-        return (_key(sample, IMAGE_KEYS, "image"),)
+        return (_key(sample, IMAGE_KEYS, "image", "image_getter", asker),)
     if isinstance(sample, (tuple, list)) and sample:
         return (0,)
-    raise TypeError(
-        f"a sample must be (image, label) or a dict of them, got {type(sample).__name__}."
-    )
+    raise _no_sample(sample)
 
 
-def label_place(sample: Any, getter: LabelsGetter = "default") -> Place:
+def label_place(sample: Any, getter: Getter = "default", *, asker: str = "") -> Place:
     """Return where a sample's label is.
 
     Args:
         sample: ``(image, label, ...)``, or a dict with ``label``, ``labels`` or ``fine_label``;
             also ``(image, {"label": ...})``.
         getter: a key or an index of a label elsewhere, or a callable that returns the label.
+        asker: whose argument ``labels_getter`` an error names.
 
     Raises:
         TypeError: there is no label there.
@@ -41,25 +62,42 @@ def label_place(sample: Any, getter: LabelsGetter = "default") -> Place:
         >>> label_place(("image", 3)), label_place({"img": "image", "labels": 3})
         ((1,), ('labels',))
     """
-    if callable(getter):
-        return _place_of(sample, getter(sample))
-    if getter != "default":
-        place = (getter,)
-        try:
-            get(sample, place)
-        except (KeyError, IndexError, TypeError) as error:
-            raise TypeError(
-                f"'labels_getter' is {getter!r}, and a sample has no such place."
-            ) from error
-        return place
+    if callable(getter) or getter != "default":
+        return _given_place(sample, getter, "labels_getter")
     if isinstance(sample, Mapping):
-        return (_key(sample, LABEL_KEYS, "label"),)
+        return (_key(sample, LABEL_KEYS, "label", "labels_getter", asker),)
     if isinstance(sample, (tuple, list)) and len(sample) >= 2:
-        inner = sample[1]
-        return (1, _key(inner, LABEL_KEYS, "label")) if isinstance(inner, Mapping) else (1,)
-    raise TypeError(
-        f"a sample must be (image, label) or a dict of them, got {type(sample).__name__}."
-    )
+        if isinstance(sample[1], Mapping):
+            return (1, _key(sample[1], LABEL_KEYS, "label", "labels_getter", asker))
+        return (1,)
+    raise _no_sample(sample)
+
+
+def getters_in(transforms: Any) -> tuple[Getter, Getter]:
+    """Return the getters of image and label that a transform has, or one inside a ``Compose``.
+
+    Example:
+        >>> from diffaug import DiffMix, RecordingBackend
+        >>> mix = DiffMix(["cat", "dog"], labels_getter="cls", backend=RecordingBackend())
+        >>> getters_in(mix)
+        ('default', 'cls')
+    """
+    steps = list(_steps(transforms))
+
+    def first(name: str) -> Getter:
+        given = (getattr(step, name, "default") for step in steps)
+        return next((getter for getter in given if callable(getter) or getter != "default"), "default")
+
+    return first("image_getter"), first("labels_getter")
+
+
+def _steps(transforms: Any) -> Iterator[Any]:
+    yield transforms
+    inside = getattr(transforms, "transforms", None)
+    if inside is not None and not isinstance(inside, (str, Mapping)):
+        # A list, nn.ModuleList, or one transform, as some wrappers have it.
+        for step in inside if hasattr(inside, "__iter__") else [inside]:
+            yield from _steps(step)
 
 
 def get(sample: Any, place: Place) -> Any:
@@ -76,8 +114,10 @@ def put(sample: Any, place: Place, value: Any) -> Any:
     step, rest = place[0], place[1:]
     changed = put(sample[step], rest, value)
     if isinstance(sample, Mapping):
-        copy: Any = {**sample, step: changed}
-        return copy
+        # Other mappings than a dict may share with their copies what they hold.
+        fresh: Any = copy.copy(sample) if isinstance(sample, dict) else dict(sample)
+        fresh[step] = changed
+        return fresh
     parts = list(sample)
     parts[step] = changed
     if hasattr(sample, "_fields"):  # a named tuple
@@ -85,32 +125,52 @@ def put(sample: Any, place: Place, value: Any) -> Any:
     return tuple(parts) if isinstance(sample, tuple) else parts
 
 
-def _key(sample: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> str:
+def _key(
+    sample: Mapping[Any, Any], keys: tuple[str, ...], what: str, argument: str, asker: str
+) -> str:
     for key in keys:
         if key in sample:
             return key
+    give = f"give {asker} its '{argument}'" if asker else f"give '{argument}'"
     raise TypeError(
         f"a sample must have its {what} under one of the keys {', '.join(keys)}, got "
-        f"{', '.join(map(str, sample)) or 'none'}; rename it."
+        f"{', '.join(map(str, sample)) or 'none'}; rename it, or {give}."
     )
 
 
-def _place_of(sample: Any, label: Any) -> Place:
+def _no_sample(sample: Any) -> TypeError:
+    return TypeError(
+        f"a sample must be (image, label) or a dict of them, got {type(sample).__name__}."
+    )
+
+
+def _given_place(sample: Any, getter: Getter, argument: str) -> Place:
+    """Return the place that an argument of the caller names."""
+    if callable(getter):
+        return _place_of(sample, getter(sample), argument)
+    try:
+        get(sample, (getter,))
+    except (KeyError, IndexError, TypeError) as error:
+        raise TypeError(f"'{argument}' is {getter!r}, and a sample has no such place.") from error
+    return (getter,)
+
+
+def _place_of(sample: Any, part: Any, argument: str) -> Place:
     """Find an object in a sample; if it is there twice, as equal small integers are, raise."""
-    places = list(_places(sample, label))
+    places = list(_places(sample, part))
     if len(places) != 1:
         raise TypeError(
-            f"'labels_getter' must return one value of the sample itself, and this one is there "
+            f"'{argument}' must return one value of the sample itself, and this one is there "
             f"{len(places)} times; give a key or an index instead."
         )
     return places[0]
 
 
-def _places(sample: Any, label: Any) -> Any:
-    if sample is label:
+def _places(sample: Any, part: Any) -> Any:
+    if sample is part:
         yield ()
     elif isinstance(sample, (Mapping, tuple, list)):
         pairs = sample.items() if isinstance(sample, Mapping) else enumerate(sample)
         for step, inner in pairs:
-            for rest in _places(inner, label):
+            for rest in _places(inner, part):
                 yield (step, *rest)
