@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -55,7 +55,7 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def same_name(given: Any, known: Iterable[str]) -> str | None:
-    """Return the name that is meant: case, dashes, underscores and spaces do not count.
+    """Return the name that is meant; case, dashes, underscores and spaces do not count.
 
     Example:
         >>> same_name("TI_Mix", ["diff-mix", "ti-mix"])
@@ -70,7 +70,7 @@ def same_name(given: Any, known: Iterable[str]) -> str | None:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "-", name.strip().casefold())
+    return re.sub(r"[\s_-]+", "", name.casefold())
 
 
 def choice(name: str, value: Any, known: Iterable[str], also: str = "") -> str:
@@ -104,6 +104,20 @@ def image_size(name: str, value: Any) -> int | tuple[int, int]:
     if len(sides) not in (1, 2):
         raise ValueError(f"'{name}' must be N (the shorter side) or H,W in pixels, got {value!r}.")
     return sides if len(sides) == 2 else sides[0]
+
+
+def resized_shape(shape: Sequence[int], size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width after ``v2.Resize(size)``.
+
+    Example:
+        >>> resized_shape((20, 30), 40), resized_shape((20, 30), (40, 40))
+        ((40, 60), (40, 40))
+    """
+    if not isinstance(size, int):
+        return size
+    height, width = shape
+    short = min(height, width)
+    return (int(size * height / short), int(size * width / short))
 
 
 def square_side(name: str, value: Any) -> int:

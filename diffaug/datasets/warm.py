@@ -186,15 +186,14 @@ def _cached(ours: ImageTransform) -> CachedBackend:
 
 
 def _check_order(dataset: Any, ours: ImageTransform) -> None:
-    """Raise where a dataset numbers the classes of a transform in another order."""
-    own, theirs = getattr(ours, "class_names", None), class_names_of(dataset)
-    if own is None or theirs is None or set(own) != set(theirs):
-        return
-    for number, (name, other) in enumerate(zip(own, theirs, strict=True)):
-        if name != other:
+    """Raise where a dataset gives a class another number than the transform does."""
+    names, theirs = getattr(ours, "class_names", None), class_names_of(dataset)
+    numbers = {name: number for number, name in enumerate(names or ())}
+    for number, name in enumerate(theirs or ()):
+        if numbers.get(name, number) != number:
             raise ValueError(
-                f"'class_names' must be in the order of the dataset's labels, and class {number} "
-                f"is {other!r} there and {name!r} in {type(ours).__name__}."
+                f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
+                f"class {number} there and class {numbers[name]} in {type(ours).__name__}."
             )
 
 

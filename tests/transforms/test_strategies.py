@@ -200,7 +200,7 @@ def test_a_wrong_strength_is_named(value, message):
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        ("diffmix", "'strategy' must be one of diff-mix, .*, ti-aug, got 'diffmix'."),
+        ("mixdiff", "'strategy' must be one of diff-mix, .*, ti-aug, got 'mixdiff'."),
         (["diff-mix"], "'strategy' must be one of diff-mix"),
         (None, "'strategy' must be one of diff-mix, .* got None."),
         (Strategy("lora", "any", "image"), "'model' of a Strategy must be one of all, embed.* got"),
@@ -260,7 +260,7 @@ def test_a_fine_tuned_model_is_asked_by_folder_and_never_warns_of_names(tmp_path
     assert mix.prompts == listed.prompts
 
 
-@pytest.mark.parametrize("spelt", ["TI_Mix", "ti mix", " ti-mix ", "TI__MIX"])
+@pytest.mark.parametrize("spelt", ["TI_Mix", "ti mix", " ti-mix ", "TI__MIX", "timix"])
 def test_dashes_underscores_and_case_make_no_other_name(spelt):
     assert STRATEGIES["ti-mix"] == find_strategy(spelt)
     mix = DiffMix.from_setting("Few_Shot", ["a", "b"], pairs="OTHER", backend=RecordingBackend())
