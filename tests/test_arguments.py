@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from torchvision.transforms import v2
 
 from diffaug.arguments import (
@@ -54,7 +53,10 @@ def test_another_name_is_none_of_them(other):
     ("given", "expected"),
     [
         *((given, 64) for given in (64, "64", " 64 ", np.int64(64), [64])),
-        *((given, (64, 48)) for given in ("64,48", "64x48", "64 X 48", "64×48", (64, 48), [64, 48])),
+        *(
+            (given, (64, 48))
+            for given in ("64,48", "64x48", "64 X 48", "64×48", (64, 48), [64, 48])
+        ),
         ("64,64", (64, 64)),
     ],
 )
@@ -92,7 +94,11 @@ def test_a_square_has_one_side():
         (lambda: texts("prompts", []), ValueError, "at least one string, got none"),
         (lambda: texts("prompts", ["a", ""]), ValueError, "non-empty strings, got ''"),
         *(
-            (lambda text=text: image_size("size", text), ValueError, r"N \(the shorter side\) or H,W")
+            (
+                lambda text=text: image_size("size", text),
+                ValueError,
+                r"N \(the shorter side\) or H,W",
+            )
             for text in ("", "64,", "64,64,64", "big", "64.5", "64;64", "x64")
         ),
         (lambda: image_size("size", (1, 2, 3)), ValueError, r"in pixels, got \(1, 2, 3\)"),
@@ -101,7 +107,11 @@ def test_a_square_has_one_side():
         (lambda: image_size("size", 64.0), TypeError, "'size' must be an integer, got 64.0"),
         (lambda: image_size("size", True), TypeError, "'size' must be an integer, got True"),
         (lambda: image_size("size", (64, 4.5)), TypeError, "'size' must be an integer, got 4.5"),
-        (lambda: square_side("size", "64,48"), ValueError, "the side of a square in pixels, got '64"),
+        (
+            lambda: square_side("size", "64,48"),
+            ValueError,
+            "the side of a square in pixels, got '64",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, error, message):

@@ -350,7 +350,7 @@ def _print_differences(files: list[str]) -> None:
     if differences := loaded_otherwise(files):
         kinds = ", ".join(f"{count} {kind}" for kind, count in differences.items())
         err.print(
-            f"diffaug.load_image sees some files otherwise than ImageFolder's own loader ({kinds}); "
+            f"diffaug.load_image sees files otherwise than ImageFolder's own loader ({kinds}): "
             "if your training loads them with it, give --load-image"
         )
 

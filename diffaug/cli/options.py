@@ -327,8 +327,10 @@ def number_or_range(text: str) -> float | tuple[float, float]:
 
 def strengths(text: str) -> float | list[float] | str:
     """Read how far to translate."""
+    from diffaug.arguments import same_name
+
     numbers = _numbers(text)
-    if not numbers and text != "uniform":
+    if not numbers and not same_name(text, ["uniform"]):
         raise ValueError(
             f"'strength' must be a number, several with commas, or uniform, got {text!r}."
         )

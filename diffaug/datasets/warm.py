@@ -19,7 +19,7 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.datasets.map_style import check_dataset
 from diffaug.errors import RefusedError, UnreadableImageError, one_line
 from diffaug.labels import samples
-from diffaug.labels.class_names import class_names_of
+from diffaug.labels.class_names import check_order
 from diffaug.labels.origins import image_paths
 from diffaug.offline.sources import Skipped
 from diffaug.progress import progress_bar
@@ -106,7 +106,7 @@ def warm_cache(
     check_dataset(dataset)
     before, ours = _split(transform)
     backend = _cached(ours)
-    _check_order(dataset, ours)
+    check_order(dataset, ours)
     items = _Items(dataset, before, ours, image_getter, labels_getter, strict)
     for index, image, label in items.probes():
         if again := items.read(index):
@@ -185,18 +185,6 @@ def _cached(ours: ImageTransform) -> CachedBackend:
     return backend
 
 
-def _check_order(dataset: Any, ours: ImageTransform) -> None:
-    """Raise where a dataset gives a class another number than the transform does."""
-    names, theirs = getattr(ours, "class_names", None), class_names_of(dataset)
-    numbers = {name: number for number, name in enumerate(names or ())}
-    for number, name in enumerate(theirs or ()):
-        if numbers.get(name, number) != number:
-            raise ValueError(
-                f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
-                f"class {number} there and class {numbers[name]} in {type(ours).__name__}."
-            )
-
-
 class _Items:
     """The items of a dataset as the transform will get them; what cannot be read is skipped.
 
@@ -249,7 +237,8 @@ class _Items:
         except MemoryError:
             raise
         except Exception as error:  # a damaged file may fail in any way, in anyone's dataset
-            return self._skip(index, error)
+            self._skip(index, error)
+            return None
         image, label = self._parts(sample)
         try:  # Pillow may read an image only when it is used
             for step in self._before:
@@ -257,7 +246,8 @@ class _Items:
             images.check_image(image)
             return images.unpack(image)[0], label
         except (OSError, SyntaxError, UnreadableImageError) as error:
-            return self._skip(index, error)
+            self._skip(index, error)
+            return None
 
     def _parts(self, sample: Any) -> tuple[Any, Any]:
         """Return image and label; None for a label that is not needed."""

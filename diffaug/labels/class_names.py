@@ -34,3 +34,20 @@ def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | No
             return distinct(name[0] if isinstance(name, tuple) else name for name in names)
         dataset = getattr(dataset, "dataset", None)
     return None
+
+
+def check_order(dataset: Any, transforms: Any) -> None:
+    """Raise where a transform, or one in a ``Compose``, numbers a class otherwise than a dataset.
+
+    Names that only one of them has are not compared: words may stand for folders.
+    """
+    inside = getattr(transforms, "transforms", None)
+    for step in inside if isinstance(inside, Iterable) else ():
+        check_order(dataset, step)
+    numbers = {name: number for number, name in enumerate(getattr(transforms, "class_names", ()))}
+    for number, name in enumerate(class_names_of(dataset) or () if numbers else ()):
+        if numbers.get(name, number) != number:
+            raise ValueError(
+                f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
+                f"class {number} there and class {numbers[name]} in {type(transforms).__name__}."
+            )

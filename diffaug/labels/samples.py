@@ -19,7 +19,7 @@ def check_getter(name: str, getter: Any) -> Getter:
     whole = isinstance(getter, int) and not isinstance(getter, bool)
     if not callable(getter) and not isinstance(getter, str) and not whole:
         raise TypeError(f"'{name}' must be a key, an index or callable, got {getter!r}.")
-    return getter  # type: ignore[no-any-return]
+    return getter
 
 
 def image_place(sample: Any, getter: Getter = "default", *, asker: str = "") -> Place:

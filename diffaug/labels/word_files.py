@@ -65,8 +65,8 @@ def _json_pairs(path: str | os.PathLike[str], text: str) -> list[tuple[str, str]
         raise ValueError(f"'class_names' must be valid JSON in '{path}': {error}.") from error
     if not text.lstrip().startswith("{"):
         raise ValueError(
-            f"'class_names' must be a JSON object in '{path}', such as {{\"001.ak47\": \"rifle\"}}, "
-            "got a list; the words of a class need its name."
+            f"'class_names' must be a JSON object in '{path}', which gives words by names, got a "
+            'list; write {"owl": "barn owl"}.'
         )
     for name, words in pairs:
         if not isinstance(words, str):

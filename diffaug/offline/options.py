@@ -19,7 +19,7 @@ class Options:
 
     per_image: int | None
     seed: int
-    size: int | tuple[int, int] | str | None
+    size: Any  # as image_size returns it
     format: str
     include_originals: bool
     shard: Shard | None

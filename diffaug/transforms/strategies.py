@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args, get_type_hints
 import numpy as np
 import torch
 
-from diffaug.arguments import choice, unit, unit_range
+from diffaug.arguments import choice, same_name, unit, unit_range
 
 
 class Strategy(NamedTuple):
@@ -70,7 +70,7 @@ class Strengths:
         if isinstance(value, (np.ndarray, torch.Tensor)):
             value = value.tolist()
         if isinstance(value, (str, set, frozenset)):
-            if value == "uniform":
+            if same_name(value, ["uniform"]):
                 return cls(UNIFORM_STRENGTHS)
             raise ValueError(
                 f"'strength' must be a number, a list, a range (low, high) or 'uniform', "

@@ -143,9 +143,7 @@ def test_warming_says_where_the_loader_decides_what_an_image_is(photos, model, t
     Image.new("RGB", (20, 30)).save(photos / "cat" / "phone.jpg", exif=exif)
     command = ("warm", photos, "--backend", tiny_pipelines.model_folder("edit"), "--dry-run")
     done = run(*command)
-    assert "sees some files otherwise than ImageFolder's own loader (1 turned upright)" in (
-        done.stderr
-    )
+    assert "sees files otherwise than ImageFolder's own loader (1 turned upright)" in (done.stderr)
     done = run(*command, "--load-image")
     assert "" == done.stderr and "loader=diffaug.load_image)" in done.stdout.splitlines()[0]
 
@@ -216,7 +214,10 @@ def test_the_help_says_which_method_an_option_belongs_to(command):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--pool", "3"), "'pool' must not be given with --method diffusemix, .* --method diffmix."),
+        (
+            ("--pool", "3"),
+            "'pool' must not be given with --method diffusemix, .* --method diffmix.",
+        ),
         (("--method", "diffmix", "--variants", "1"), "'variants' must not be given with --method"),
         (("--variants", "0"), "'variants' must be at least 1, got 0"),
         (("--size", "64,64,64"), "'size' must be N (the shorter side) or H,W in pixels, got"),
@@ -247,7 +248,10 @@ def test_a_fine_tuned_model_and_a_fractal_are_squares(photos, tmp_path):
         (("--method", "diffmix", "--recipe", "paper"), "it belongs to --method diffusemix."),
         (("--method", "diffmix", "--alpha", "0.2"), "'alpha' must not be given with --method dif"),
         (("--method", "diffmix", "--image-guidance-scale", "2"), "'image_guidance_scale' must not"),
-        (("--backend", "flux2-klein-4b", "--image-guidance-scale", "2"), "and 'flux2-klein-4b' has"),
+        (
+            ("--backend", "flux2-klein-4b", "--image-guidance-scale", "2"),
+            "and 'flux2-klein-4b' has",
+        ),
         (("--model-size", "100"), "'model_size' must be a positive multiple of 8, got 100."),
         (("--model-size", "64,32"), "'model_size' must be the side of a square in pixels, got"),
         (("--guidance-scale", "nan"), "'guidance_scale' must be at least 0, got nan."),

@@ -280,7 +280,9 @@ def test_a_dataset_of_which_nothing_can_be_read_is_an_error(backend):
     with pytest.raises(UnreadableImageError, match="none of the 5 items .* first is item 0: input"):
         warm_cache(Gone(5), edit)
     gone = Gone(10**6)
-    with pytest.raises(UnreadableImageError, match="100 items in a row could not be read; the last"):
+    with pytest.raises(
+        UnreadableImageError, match="100 items in a row could not be read; the last"
+    ):
         warm_cache(gone, edit)
     assert gone.reads < 300
 
@@ -309,7 +311,9 @@ def test_image_and_label_are_where_getters_say(backend):
     plain = DiffMix(NAMES, pool=2, p=0.5, backend=backend)
     small = v2.Compose([v2.Resize((16, 16)), plain])
     assert 10 == warm_cache(data, small, labels_getter=lambda sample: sample["cls"]).cached
-    with pytest.raises(TypeError, match="under one of the keys label, .* or give warm_cache its 'la"):
+    with pytest.raises(
+        TypeError, match="under one of the keys label, .* or give warm_cache its 'la"
+    ):
         warm_cache(data, plain)
 
 
@@ -350,7 +354,10 @@ class Mute(Sharpen):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (Silent, r"'choices' of Silent must list all params .* its 0 requests lack that of {'seed'"),
+        (
+            Silent,
+            r"'choices' of Silent must list all params .* its 0 requests lack that of {'seed'",
+        ),
         (Forgetful, "'choices' of Forgetful must list all params .* its 2 requests lack that of"),
         (lambda b: Heavier(["a"], backend=b), "'choices' of Heavier .* its 1 requests lack that"),
         (Mute, "must ask for images, and Mute asks for none for any of the 5 items"),

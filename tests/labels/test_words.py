@@ -18,7 +18,10 @@ from diffaug.labels.words import without_words, words_of
         (["001.ak47"], ("ak47",)),
         (["n02085620-Chihuahua", "n02113624-toy_poodle"], ("Chihuahua", "toy poodle")),
         (["goldfish_n01443537", "n01440764 tench"], ("goldfish", "tench")),
-        (["00000_Animalia_Annelida", "00001_Animalia_Aves"], ("Animalia Annelida", "Animalia Aves")),
+        (
+            ["00000_Animalia_Annelida", "00001_Animalia_Aves"],
+            ("Animalia Annelida", "Animalia Aves"),
+        ),
         (["0 - zero", "1 - one", "2 - two"], ("zero", "one", "two")),  # torchvision's MNIST
         (["1. Eczema", "10. Warts", "2. Melanoma"], ("Eczema", "Warts", "Melanoma")),
         (["(1) cat", "(2) dog"], ("cat", "dog")),
@@ -45,7 +48,17 @@ def test_what_numbers_the_classes_is_dropped(names, words):
         ["3 euro", "5 pounds"],
         ["model 3", "model S"],
         ["Audi A4 2012", "2012 Audi"],
-        ["707-320", "727-200", "737-200", "737-300", "A300B4", "ATR-42", "BAE 146", "DC-3", "MD-11"],
+        [
+            "707-320",
+            "727-200",
+            "737-200",
+            "737-300",
+            "A300B4",
+            "ATR-42",
+            "BAE 146",
+            "DC-3",
+            "MD-11",
+        ],
         ["5.56 rifle", "7.62 rifle"],
         ["3D printer", "4x4"],
         ["n1 rocket", "n01 road", "n012345678"],
@@ -121,7 +134,9 @@ def test_a_file_that_gives_no_words_is_named_with_its_line(tmp_path, data, messa
 
 
 def test_a_file_of_words_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="'class_names' must be a file that can be read, got '.*no"):
+    with pytest.raises(
+        ValueError, match="'class_names' must be a file that can be read, got '.*no"
+    ):
         read_words(tmp_path / "no")
 
 

@@ -158,6 +158,7 @@ def test_a_real_model_with_learned_words_alone_makes_another_image(tuned):
 def test_strengths_are_a_number_a_list_a_range_or_the_published_ones():
     assert (0.7,) == Strengths.parse(0.7).values
     assert (0.3, 0.5, 0.7, 0.9) == Strengths.parse("uniform").values
+    assert (0.3, 0.5, 0.7, 0.9) == Strengths.parse("Uniform").values
     for several in ([0.25, 1], np.array([0.25, 1.0]), torch.tensor([0.25, 1.0])):
         assert Strengths((0.25, 1.0)) == Strengths.parse(several)
     for one in (np.float64(0.5), np.array(0.5), torch.tensor(0.5), (0.5, 0.5)):
@@ -269,7 +270,9 @@ def test_dashes_underscores_and_case_make_no_other_name(spelt):
 
 @pytest.mark.parametrize("name", ["diff-gen", "real_gen"])
 def test_a_strength_is_refused_where_images_are_made_from_text(name):
-    with pytest.raises(ValueError, match="'strength' must not be given with strategy .*-gen, .*0.4"):
+    with pytest.raises(
+        ValueError, match="'strength' must not be given with strategy .*-gen, .*0.4"
+    ):
         DiffMix(["a", "b"], strategy=name, strength=0.4, backend=RecordingBackend())
     for strength in (None, 1, 1.0, [1.0]):
         mix = DiffMix(["a", "b"], strategy=name, strength=strength, backend=RecordingBackend())
