@@ -20,6 +20,7 @@ from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.filtering.verdicts import filter_set
 from diffaug.finetuning.run import finetune
 from diffaug.fractals import FractalBank
+from diffaug.labels.class_names import class_names_of
 from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
@@ -70,6 +71,7 @@ __all__ = [
     "backend_for",
     "cache_info",
     "class_counts",
+    "class_names_of",
     "errors",
     "few_shot_subset",
     "filter_set",

@@ -26,6 +26,11 @@ def is_pure_tensor(value: Any) -> bool:
 TRANSFORMED_TYPES = (is_pure_tensor, tv_tensors.Image, Image.Image)
 
 
+def is_image(value: Any) -> bool:
+    """Return whether a value is what torchvision passes to our transforms."""
+    return is_pure_tensor(value) or isinstance(value, (tv_tensors.Image, Image.Image))
+
+
 def is_video(value: Any) -> bool:
     """Return whether a value is a torchvision video."""
     return isinstance(value, tv_tensors.Video)
@@ -42,6 +47,11 @@ def mark_image(image: Any) -> Any:
     return tv_tensors.Image(image) if is_pure_tensor(image) else image
 
 
+def unmark_image(image: Any) -> Any:
+    """Return a marked tensor as the pure tensor that it was; leave everything else as it is."""
+    return image.as_subclass(torch.Tensor) if isinstance(image, tv_tensors.Image) else image
+
+
 def check_image(image: Any) -> int:
     """Return how many images a value holds (leading dimensions multiplied), or raise.
 
@@ -56,6 +66,13 @@ def check_image(image: Any) -> int:
         raise TypeError(
             f"'image' must be a PIL image or a tensor, got {type(image).__name__}; "
             "put v2.ToImage() before this transform."
+        )
+    if image.ndim < 3:
+        grey = image.ndim == 2 and (image.dtype == torch.uint8 or image.is_floating_point())
+        flat = " (or like a grey image without its channel: give image[None])" if grey else ""
+        raise ValueError(
+            f"'image' must have shape (..., C, H, W), got {tuple(image.shape)}; this looks like a "
+            f"label{flat}. Mark the image with tv_tensors.Image, or put v2.ToImage() first."
         )
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(

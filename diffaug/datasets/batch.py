@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from diffaug.ahead import map_ahead
+from diffaug.labels import samples
 from diffaug.seeds import MAX_SEED
 from diffaug.transforms.base import ImageTransform, drawing_from
 
@@ -21,13 +22,16 @@ class BatchAugment:
     Args:
         loader: any iterable of batches, ``(images, labels, ...)`` or dicts.
         transform: one of diffaug's, such as :class:`DiffuseMix` or :class:`DiffMix`.
+        image_getter: where the images of a batch are: a key, an index or a callable; by default
+            under ``image``, ``img`` or ``pixel_values``, or first in a tuple.
+        labels_getter: the same for the labels; by default where the transform's own says.
 
     Shape:
         Batches as the loader gives them, images ``(B, C, H, W)``, uint8 or float in [0, 1]; out as
         the transform makes them.
 
     Raises:
-        TypeError: the transform is not one of diffaug's.
+        TypeError: the transform is not one of diffaug's, or a getter finds nothing in a batch.
 
     Example:
         >>> import torch
@@ -40,7 +44,14 @@ class BatchAugment:
         torch.Size([4, 3, 32, 32])
     """
 
-    def __init__(self, loader: Iterable[Any], transform: ImageTransform) -> None:
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        transform: ImageTransform,
+        *,
+        image_getter: samples.Getter = "default",
+        labels_getter: samples.Getter = "default",
+    ) -> None:
         if not isinstance(transform, ImageTransform):
             raise TypeError(
                 "'transform' must be one of diffaug's, such as DiffuseMix, got "
@@ -48,13 +59,15 @@ class BatchAugment:
             )
         self.loader = loader
         self.transform = transform
+        self.image_getter = samples.check_getter("image_getter", image_getter)
+        self.labels_getter = samples.check_getter("labels_getter", labels_getter)
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
         if self.transform.backend is None:  # nothing to wait for
-            yield from map(self.transform, self.loader)
+            yield from map(self._transformed, self.loader)
             return
         seeded = (
             (batch, int(torch.randint(MAX_SEED, (), generator=None))) for batch in self.loader
@@ -69,7 +82,12 @@ class BatchAugment:
     def _augment(self, seeded: tuple[Any, int]) -> Any:
         batch, seed = seeded
         with drawing_from(torch.Generator().manual_seed(seed)):
+            return self._transformed(batch)
+
+    def _transformed(self, batch: Any) -> Any:
+        if (self.image_getter, self.labels_getter) == ("default", "default"):
             return self.transform(batch)
+        return self.transform.augment_sample(batch, self.image_getter, self.labels_getter)
 
 
 def _choose_gpu(number: int | None) -> None:

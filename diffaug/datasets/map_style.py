@@ -1,14 +1,16 @@
 """What a map-style dataset is, and which item an index means."""
 
+import operator
 from typing import Any
-
-from diffaug.labels.label import class_number
 
 
 def position(index: Any, length: int) -> int:
     """Return the index of an item, counted from the front."""
-    number = class_number(index)
-    if number is None:
+    try:
+        number = operator.index(index)
+    except TypeError:
+        number = None
+    if number is None or isinstance(index, bool):
         raise TypeError(f"'index' must be an integer, got {index!r}.")
     if not -length <= number < length:
         raise IndexError(f"'index' must be below {length}, got {number}.")

@@ -1,10 +1,18 @@
 """The names that a dataset gives its classes."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from diffaug.labels.samples import LABEL_KEYS
+
+
+def first_name(name: Any) -> Any:
+    """Return the first of several names of one class, as torchvision's ImageNet has them."""
+    return name[0] if isinstance(name, (tuple, list)) and name else name
 
 
 def distinct(names: Iterable[Any]) -> list[str]:
@@ -12,27 +20,89 @@ def distinct(names: Iterable[Any]) -> list[str]:
 
     Example:
         >>> from diffaug.labels.class_names import distinct
-        >>> distinct(["crane", "owl", "crane"])
+        >>> distinct(["crane", "owl", ("crane", "a machine")])
         ['crane (0)', 'owl', 'crane (2)']
     """
-    texts = [str(name) for name in names]
-    count = Counter(texts)
-    return [f"{text} ({number})" if count[text] > 1 else text for number, text in enumerate(texts)]
+    texts = [str(first_name(name)) for name in names]
+    while len(set(texts)) < len(texts):  # a numbered name may be there already
+        same = {texts[earlier] for earlier, _ in twins(texts)}
+        texts = [f"{text} ({n})" if text in same else text for n, text in enumerate(texts)]
+    return texts
+
+
+def twins(names: Sequence[str], spelling: Callable[[str], str] = str) -> Iterator[tuple[int, int]]:
+    """List the positions of names that are spelled like an earlier one, with that one's."""
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names):
+        earlier = seen.setdefault(spelling(name), number)
+        if earlier != number:
+            yield earlier, number
 
 
 def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | None:
-    """Return the distinct names that a dataset, or the dataset of a subset, gives its classes."""
-    while dataset is not None:
-        features = getattr(dataset, "features", None)
-        feature = None
-        if isinstance(features, Mapping):
-            keys = LABEL_KEYS if label_key is None else (label_key,)
-            feature = next((features[key] for key in keys if key in features), None)
-        names = getattr(feature, "names", None) or getattr(dataset, "classes", None)
-        if isinstance(names, (list, tuple)) and names:
-            # torchvision's ImageNet gives each class a tuple of names
-            return distinct(name[0] if isinstance(name, tuple) else name for name in names)
-        dataset = getattr(dataset, "dataset", None)
+    """Return the names of a dataset's classes, in the order of its labels.
+
+    They come from ``features`` (Hugging Face), ``classes`` or ``class_to_idx`` (torchvision), or
+    ``reader.class_to_idx`` (timm); also through subsets, concatenations, and datasets around
+    others. Of several names of a class it takes the first, and it numbers classes of one name.
+
+    Args:
+        dataset: any.
+        label_key: the column of the labels, for Hugging Face; None for a usual one.
+
+    Returns:
+        None where the dataset names no classes.
+
+    Raises:
+        ValueError: two answers contradict each other, such as those of two parts of a
+            concatenation.
+
+    Example:
+        >>> from diffaug import class_names_of
+        >>> class Birds(list):
+        ...     class_to_idx = {"owl": 1, "crane": 0}
+        >>> class_names_of(Birds())
+        ['crane', 'owl']
+    """
+    names = _own_names(dataset, label_key)
+    if names is not None:
+        return names
+    parts = getattr(dataset, "datasets", None)
+    if isinstance(parts, (list, tuple)):
+        return _common_names([class_names_of(part, label_key) for part in parts])
+    inside = getattr(dataset, "dataset", None)
+    return None if inside is None else class_names_of(inside, label_key)
+
+
+def _own_names(dataset: Any, label_key: str | None) -> list[str] | None:
+    """Return the names that a dataset itself has."""
+    features = getattr(dataset, "features", None)
+    if isinstance(features, Mapping):
+        keys = LABEL_KEYS if label_key is None else (label_key,)
+        feature = next((features[key] for key in keys if key in features), None)
+        if names := getattr(feature, "names", None):
+            return distinct(names)
+    numbers = getattr(dataset, "class_to_idx", None)
+    if numbers is None:
+        numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+    numbers = numbers if isinstance(numbers, Mapping) else {}
+    classes = getattr(dataset, "classes", None)
+    if isinstance(classes, np.ndarray):
+        classes = classes.tolist()
+    if isinstance(classes, (list, tuple)) and classes:
+        several = (name if isinstance(name, (tuple, list)) else (name,) for name in classes)
+        count = Counter(chain.from_iterable(several))
+        for number, name in enumerate(map(first_name, classes)):
+            # ImageNet's cranes are one key, which has the number of the last of them.
+            if count[name] == 1 and numbers.get(name, number) != number:
+                raise ValueError(
+                    f"'classes' and 'class_to_idx' of {type(dataset).__name__} must agree, got "
+                    f"{number} and {numbers[name]} for {name!r}; give the class names."
+                )
+        return distinct(classes)
+    by_number = {number: name for name, number in numbers.items()}
+    if numbers and len(by_number) == len(numbers) and set(by_number) == set(range(len(numbers))):
+        return distinct(by_number[number] for number in range(len(numbers)))
     return None
 
 
@@ -51,3 +121,21 @@ def check_order(dataset: Any, transforms: Any) -> None:
                 f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
                 f"class {number} there and class {numbers[name]} in {type(transforms).__name__}."
             )
+
+
+def _common_names(parts: list[list[str] | None]) -> list[str] | None:
+    """Return the names that all parts of a concatenation have."""
+    named = [names for names in parts if names is not None]
+    for names in named[1:]:
+        if names != named[0]:
+            raise ValueError(
+                f"the parts of a concatenation must name their classes alike, got {_few(named[0])} "
+                f"and {_few(names)}: their numbers mean different classes. Give the class names, "
+                "or number the classes of the parts alike."
+            )
+    return named[0] if named else None
+
+
+def _few(names: list[str]) -> str:
+    more = ", ..." if len(names) > 4 else ""
+    return f"[{', '.join(map(repr, names[:4]))}{more}]"

@@ -1,7 +1,7 @@
 """The labels of a whole dataset: listed, counted, and a few of each class chosen."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,67 +10,96 @@ from torch.utils.data import ConcatDataset, Subset
 
 from diffaug.arguments import whole
 from diffaug.labels import samples
-from diffaug.labels.label import class_number
+from diffaug.labels.label import class_number, class_of
 from diffaug.seeds import derive_seed
 
 
-def dataset_labels(dataset: Any) -> list[Any]:
+def dataset_labels(dataset: Any, labels_getter: samples.Getter = "default") -> list[Any]:
     """Return every label of a dataset, without reading its images where that is possible.
 
-    It uses torchvision's ``targets`` and ``labels`` (after the ``target_transform``), or a Hugging
-    Face column, also inside subsets, concatenations, and datasets that wrap another of the same
-    length. Other datasets are read item by item.
+    Datasets whose labels :func:`known_labels` does not find are read item by item.
+    """
+    known = known_labels(dataset, labels_getter)
+    if known is not None:
+        return known
+    items = (dataset[index] for index in range(len(dataset)))
+    return [samples.get(item, samples.label_place(item, labels_getter)) for item in items]
+
+
+def known_labels(dataset: Any, labels_getter: samples.Getter = "default") -> list[Any] | None:
+    """Return every label of a dataset if that needs no images; else None.
+
+    It uses torchvision's ``targets`` and ``labels`` (after the ``target_transform``), a Hugging
+    Face column, or timm's reader; also inside subsets, concatenations, and datasets that wrap
+    another of the same length. With a getter, only a column is sure to be what it means.
     """
     if isinstance(dataset, Subset):
-        inside = dataset_labels(dataset.dataset)
-        return [inside[index] for index in dataset.indices]
+        inside = known_labels(dataset.dataset, labels_getter)
+        return inside and [inside[index] for index in dataset.indices]
     if isinstance(dataset, ConcatDataset):
-        return [label for part in dataset.datasets for label in dataset_labels(part)]
+        parts = [known_labels(part, labels_getter) for part in dataset.datasets]
+        if any(part is None for part in parts):
+            return None
+        return [label for part in parts for label in part or ()]
+    if isinstance(features := getattr(dataset, "features", None), Mapping):
+        keys = samples.LABEL_KEYS if labels_getter == "default" else (labels_getter,)
+        key = next((key for key in keys if key in features), None)
+        if key is not None:
+            # Without its transform, which may want the images.
+            plain = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
+            return list(plain[key])
+    if labels_getter == "default":
+        change = getattr(dataset, "target_transform", None)
+        for labels in _label_lists(dataset):
+            if len(labels) == len(dataset):
+                return [change(label) for label in labels] if change else list(labels)
+    inner = getattr(dataset, "dataset", None)
+    if inner is not None and hasattr(inner, "__len__") and len(inner) == len(dataset):
+        return known_labels(inner, labels_getter)
+    return None
+
+
+def _label_lists(dataset: Any) -> Iterator[Sequence[Any]]:
+    """List what may be the labels of a dataset."""
     for name in ("targets", "labels", "_labels"):
         labels = getattr(dataset, name, None)
         if isinstance(labels, (torch.Tensor, np.ndarray)):
             labels = labels.tolist()
-        if isinstance(labels, (list, tuple)) and len(labels) == len(dataset):
-            change = getattr(dataset, "target_transform", None)
-            return [change(label) for label in labels] if change else list(labels)
-    if isinstance(features := getattr(dataset, "features", None), Mapping):
-        key = next((key for key in samples.LABEL_KEYS if key in features), None)
-        if key is not None:
-            return list(dataset[key])
-    inner = getattr(dataset, "dataset", None)
-    if inner is not None and hasattr(inner, "__len__") and len(inner) == len(dataset):
-        return dataset_labels(inner)
-    items = (dataset[index] for index in range(len(dataset)))
-    return [samples.get(item, samples.label_place(item)) for item in items]
+        if isinstance(labels, (list, tuple)):
+            yield labels
+    files = getattr(getattr(dataset, "reader", None), "samples", None)
+    if isinstance(files, (list, tuple)) and all(len(file) == 2 for file in files[:1]):
+        yield [label for _, label in files]
 
 
-def class_counts(dataset: Any, num_classes: int | None = None) -> torch.Tensor:
+def class_counts(
+    dataset: Any, num_classes: int | None = None, *, labels_getter: samples.Getter = "default"
+) -> torch.Tensor:
     """Count the images of each class of a dataset.
 
     Args:
-        dataset: map-style, with class numbers as labels.
+        dataset: map-style, with class numbers or one-hot vectors as labels.
         num_classes: C; None for the largest number found, plus one.
+        labels_getter: where a sample has its label: a key, an index or a callable; by default
+            second in a tuple, or under ``label`` or ``labels``.
 
     Shape:
         int64 ``(C,)``.
 
     Raises:
-        ValueError: a label is not a class number, or not below ``num_classes``.
+        ValueError: a label is not of one class, or not below ``num_classes``.
 
     Example:
         >>> class_counts([("image", 0), ("image", 2), ("image", 2)])
         tensor([1, 0, 2])
     """
-    least = 0 if num_classes is None else whole("num_classes", num_classes, 1)
-    numbers = []
-    for index, label in enumerate(dataset_labels(dataset)):
-        number = class_number(label)
-        if number is None or number < 0:
-            raise ValueError(f"the label of item {index} must be a class number, got {label!r}.")
-        if number >= least > 0:
-            raise ValueError(f"the label of item {index} must be in [0, {least}), got {number}.")
-        numbers.append(number)
-    return torch.tensor(numbers, dtype=torch.long).bincount(minlength=least)
+    least = None if num_classes is None else whole("num_classes", num_classes, 1)
+    getter = samples.check_getter("labels_getter", labels_getter)
+    numbers = [
+        class_of(label, least, what=f"the label of item {index}")
+        for index, label in enumerate(dataset_labels(dataset, getter))
+    ]
+    return torch.tensor(numbers, dtype=torch.long).bincount(minlength=least or 0)
 
 
 def few_shot_subset(labels: Sequence[Any], shots: int, seed: int = 0) -> list[int]:

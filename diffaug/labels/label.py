@@ -1,9 +1,9 @@
 """What a label is: a class number, or a weight for each class; and the label between classes."""
 
-import operator
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
@@ -108,9 +108,11 @@ def as_weights(name: str, label: Any, num_classes: int) -> torch.Tensor:
 
 def check_weights(what: str, label: torch.Tensor) -> torch.Tensor:
     """Return weights (..., C) as plain float32, if each label sums to 1."""
-    soft = label.as_subclass(torch.Tensor).float()
+    soft = label.as_subclass(torch.Tensor).detach().float()
     rows = soft.reshape(-1, soft.shape[-1])
-    fine = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() < 1e-3)
+    # Weights in half precision sum to 1 less exactly.
+    rounding = torch.finfo(label.dtype).eps if label.is_floating_point() else 0.0
+    fine = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() < max(1e-3, rounding))
     if not bool(fine.all()):
         wrong = rows[~fine][0]
         raise ValueError(
@@ -122,48 +124,151 @@ def check_weights(what: str, label: torch.Tensor) -> torch.Tensor:
 
 def check_classes(name: str, labels: torch.Tensor, num_classes: int) -> None:
     """Raise unless every class number is in [0, num_classes)."""
-    if labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.dtype == torch.bool:
+        raise TypeError(_boolean(f"'{name}'", labels))
+    if labels.is_floating_point():
         raise TypeError(f"'{name}' must hold integers, got {labels.dtype}.")
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.numel():
         raise ValueError(f"'{name}' must be in [0, {num_classes}), got {int(outside[0])}.")
 
 
+def read_label(
+    label: Any, num_classes: int | None = None, *, what: str = "the label", names: bool = False
+) -> int | str | torch.Tensor:
+    """Decide what one label is; every part that takes labels asks here.
+
+    Args:
+        label: an integer of any type, also as a tensor, an array or a list of one; weights that
+            sum to 1, of any type, so one-hot vectors too; or a name.
+        num_classes: C; None where it is not known.
+        what: what errors call the label.
+        names: whether a name is a label here.
+
+    Returns:
+        A class number as ``int``, a name as ``str``, or weights as float32 ``(C,)``. One integer is
+        a class number and several are weights, also where the number of classes is not known.
+
+    Raises:
+        ValueError: it is none of these. Booleans and single floats are no class numbers: nobody
+            can know whether ``True`` or ``0.9`` was meant as one.
+
+    Example:
+        >>> import numpy as np
+        >>> read_label(np.array([2]), 3), read_label([0, 0, 1], 3)
+        (2, tensor([0., 0., 1.]))
+    """
+    if type(label) is int or isinstance(label, np.integer):  # at once: there may be millions
+        return _in_range(int(label), num_classes, what)
+    if isinstance(label, str) and names:
+        return str(label)
+    array = _array(label)
+    if array is not None and array.dtype == torch.bool:
+        raise ValueError(_boolean(what, label))
+    if array is not None and not array.is_complex():
+        if num_classes == 1 and array.shape == (1,) and bool(array[0] == 1):
+            return check_weights(what, array)  # the only label of one class
+        if array.numel() == 1 and not array.is_floating_point():
+            return _in_range(int(array.item()), num_classes, what)
+        wide = array.ndim == 1 and array.numel() > 1
+        if wide and num_classes in (None, len(array)):
+            return check_weights(what, array)
+    forms = ["a class number", *(["a name"] if names else [])]
+    weights = "weights that sum to 1" if num_classes is None else f"{num_classes} weights"
+    raise ValueError(f"{what} must be {', '.join(forms)} or {weights}, got {_shown(label)}.")
+
+
 def class_number(label: Any) -> int | None:
-    """Return a class number as an integer, whatever its type; None if the label is no number."""
-    if isinstance(label, bool) or getattr(label, "dtype", None) is torch.bool:
-        return None
+    """Return the class of a label that has one class; None for any other label.
+
+    Example:
+        >>> class_number(3), class_number([0, 1, 0]), class_number([0.5, 0.5]), class_number(True)
+        (3, 1, None, None)
+    """
     try:
-        return operator.index(label)
-    except TypeError:
+        return class_of(label)
+    except ValueError:
         return None
 
 
-def as_probabilities(label: Any, num_classes: int, index: int | None = None) -> torch.Tensor:
+def class_of(label: Any, num_classes: int | None = None, *, what: str = "the label") -> int:
+    """Return the class of a label: a number, or that of a one-hot vector; or raise ValueError."""
+    number = read_label(label, num_classes, what=what)
+    if isinstance(number, torch.Tensor):
+        if int((number > 0).sum()) > 1:
+            raise ValueError(f"{what} must be of one class, got weights of several.")
+        number = int(number.argmax())
+    return int(number)
+
+
+def as_probabilities(
+    label: Any, num_classes: int, index: int | None = None, *, what: str | None = None
+) -> torch.Tensor:
     """Return one label, hard or soft, as float32 (C,) that sums to 1; errors name its index."""
-    where = "" if index is None else f" of sample {index}"
-    number = class_number(label)
-    if number is None:
-        weights = _array(label)
-        if weights is not None and weights.shape == (num_classes,):
-            return check_weights(f"the label{where}", weights)
-        if weights is not None and weights.numel() == 1:
-            number = class_number(weights.squeeze())
-    if number is None:
-        shape = getattr(label, "shape", None)
-        got = f"shape {tuple(shape)}" if shape else repr(label)
-        raise ValueError(
-            f"the label{where} must be a class number or {num_classes} weights, got {got}."
-        )
-    if not 0 <= number < num_classes:
-        raise ValueError(f"the label{where} must be in [0, {num_classes}), got {number}.")
+    if what is None:
+        what = "the label" if index is None else f"the label of sample {index}"
+    number = read_label(label, num_classes, what=what)
+    if isinstance(number, torch.Tensor):
+        return number
     return one_hot(torch.tensor(number), num_classes).float()
 
 
+def labels_of(labels: Any, count: int, batched: bool) -> list[Any]:
+    """Return the label of each image.
+
+    The images decide how labels are read: beside one image, integers ``(C,)`` are one-hot, and
+    beside a batch of C images, they are class numbers.
+
+    Args:
+        labels: one label, or several of them in a list, a tensor or an array.
+        count: how many images there are.
+        batched: whether they have a leading dimension, as in ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: there is another number of labels than of images.
+    """
+    shape = tuple(getattr(labels, "shape", ()))
+    if not batched:
+        lone = isinstance(labels, (list, tuple)) and len(labels) == 1
+        return [labels[0] if lone or (len(shape) == 2 and shape[0] == 1) else labels]
+    # A scalar tensor has a length that raises, and the letters of a word are no labels.
+    several = len(shape) > 0 or isinstance(labels, (list, tuple))
+    rows = list(labels) if several else [labels]
+    if len(rows) != count and count == 1:
+        rows = [labels]
+    if len(rows) != count:
+        raise ValueError(
+            f"labels must be one for each image, got {len(rows)} for {count}: pass (image, "
+            "label), or (B, C, H, W) images with (B,) labels."
+        )
+    return rows
+
+
+def _in_range(number: int, num_classes: int | None, what: str) -> int:
+    if number < 0 or (num_classes is not None and number >= num_classes):
+        rule = "at least 0" if num_classes is None else f"in [0, {num_classes})"
+        raise ValueError(f"{what} must be {rule}, got {number}.")
+    return number
+
+
 def _array(label: Any) -> torch.Tensor | None:
-    """Return a label as a tensor of numbers; None if it holds no numbers."""
+    """Return a label as a tensor; None if it holds no numbers."""
+    if isinstance(label, (list, tuple)) and any(map(_is_boolean, label)):
+        return torch.zeros(len(label), dtype=torch.bool)  # torch takes [True, 0] for integers
     try:
-        array = as_numbers("label", label)
+        return as_numbers("label", label)
     except TypeError:
         return None
-    return None if array.dtype == torch.bool else array
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) is torch.bool
+
+
+def _boolean(what: str, label: Any) -> str:
+    return f"{what} must be numbers, and no booleans, got {_shown(label)}; convert it to integers."
+
+
+def _shown(label: Any) -> str:
+    shape = getattr(label, "shape", None)
+    return f"shape {tuple(shape)}" if shape else f"{label!r:.60}"

@@ -11,7 +11,6 @@ LABEL_KEYS = ("label", "labels", "fine_label")
 Place = tuple[Any, ...]
 #: A key, an index, a callable that returns the part itself, or ``"default"``: the usual places.
 Getter = str | int | Callable[[Any], Any]
-LabelsGetter = Getter
 
 
 def check_getter(name: str, getter: Any) -> Getter:
@@ -85,8 +84,11 @@ def getters_in(transforms: Any) -> tuple[Getter, Getter]:
     steps = list(_steps(transforms))
 
     def first(name: str) -> Getter:
-        given = (getattr(step, name, "default") for step in steps)
-        return next((getter for getter in given if callable(getter) or getter != "default"), "default")
+        for step in steps:
+            getter: Getter = getattr(step, name, "default")
+            if callable(getter) or getter != "default":
+                return getter
+        return "default"
 
     return first("image_getter"), first("labels_getter")
 

@@ -10,6 +10,7 @@ from typing import Any
 from diffaug.backends import finetuned
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DestinationError
+from diffaug.labels import samples
 from diffaug.offline.dataset_source import DatasetSource
 from diffaug.offline.destination import Destination, check_outside
 from diffaug.offline.folder_source import FolderSource
@@ -120,6 +121,8 @@ def augment_dataset(
     format: str = "jpg",
     include_originals: bool = False,
     class_names: Sequence[str] | None = None,
+    image_getter: samples.Getter = "default",
+    labels_getter: samples.Getter = "default",
     shard: str | Shard | None = None,
     engine: str = "local",
     devices: str | Sequence[str | int] | None = None,
@@ -127,9 +130,11 @@ def augment_dataset(
     dry_run: bool = False,
     progress: bool = False,
 ) -> Summary:
-    """Augment a map-style dataset into a set on disk, each image in the folder of its label.
+    """Augment a map-style dataset into a set on disk, each image in the folder of its class.
 
     It works as :func:`augment_folder` does, and names images ``<class>/<index>__<n>.<format>``.
+    Where the transform keeps the label, it may be anything: numbers that are not one class (several
+    labels, weights, a measure) stand in the image's row, and the image in no class's folder.
 
     Args:
         dataset: of ``(image, label)`` pairs (torchvision) or of dicts with ``image`` or ``img`` and
@@ -137,7 +142,9 @@ def augment_dataset(
         destination: as for :func:`augment_folder`, and so are transform, per_image, seed, size,
             format, include_originals, shard, engine, devices, strict, dry_run and progress.
         class_names: names in the order of the labels; by default those of the dataset's
-            ``classes`` or features. Without either, the number itself is the name.
+            ``classes`` or features, else the transform's. Without any, the number is the name.
+        image_getter, labels_getter: where an item has its image and its label: a key, an index or a
+            callable; by default as the transform has it, or in the usual places.
 
     Shape:
         Images: PIL, or ``(C, H, W)`` with 1 or 3 channels, uint8 or float in [0, 1].
@@ -145,6 +152,7 @@ def augment_dataset(
     Raises:
         TypeError: the dataset has no length or no integer indices, or an item holds no image.
         ValueError, DiffaugError: as for :func:`augment_folder`; also, a label has no name.
+        SourceError: many items in a row cannot be read, or all of them.
 
     Example:
         >>> import tempfile, torch
@@ -162,7 +170,18 @@ def augment_dataset(
         include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
         devices=devices, strict=strict, dry_run=dry_run, progress=progress,
     )  # fmt: skip
-    source = DatasetSource(dataset, class_names)
+    own = samples.getters_in(transform)
+    source = DatasetSource(
+        dataset,
+        class_names,
+        fallback_names=getattr(transform, "class_names", None),
+        image_getter=own[0] if image_getter == "default" else image_getter,
+        labels_getter=own[1] if labels_getter == "default" else labels_getter,
+        needs_class=isinstance(transform, ImageTransform)
+        and (transform.needs_label or pairs_up(transform)),
+        strict=strict,
+    )
+    source.warn_of_order()
     return _augment(source, destination, transform, options)
 
 

@@ -16,10 +16,15 @@ class Skipped(NamedTuple):
 
 
 class SourceImage(NamedTuple):
-    """A source image: uint8 pixels (1, 3, H, W), its class, and the start of its copies' names."""
+    """A source image: uint8 pixels (1, 3, H, W), its label, and the start of its copies' names.
+
+    The label is the name of a class, or what a row says instead: plain numbers, or nothing. An
+    image of a class goes into the folder of the class. Others go into the set's own folder, where
+    no reader of class folders takes them for a class.
+    """
 
     pixels: torch.Tensor
-    label: str
+    label: Any
     base: str
 
 

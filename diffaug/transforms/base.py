@@ -1,7 +1,7 @@
 """The base of the transforms: types in and out, the gate ``p``, and the hooks that jobs call."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,6 +16,7 @@ from diffaug.backends import presets, registry
 from diffaug.backends.base import Backend, is_backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.labels import samples
 
 #: What was drawn for one image: plain JSON values.
 Params = dict[str, Any]
@@ -75,6 +76,9 @@ class ImageTransform(v2.Transform):
     #: Whether it needs ``(image, label)``, and not an image alone.
     needs_label = False
     cache = False
+    #: Where a sample keeps its image and its label; ``"default"`` for the usual places.
+    image_getter: samples.Getter = "default"
+    labels_getter: samples.Getter = "default"
     #: How many augmented copies of one image an offline set has by default.
     copies = 1
     #: Settings that do not change an offline set.
@@ -164,6 +168,32 @@ class ImageTransform(v2.Transform):
             params if passes else None for params, passes in zip(drawn, gate.tolist(), strict=True)
         ]
 
+    def forward(self, *inputs: Any) -> Any:
+        """Augment an image, or a sample with an image in it, as torchvision's transforms do."""
+        return self.augment_sample(inputs if len(inputs) > 1 else inputs[0])
+
+    def augment_sample(
+        self,
+        sample: Any,
+        image_getter: samples.Getter = "default",
+        labels_getter: samples.Getter = "default",
+    ) -> Any:
+        """Augment the image of a sample, or of a batch; a getter goes before the transform's."""
+        if image_getter == "default":
+            image_getter = self.image_getter
+        if labels_getter == "default":
+            labels_getter = self.labels_getter
+        place = _unmarked_place(sample, image_getter)
+        if place is None:
+            return self._augment_marked(sample, labels_getter)
+        marked = samples.put(sample, place, images.mark_image(samples.get(sample, place)))
+        made = self._augment_marked(marked, labels_getter)
+        return samples.put(made, place, images.unmark_image(samples.get(made, place)))
+
+    def _augment_marked(self, sample: Any, labels_getter: samples.Getter) -> Any:
+        """Augment the images of a sample, in which torchvision finds them."""
+        return super().forward(sample)
+
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         if any(images.is_video(value) for value in flat_inputs):
             raise TypeError(
@@ -212,6 +242,34 @@ class ImageTransform(v2.Transform):
         if self.backend is None:
             raise TypeError(f"{type(self).__name__} generates nothing and has no backend.")
         return registry.backend_for(self.backend, cache=self.cache)
+
+
+def _unmarked_place(sample: Any, getter: samples.Getter) -> samples.Place | None:
+    """Return where a sample keeps a pure tensor that is its image; None where there is none.
+
+    torchvision takes the first pure tensor of a sample for the image, and a label that comes first
+    is one, too. So the tensor at this place must be marked.
+    """
+    if not isinstance(sample, (Mapping, tuple, list)):
+        return None
+    try:
+        place = samples.image_place(sample, getter)
+    except TypeError:
+        if getter != "default":
+            raise
+    else:
+        image = samples.get(sample, place)
+        if getter != "default" or _may_be_image(image):
+            return place if images.is_pure_tensor(image) else None
+    parts = list(sample.items() if isinstance(sample, Mapping) else enumerate(sample))
+    pictures = [(step, part) for step, part in parts if _may_be_image(part)]
+    lone = len(pictures) == 1 and images.is_pure_tensor(pictures[0][1])
+    return (pictures[0][0],) if lone else None
+
+
+def _may_be_image(value: Any) -> bool:
+    """Return whether a value is an image, or a pure tensor in the shape of one."""
+    return images.is_image(value) and getattr(value, "ndim", 3) > 2
 
 
 def _shown(value: Any) -> str:

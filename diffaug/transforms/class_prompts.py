@@ -2,15 +2,17 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diffaug.backends import finetuned, presets
 from diffaug.backends.spec import ModelSpec
-from diffaug.labels.words import clean_name, named, without_words, words_of
+from diffaug.labels.words import named, spelling, without_words, words_of
 from diffaug.transforms.strategies import Strategy
 
 
 def class_prompts(
-    class_names: Sequence[str] | Mapping[str, str],
+    names: Sequence[str],
+    class_names: Any,
     strategy: Strategy,
     metaclass: str,
     model: ModelSpec | None,
@@ -18,6 +20,13 @@ def class_prompts(
     """Return the prompt of each class: with its token where the strategy uses learned ones.
 
     Warn of a model that has learned nothing, and of names that are no words.
+
+    Args:
+        names: of the classes, distinct.
+        class_names: the argument that they are from; a mapping has their words.
+        strategy: says which parts of a fine-tuned model are used.
+        metaclass: what all classes are; "" for that of the fine-tuned model.
+        model: as it was given; None for a backend that has none.
 
     Raises:
         TypeError, ValueError: a word is not text, two classes have the same words, or the model has
@@ -30,7 +39,7 @@ def class_prompts(
     if learned is not None:
         metaclass = metaclass or learned.metaclass
     if learned is not None and strategy.model != "none":
-        subjects = [learned.token(name) for name in class_names]
+        subjects = [learned.token(name) for name in names]
     else:
         if model is not None and strategy.model != "none":
             warnings.warn(
@@ -40,12 +49,12 @@ def class_prompts(
                 UserWarning,
                 stacklevel=3,
             )
-        subjects = given or _words_in(list(class_names))
-        _check_twins(list(class_names), subjects)
+        subjects = given or _words_in(names)
+        _check_twins(names, subjects)
     return tuple(finetuned.class_prompt(subject, metaclass.strip()) for subject in subjects)
 
 
-def _words_in(names: list[str]) -> list[str]:
+def _words_in(names: Sequence[str]) -> list[str]:
     """Return the words in the names of classes, and warn where there are none."""
     words = words_of(names)
     if wordless := without_words(names, words):
@@ -78,8 +87,8 @@ def _check_twins(names: Sequence[str], words: Sequence[str]) -> None:
     """Raise where two classes have the same words: no prompt could tell them apart."""
     seen: dict[str, str] = {}
     for name, text in zip(names, words, strict=True):
-        twin = seen.setdefault(clean_name(text).casefold(), name)
-        if twin != name:
+        twin = seen.setdefault(spelling(text), name)
+        if spelling(twin) != spelling(name):  # names that read alike were noticed before
             raise ValueError(
                 f"'class_names' must differ in a prompt, and {twin!r} and {name!r} are both "
                 f"{text!r} there; give a mapping of each name to words of its own."

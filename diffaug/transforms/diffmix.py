@@ -16,7 +16,8 @@ from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
-from diffaug.labels.label import as_probabilities, check_gamma, soft_label
+from diffaug.labels.class_names import first_name, twins
+from diffaug.labels.label import as_probabilities, check_gamma, labels_of, soft_label
 from diffaug.labels.pairs import ClassPairSampler
 from diffaug.labels.words import spelling
 from diffaug.seeds import MAX_SEED, derive_seed
@@ -60,10 +61,12 @@ class DiffMix(ImageTransform):
         num_classes: width of the labels; None for as many as there are names.
         labels_getter: where the label is: a key, an index or a callable; by default second in a
             tuple, or under ``label`` or ``labels``.
+        image_getter: the same for the image; by default first, or under ``image`` or ``img``.
 
     Shape:
-        ``(image, label)``: an image or ``(B, C, H, W)``, as for :class:`PromptEdit`; a class number
-        or ``(B,)`` of them, or ``(K,)``, ``(B, K)`` probabilities. Labels come out float32.
+        ``(image, label)``, as for :class:`PromptEdit`. Beside one image, a label is an integer,
+        ``(1,)`` or ``(K,)``, and comes out as float32 ``(K,)``. Beside ``(B, C, H, W)``, labels are
+        ``(B,)``, ``(B, 1)`` or ``(B, K)``, and come out as float32 ``(B, K)``.
 
     Raises:
         TypeError: the sample has no label, or it has boxes or masks, which would no longer be true.
@@ -84,7 +87,8 @@ class DiffMix(ImageTransform):
 
     needs_label = True
     online_only = ImageTransform.online_only | {
-        *("gamma", "pool", "seed", "num_classes", "labels_getter")  # a set's seed is the run's
+        # A set's seed is the run's.
+        *("gamma", "pool", "seed", "num_classes", "labels_getter", "image_getter")
     }
 
     def __init__(
@@ -102,7 +106,8 @@ class DiffMix(ImageTransform):
         cache: bool = True,
         seed: int = 0,
         num_classes: int | None = None,
-        labels_getter: samples.LabelsGetter = "default",
+        labels_getter: samples.Getter = "default",
+        image_getter: samples.Getter = "default",
     ) -> None:
         super().__init__(p)
         self.class_names = _distinct(class_names)
@@ -116,15 +121,12 @@ class DiffMix(ImageTransform):
         self.num_classes = len(self.class_names)
         if num_classes is not None:
             self.num_classes = whole("num_classes", num_classes, self.num_classes)
-        if not callable(labels_getter) and not isinstance(labels_getter, (str, int)):
-            raise TypeError(
-                f"'labels_getter' must be a key, an index or callable, got {labels_getter!r}."
-            )
-        self.labels_getter = labels_getter
+        self.labels_getter = samples.check_getter("labels_getter", labels_getter)
+        self.image_getter = samples.check_getter("image_getter", image_getter)
         given = spec_of(backend) if is_backend(backend) else _translating_spec(backend)
         self.backend = self._checked(backend, given)
         self.cache = cache and pool is not None
-        self.prompts = class_prompts(class_names, self.strategy, metaclass, given)
+        self.prompts = class_prompts(self.class_names, class_names, self.strategy, metaclass, given)
         self._warn_of_settings()
 
     @classmethod
@@ -226,7 +228,7 @@ class DiffMix(ImageTransform):
     def choices(self, image: torch.Tensor, label: Any) -> Iterator[Params]:
         if self.pool is None:
             raise ValueError("'pool' must be a number: with None, each translation is a new one.")
-        [source] = self._sources(label, 1)
+        [source] = self._sources([label])
         for variant in range(self.pool):
             yield self._in_pool(image, source, variant)
 
@@ -271,30 +273,35 @@ class DiffMix(ImageTransform):
     def label_of(self, params: Params, label: str) -> str:
         return self.class_names[params["target"]]
 
-    def forward(self, *inputs: Any) -> Any:
+    def _augment_marked(self, sample: Any, labels_getter: samples.Getter) -> Any:
         """Translate the images of a sample ``(image, label, ...)`` and replace its label."""
-        sample = inputs if len(inputs) > 1 else inputs[0]
         try:
-            place = samples.label_place(sample, self.labels_getter)
+            place = samples.label_place(sample, labels_getter, asker="DiffMix")
         except TypeError as error:
             raise TypeError(
-                f"DiffMix needs the label beside the image, as mix((image, label)): {error} Where "
-                "it is elsewhere, give 'labels_getter'. A dataset's own transform never sees it: "
-                "use JointTransform(dataset, transforms)."
+                f"DiffMix needs the label beside the image, as mix((image, label)): {error} A "
+                "dataset's own transform never sees it: use JointTransform(dataset, transforms)."
             ) from error
-        label = samples.get(sample, place)
+        given = samples.get(sample, place)
         # Flattened as torchvision does it, without the label, which could be taken for an image.
         leaves, structure = tree_flatten(samples.put(sample, place, None))
         self.check_inputs(leaves)
         places = [n for n, picked in enumerate(self._needs_transform_list(leaves)) if picked]
-        drawn = self._draw_translations([leaves[n] for n in places], label)
+        pictures = [leaves[n] for n in places]
+        drawn = self.make_params(pictures)["drawn"]
+        batched = any(isinstance(image, torch.Tensor) and image.ndim > 3 for image in pictures)
+        labels = labels_of(given, self._count(pictures), batched)
+        drawn = self._draw_translations(pictures[0], drawn, labels)
         applied = []
         for n in places:
             leaves[n], params = self.augment(leaves[n], drawn)
             applied.append(params)
         # Several images of one sample share its label, which stays if one of them was refused.
         weakest = [min(params, key=_strength) for params in zip(*applied, strict=True)]
-        return samples.put(tree_unflatten(leaves, structure), place, self._relabel(label, weakest))
+        mixed = self._relabel(labels, weakest)
+        if isinstance(given, torch.Tensor):
+            mixed = mixed.to(given.device)
+        return samples.put(tree_unflatten(leaves, structure), place, mixed if batched else mixed[0])
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         super().check_inputs(flat_inputs)
@@ -304,17 +311,22 @@ class DiffMix(ImageTransform):
                 "would no longer be true; use it for classification."
             )
 
-    def _draw_translations(self, flat_inputs: list[Any], label: Any) -> list[Params | None]:
-        """Draw a translation for each image; None for an image that ``p`` leaves unchanged."""
-        drawn = self.make_params(flat_inputs)["drawn"]
-        counts = {images.check_image(image) for image in flat_inputs}
+    def _count(self, pictures: list[Any]) -> int:
+        """Return how many images each image, or batch, of a sample holds."""
+        counts = {images.check_image(image) for image in pictures}
         if len(counts) > 1:
             raise ValueError(
                 "images of one sample must be equally many, for they share labels, got "
                 f"{' and '.join(map(str, sorted(counts)))}; take the others out of the sample."
             )
-        sources = self._sources(label, len(drawn))
-        pixels, _ = images.unpack(flat_inputs[0])
+        return counts.pop()
+
+    def _draw_translations(
+        self, image: Any, drawn: list[Params | None], labels: list[Any]
+    ) -> list[Params | None]:
+        """Draw a translation for each image; None for an image that ``p`` leaves unchanged."""
+        sources = self._sources(labels)
+        pixels, _ = images.unpack(image)
         return [
             params and self._in_pool(pixels[index : index + 1], source, params["variant"])
             for index, (params, source) in enumerate(zip(drawn, sources, strict=True))
@@ -325,36 +337,17 @@ class DiffMix(ImageTransform):
         seed = derive_seed(self.shrink(image)[0], self.seed, variant)
         return self._triple(source, torch.Generator().manual_seed(seed))
 
-    def _sources(self, label: Any, count: int) -> list[int]:
+    def _sources(self, labels: list[Any]) -> list[int]:
         """Return the class of each image; the likeliest of a soft label."""
-        given = self._batch(label)
-        if len(given) != count:
-            raise ValueError(
-                f"labels must be one for each image, got {len(given)} for {count}: pass (image, "
-                "label), or (B, C, H, W) images with (B,) labels."
-            )
         classes = [
             int(as_probabilities(label, self.num_classes, index).argmax())
-            for index, label in enumerate(given)
+            for index, label in enumerate(labels)
         ]
         if max(classes, default=0) >= len(self.class_names):
             raise ValueError(
                 f"labels must be below the {len(self.class_names)} class names, got {max(classes)}."
             )
         return classes
-
-    def _batch(self, label: Any) -> list[Any]:
-        """Return a label, or those of a batch, as a list."""
-        return list(label) if self._is_batch(label) else [label]
-
-    def _is_batch(self, label: Any) -> bool:
-        try:
-            array = torch.as_tensor(label)
-        except (RuntimeError, TypeError, ValueError) as error:  # None, words, lists of two lengths
-            raise TypeError(
-                f"labels must be class numbers or {self.num_classes} weights, got {label!r:.60}."
-            ) from error
-        return array.ndim == 2 or (array.ndim == 1 and not array.is_floating_point())
 
     def requests(self, image: torch.Tensor, params: list[Params]) -> list[GenerationRequest]:
         from_text = self.strategy.start == "text"
@@ -378,16 +371,15 @@ class DiffMix(ImageTransform):
         ]
         return Finished(fit(image, generated), applied)
 
-    def _relabel(self, label: Any, applied: list[Params | None]) -> torch.Tensor:
-        """Return the label or labels (B, C) after the translations that were really applied."""
+    def _relabel(self, labels: list[Any], applied: list[Params | None]) -> torch.Tensor:
+        """Return the labels (B, C) after the translations that were really applied."""
         rows = torch.zeros(len(applied), self.num_classes)
-        for row, source, params in zip(rows, self._batch(label), applied, strict=True):
+        for row, source, params in zip(rows, labels, applied, strict=True):
             row[:] = as_probabilities(source, self.num_classes)
             if params is not None:
                 target, strength = params["target"], params["strength"]
                 row[:] = soft_label(row, target, strength, self.gamma, self.num_classes)
-        device = label.device if isinstance(label, torch.Tensor) else None
-        return (rows if self._is_batch(label) else rows[0]).to(device)
+        return rows
 
     def stages(
         self, image: torch.Tensor, generated: list[Generated], params: list[Params]
@@ -412,21 +404,25 @@ def _translating_spec(backend: str | Path | ModelSpec) -> ModelSpec:
 
 
 def _distinct(class_names: Any) -> tuple[str, ...]:
-    """Check class names, and return them unchanged, because folders are named after them."""
+    """Check class names; folders are named after them, so only tuples of names change."""
     unordered = isinstance(class_names, (str, set, frozenset))
     if unordered or not isinstance(class_names, Iterable):
         raise TypeError(
             f"'class_names' must be several names in the order of the labels, got {class_names!r}."
         )
-    class_names = tuple(class_names)
-    texts("class_names", class_names)
-    seen: dict[str, str] = {}
-    for name in class_names:
-        word = spelling(name)
-        if word in seen:
+    names = tuple(first_name(name) for name in class_names)
+    texts("class_names", names)
+    for earlier, later in twins(names, spelling):
+        places = f"{names[earlier]!r} at place {earlier} and {names[later]!r} at place {later}"
+        if names[earlier].casefold() != names[later].casefold() or names[earlier] == names[later]:
             raise ValueError(
-                f"'class_names' must differ in a prompt, got {seen[word]!r} and {name!r}; "
-                "rename one of them."
+                f"'class_names' must differ in a prompt, got {places}; rename one of them, or give "
+                "class_names_of(dataset), which numbers twins."
             )
-        seen[word] = name
-    return class_names
+        warnings.warn(
+            f"'class_names' has {places}, which a model reads alike; it makes the same images for "
+            "both classes.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return names

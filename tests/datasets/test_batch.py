@@ -114,3 +114,37 @@ def test_an_error_of_the_model_comes_out_where_its_batch_would():
 def test_only_transforms_of_diffaug_are_taken():
     with pytest.raises(TypeError, match="'transform' must be one of diffaug's.*got RandomInvert"):
         BatchAugment(batches(), v2.RandomInvert())
+
+
+def reversed_batches():
+    return [{"cls": labels, "jpg": images} for images, labels in batches()]
+
+
+def test_a_batch_may_have_its_labels_first():
+    for images, labels in batches(1):
+        for batch in ([labels, images], {"label": labels, "pixel_values": images}):
+            [made] = BatchAugment([batch], mix())
+            after = list(made.values()) if isinstance(made, dict) else made
+            assert labels is after[0] and not torch.equal(images, after[1])
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_getters_say_where_images_and_labels_are(own):
+    getters = {"image_getter": "jpg", "labels_getter": "cls"}
+    backend = RecordingBackend(16)
+    classes = DiffMix(["a", "b", "c"], p=0.5, backend=backend, **(getters if own else {}))
+    made = list(BatchAugment(reversed_batches(), classes, **({} if own else getters)))
+    for batch, before in zip(made, reversed_batches(), strict=True):
+        assert (3, 3) == batch["cls"].shape and torch.allclose(torch.ones(3), batch["cls"].sum(1))
+        changed = (batch["jpg"] != before["jpg"]).flatten(1).any(1)
+        assert torch.equal(changed, (batch["cls"].amax(1) < 1) | changed)
+    assert backend.requests
+
+
+def test_getters_are_checked_and_named():
+    with pytest.raises(
+        TypeError, match="'image_getter' must be a key, an index or callable, got N"
+    ):
+        BatchAugment(batches(), mix(), image_getter=None)
+    with pytest.raises(TypeError, match="'image_getter' is 'png', and a sample has no such place"):
+        list(BatchAugment(reversed_batches(), mix(), image_getter="png"))

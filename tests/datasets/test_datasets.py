@@ -194,11 +194,14 @@ def test_sets_that_keep_the_label_give_it_one_hot(photos, tmp_path, transform):
 def test_classes_are_numbered_as_the_source_numbers_them(tmp_path):
     """Not by the alphabet: 'dog' is 0 here, and '10' comes behind '9'."""
     edit = PromptEdit(["snowy"], backend=RecordingBackend(16))
-    augment_dataset([(picture(0), 1)], tmp_path / "named", edit, class_names=["dog", "cat", "ant"])
+    names = ["dog", "cat", "ant"]
+    with pytest.warns(UserWarning, match="'ant' is 2 in the dataset, and ImageFolder would make"):
+        augment_dataset([(picture(0), 1)], tmp_path / "named", edit, class_names=names)
     data = GeneratedDataset(tmp_path / "named")
     assert (["dog", "cat", "ant"], [1]) == (data.classes, data.targets)
     numbers = [11, 2, 10, 0]
-    augment_dataset([(picture(n), n) for n in numbers], tmp_path / "numbers", edit)
+    with pytest.warns(UserWarning, match="'11' is 11 in the dataset, and ImageFolder would make"):
+        augment_dataset([(picture(n), n) for n in numbers], tmp_path / "numbers", edit)
     data = GeneratedDataset(tmp_path / "numbers")
     assert numbers == [data.targets[n] for n in range(4)] and 12 == data.num_classes
 
@@ -426,7 +429,8 @@ def test_two_classes_of_one_name_stay_two(tmp_path):
 
     cranes = Cranes([0, 1, 2], [(name, "a synonym") for name in names])
     edit = PromptEdit(["snowy"], backend=RecordingBackend(16))
-    augment_dataset(cranes, tmp_path / "set", edit)
+    with pytest.warns(UserWarning, match=r"'crane \(2\)' is 2 in the dataset, and ImageFolder wou"):
+        augment_dataset(cranes, tmp_path / "set", edit)
     data = MixedDataset(cranes, tmp_path / "set", replacement="concat")
     assert [0, 1, 2] == [int(data[3 + number][1].argmax()) for number in range(3)]
     assert [0, 1, 2] == data.generated.targets

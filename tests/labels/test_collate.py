@@ -23,6 +23,7 @@ FORMS = {
     "numpy integer": np.int64(2),
     "0-d tensor": torch.tensor(2),
     "1-d tensor": torch.tensor([2]),
+    "1-d array": np.array([2]),
     "integer one-hot": torch.tensor([0, 0, 1]),
     "float one-hot": torch.tensor([0.0, 0.0, 1.0]),
     "half": torch.tensor([0, 0, 1], dtype=torch.float16),
@@ -45,9 +46,10 @@ def pictured(classes):
 def test_every_form_of_label_goes_into_one_batch():
     batch = [(picture(place), label) for place, label in enumerate(FORMS.values())]
     images, labels = MixCollate(3)([*batch, (picture(9), SOFT)])
-    assert ((10, 3, 4, 5), torch.float32) == (tuple(images.shape), images.dtype)
-    assert list(range(10)) == images[:, 0, 0, 0].tolist()
-    expected = torch.tensor([[0.0, 0.0, 1.0]] * 9 + [SOFT.tolist()])
+    count = len(FORMS) + 1
+    assert ((count, 3, 4, 5), torch.float32) == (tuple(images.shape), images.dtype)
+    assert [*range(count - 1), 9] == images[:, 0, 0, 0].tolist()
+    expected = torch.tensor([[0.0, 0.0, 1.0]] * (count - 1) + [SOFT.tolist()])
     assert torch.equal(expected, labels)
 
 
@@ -195,6 +197,49 @@ def test_other_errors_of_the_mixing_stay_what_they_are():
         MixCollate(3, mix=broken)(pictured([0, 1]))
 
 
+def as_timm_s_mixup(images, labels):
+    """Take labels for class numbers, as timm does, and make a row of each."""
+    return images, torch.nn.functional.one_hot(labels.long().view(-1), 3).float()
+
+
+@pytest.mark.parametrize(
+    ("mix", "error", "message"),
+    [
+        (
+            as_timm_s_mixup,
+            ValueError,
+            r"'mix' returned labels of shape \(12, 3\) for 4 images of 3 classes; timm's Mixup "
+            r"takes class numbers: use v2.MixUp\(num_classes=3\).",
+        ),
+        (
+            lambda images, labels: (images[:2], labels),
+            ValueError,
+            r"returned images of shape \(2, ",
+        ),
+        (lambda images, labels: (images, labels.argmax(1)), ValueError, r"labels of shape \(4,\)"),
+        (lambda images, labels: (images, labels.long()), ValueError, "floats, got torch.int64"),
+        (lambda images, labels: images, TypeError, "images and one of labels, got Tensor."),
+        (lambda images, labels: (images, labels, 0.3), TypeError, r"got \(Tensor, Tensor, float\)"),
+        (lambda images, labels: (images, labels.tolist()), TypeError, r"got \(Tensor, list\)"),
+    ],
+)
+def test_what_mix_returns_must_fit_the_batch(mix, error, message):
+    with pytest.raises(error, match=message):
+        MixCollate(3, mix=mix)(pictured([0, 1, 2, 0]))
+
+
+# Other places
+
+
+def test_getters_say_where_image_and_label_are():
+    batch = [{"cls": number, "jpg": picture(number)} for number in range(2)]
+    made = MixCollate(2, image_getter="jpg", labels_getter="cls")(batch)
+    assert [[1, 0], [0, 1]] == made["cls"].tolist()
+    assert [0, 1] == made["jpg"][:, 0, 0, 0].tolist()
+    label, image = MixCollate(2, image_getter=1, labels_getter=0)([(1, picture(7))])
+    assert [[0, 1]] == label.tolist() and 7 == image[0, 0, 0, 0]
+
+
 # Travelling
 
 
@@ -254,7 +299,52 @@ def test_wrong_arguments_are_named(options, error, message):
             ValueError,
             r"must have one size to be collated, got \(3, 4, 5\) and, at place 2, \(3, 5, 4\); put",
         ),
-        ([(picture(), 0), (picture()[:1], 1)], ValueError, r"at place 1, \(1, 4, 5\)"),
+        (
+            [(picture(), 0), (picture()[:1], 1)],
+            ValueError,
+            r"as many channels .* got \(3, 4, 5\) and, at place 1, \(1, 4, 5\); put v2.RGB\(\) in",
+        ),
+        (
+            [(picture(), 0), (torch.zeros(4, 4, 5), 1)],
+            ValueError,
+            r"and, at place 1, \(4, 4, 5\); put v2.RGB\(\) in front of the transforms, before v2.",
+        ),
+        (
+            [{"image": picture(), "label": 0, "box": box} for box in (1, None)],
+            TypeError,
+            "the field 'box' of sample 1 must be a tensor, .* to be collated, got None; convert it",
+        ),
+        (
+            [(picture(), 0, Image.new("L", (2, 2)))] * 2,
+            TypeError,
+            "the field 2 of sample 0 must be a tensor, .* to be collated, got Image; convert it",
+        ),
+        (
+            [(picture(), {"label": 0, "boxes": [box]}) for box in (1, None)],
+            TypeError,
+            "the field 1 of sample 1 must be a tensor, .* to be collated, got None; convert it",
+        ),
+        (
+            [{"image": picture(), "label": 0, "boxes": [1] * count} for count in (1, 2)],
+            TypeError,
+            "the field 'boxes' cannot be collated: each element in list of batch should be of equ",
+        ),
+        (
+            [{"image": picture(), "label": 0, "id": 7}, {"image": picture(), "label": 0}],
+            TypeError,
+            "sample 1 has no field 'id', and sample 0 has one; add it.",
+        ),
+        (
+            [{"label": 0}],
+            TypeError,
+            "give MixCollate its 'image_getter'. Hugging Face's Trainer drops columns: set remove_"
+            "unused_columns=False, or call the columns pixel_values and labels.",
+        ),
+        (
+            [(0, picture())],
+            TypeError,
+            "images must be tensors to be collated, got int",
+        ),
         (
             [(picture(), 0), (picture().to(torch.uint8), 1)],
             ValueError,

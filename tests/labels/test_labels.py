@@ -109,7 +109,7 @@ def test_numbers_may_be_numpy_s_and_one_may_stand_for_all():
         ({"source": 3}, ValueError, r"'source' must be in \[0, 3\), got 3\."),
         ({"source": -1}, ValueError, r"'source' must be in \[0, 3\), got -1"),
         ({"target": torch.tensor([0, 5, 9])}, ValueError, r"'target' must be in \[0, 3\), got 5"),
-        ({"source": True}, TypeError, "'source' must hold integers, got torch.bool"),
+        ({"source": True}, TypeError, "'source' must be numbers, and no booleans, got"),
         ({"source": "cat"}, TypeError, "'source' must hold numbers, got 'cat'"),
         ({"source": None}, TypeError, "'source' must hold numbers, got None"),
         ({"source": 1.0}, ValueError, r"class numbers or \(..., 3\) probabilities, got shape \(\)"),
@@ -179,8 +179,6 @@ def test_a_soft_label_stays_what_it_is(weights):
         (None, "None"),
         ("cat", "'cat'"),
         (b"\x01", r"b'\\x01'"),
-        (True, "True"),
-        (torch.tensor(True), r"tensor\(True\)"),
         (2.0, "2.0"),
         (torch.tensor(1.0), r"tensor\(1.\)"),
         ({"a": 1}, "{'a': 1}"),
@@ -188,7 +186,6 @@ def test_a_soft_label_stays_what_it_is(weights):
         ([[0, 1], [2]], r"\[\[0, 1\], \[2\]\]"),
         (torch.ones(4) / 4, r"shape \(4,\)"),
         (np.ones((1, 3)) / 3, r"shape \(1, 3\)"),
-        (np.array([True, False, False]), r"shape \(3,\)"),
     ],
 )
 def test_what_is_no_label_is_named_with_its_sample(label, got):
@@ -304,10 +301,11 @@ def test_no_image_counts_to_nothing():
     ("label", "num_classes", "error", "message"),
     [
         (3, 3, ValueError, r"the label of item 1 must be in \[0, 3\), got 3"),
-        (-1, None, ValueError, "the label of item 1 must be a class number, got -1"),
-        ("cat", None, ValueError, "the label of item 1 must be a class number, got 'cat'"),
-        (1.5, None, ValueError, "the label of item 1 must be a class number, got 1.5"),
-        (True, None, ValueError, "the label of item 1 must be a class number, got True"),
+        (-1, None, ValueError, "the label of item 1 must be at least 0, got -1"),
+        ("cat", None, ValueError, "item 1 must be a class number or weights that .*, got 'cat'"),
+        (1.5, 3, ValueError, "the label of item 1 must be a class number or 3 weights, got 1.5"),
+        (True, None, ValueError, "the label of item 1 must be numbers, and no booleans, got True"),
+        ([0.5, 0.5], None, ValueError, "the label of item 1 must be of one class, got weights of"),
         (0, 0, ValueError, "'num_classes' must be at least 1, got 0"),
         (0, 2.5, TypeError, "'num_classes' must be an integer, got 2.5"),
     ],
@@ -381,7 +379,7 @@ def test_one_more_shot_keeps_the_images_chosen_before():
         ([0, "a"], {"shots": 1}, TypeError, "all class numbers or all names, got 'a' at place 1"),
         (["a", 0], {"shots": 1}, TypeError, "all class numbers or all names, got 0 at place 1"),
         ([0.5], {"shots": 1}, TypeError, "all class numbers or all names, got 0.5 at place 0"),
-        ([[0, 1]], {"shots": 1}, TypeError, r"all names, got \[0, 1\] at place 0"),
+        ([[1, 1]], {"shots": 1}, TypeError, r"all names, got \[1, 1\] at place 0"),
     ],
 )
 def test_a_subset_that_cannot_be_chosen_is_one_clear_line(labels, options, error, message):

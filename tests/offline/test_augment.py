@@ -558,14 +558,14 @@ def test_a_run_records_the_batch_size_that_fitted_into_memory(photos, tmp_path):
 
 
 class Torchvision:
-    classes = ("cat", "AC/DC")
+    classes = ("AC/DC", "cat")
 
     def __len__(self):
         return 5
 
     def __getitem__(self, index):
         pixels = picture(index)
-        return (Image.fromarray(pixels.permute(1, 2, 0).numpy()), index % 2)
+        return (Image.fromarray(pixels.permute(1, 2, 0).numpy()), 1 - index % 2)
 
 
 def test_a_torchvision_dataset_has_its_names_and_indices(tmp_path):
@@ -581,7 +581,7 @@ def test_subsets_keep_the_names_and_class_names_overrule_them(tmp_path):
     subset = torch.utils.data.Subset(Torchvision(), [0, 2])
     augment_dataset(subset, tmp_path / "one", mixer())
     assert ["cat/000000__0.jpg", "cat/000001__0.jpg"] == names(tmp_path / "one")
-    augment_dataset(subset, tmp_path / "two", mixer(), class_names=["tom"])
+    augment_dataset(subset, tmp_path / "two", mixer(), class_names=["bee", "tom"])
     assert ["tom/000000__0.jpg", "tom/000001__0.jpg"] == names(tmp_path / "two")
 
 

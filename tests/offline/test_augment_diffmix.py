@@ -361,7 +361,7 @@ def test_what_is_made_from_text_and_refused_is_left_out(photos, tmp_path):
     assert {1.0} == {row["strength"] for row in rows}
 
 
-ODD = ["AC/DC", "a_b", "50%", "naïve ö", "猫", "__x", "trailing."]
+ODD = ["__x", "50%", "AC/DC", "a_b", "naïve ö", "trailing.", "猫"]
 
 
 def test_any_class_name_of_a_dataset_has_one_folder(tmp_path):
@@ -447,16 +447,17 @@ class Damaged(torch.utils.data.Dataset):
         return picture(index), index
 
 
-def test_a_damaged_item_is_skipped_where_its_label_is_known(tmp_path):
-    message = "asked for every label: image file is truncated; give it 'targets', a list"
-    with pytest.raises(UnreadableImageError, match=message):
-        augment_dataset(Damaged(), tmp_path / "set", mixer(), class_names=NAMES)
-    assert not (tmp_path / "set").exists()
+def test_a_damaged_item_is_skipped_whether_or_not_its_label_is_known(tmp_path):
     known = Damaged()
     known.targets = [0, 1, 2]
-    done = augment_dataset(known, tmp_path / "set", mixer(), class_names=NAMES)
-    assert {"1"} == {one.source for one in done.skipped}
-    assert {"0", "2"} == {row["source"] for row in read_manifest(tmp_path / "set")}
+    for name, data in [("labels known", known), ("labels unknown", Damaged())]:
+        done = augment_dataset(data, tmp_path / name, mixer(), per_image=4)
+        [skipped] = set(done.skipped)
+        assert ("1", "item 1 is not readable: image file is truncated.") == skipped
+        assert {"0", "2"} == {row["source"] for row in read_manifest(tmp_path / name)}
+    with pytest.raises(UnreadableImageError, match="item 1 is not readable: image file is trunca"):
+        augment_dataset(Damaged(), tmp_path / "strict", mixer(), strict=True)
+    assert not (tmp_path / "strict").exists()
 
 
 @pytest.fixture

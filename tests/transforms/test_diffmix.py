@@ -125,11 +125,47 @@ def test_a_label_of_one_image_comes_in_any_form(kind, p):
     torch.testing.assert_close(expected, label)
 
 
+ALONE = {
+    "(1,)": torch.tensor([1]),
+    "(1,) numpy": np.array([1]),
+    "(1, 1)": torch.tensor([[1]]),
+    "list": [1],
+    "one-hot": torch.tensor([0, 1, 0]),
+    "one-hot uint8": np.array([0, 1, 0], dtype=np.uint8),
+    "one-hot half": torch.tensor([0, 1, 0]).half(),
+    "(1, C)": torch.tensor([[0, 1, 0]]),
+}
+
+
+@pytest.mark.parametrize("kind", ALONE)
+@pytest.mark.parametrize("image", [photograph(), torch.rand(3, 8, 8)], ids=["PIL", "tensor"])
+def test_beside_one_image_a_label_is_one_label(kind, image):
+    _, label = mixer(p=0.0)((image, ALONE[kind]))
+    assert (torch.float32, [0.0, 1.0, 0.0]) == (label.dtype, label.tolist())
+
+
+def test_default_collate_makes_a_batch_of_labels_of_shape_1():
+    data = [(torch.rand(3, 8, 8), np.array([number])) for number in range(3)]
+    _, labels = default_collate([mixer(p=0.0)(sample) for sample in data])
+    assert torch.equal(torch.eye(3), labels)
+
+
+def test_the_images_decide_how_integers_are_read():
+    """Beside one image they are one-hot, beside as many images class numbers."""
+    integers = torch.tensor([0, 0, 1])
+    assert [0, 0, 1] == mixer(p=0.0)((torch.rand(3, 8, 8), integers))[1].tolist()
+    assert [[0, 0, 1]] == mixer(p=0.0)((torch.rand(1, 3, 8, 8), integers))[1].tolist()
+    expected = [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert expected == mixer(p=0.0)((torch.rand(3, 3, 8, 8), integers))[1].tolist()
+
+
 BATCHES = {
     "numbers": lambda numbers: numbers,
     "bytes": lambda numbers: numbers.to(torch.uint8),
     "numpy": lambda numbers: numbers.numpy(),
     "list": lambda numbers: numbers.tolist(),
+    "column": lambda numbers: numbers[:, None],
+    "one-hot": lambda numbers: torch.eye(3, dtype=torch.uint8)[numbers],
     "soft": lambda numbers: torch.tensor([0.6, 0.3, 0.1])[(torch.arange(3) + numbers[:, None]) % 3],
     "soft numpy": lambda numbers: np.eye(3, dtype=np.float32)[numbers.numpy()],
 }
@@ -141,7 +177,7 @@ def test_a_batch_has_a_label_for_each_image_whatever_its_size_and_form(kind, cou
     numbers = torch.arange(count) % 3
     given = BATCHES[kind](numbers)
     rows = torch.as_tensor(given)
-    rows = (torch.eye(3)[numbers] if rows.ndim == 1 else rows).tolist()
+    rows = (rows if rows.ndim == 2 and rows.shape[1] == 3 else torch.eye(3)[numbers]).float()
     backend = RecordingBackend(16)
     images = torch.rand(count, 3, 16, 16)
     made, labels = mixer(backend=backend, pairs="other")(images, given)
@@ -149,7 +185,7 @@ def test_a_batch_has_a_label_for_each_image_whatever_its_size_and_form(kind, cou
     asked = iter(backend.requests)
     for image, result, row, label in zip(images, made, rows, labels, strict=True):
         changed = not torch.equal(image, result)
-        expected = expected_label(next(asked), row) if changed else torch.tensor(row)
+        expected = expected_label(next(asked), row.tolist()) if changed else row
         torch.testing.assert_close(expected, label)
     assert next(asked, None) is None
 
@@ -236,6 +272,37 @@ def test_a_label_may_lie_anywhere(getter, sample, place):
         made = made[step]
     assert ((3,), torch.float32) == (made.shape, made.dtype)
     assert len(pickle.dumps(mix)) < 4096
+
+
+AGE = torch.rand(4)
+
+
+@pytest.mark.parametrize(
+    ("getters", "build", "places"),
+    [
+        (
+            {"image_getter": "jpg", "labels_getter": "cls"},
+            lambda image: {"age": AGE, "cls": torch.tensor(1), "jpg": image},
+            ("age", "cls", "jpg"),
+        ),
+        (
+            {"image_getter": 2, "labels_getter": 1},
+            lambda image: [AGE, torch.tensor(1), image],
+            (0, 1, 2),
+        ),
+        (
+            {},
+            lambda image: {"age": AGE, "label": torch.tensor(1), "image": image},
+            ("age", "label", "image"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("image", [photograph(), torch.rand(3, 24, 30)], ids=["PIL", "tensor"])
+def test_the_image_is_found_behind_other_tensors(getters, build, places, image):
+    age, label, picture = (always(**getters)(build(image))[place] for place in places)
+    assert age is AGE and (3,) == label.shape
+    assert type(image) is type(picture)
+    assert not np.array_equal(np.asarray(image), np.asarray(picture))
 
 
 def test_labels_are_as_wide_as_they_are_asked_to_be():
@@ -540,7 +607,7 @@ def test_its_repr_shows_each_setting_once():
         "DiffMix(class_names=('ant', 'bee', 'cat'), strategy=real-mix, "
         "pairs=ClassPairSampler(3, strategy='uniform'), strength=(0.7, 0.9), gamma=0.8, p=0.5, "
         "pool=5, backend='tiny-translate', cache=True, seed=0, num_classes=3, "
-        "labels_getter='default', "
+        "labels_getter='default', image_getter='default', "
         "prompts=('a photo of a ant bug', 'a photo of a bee bug', 'a photo of a cat bug'))"
     )
 
@@ -626,9 +693,6 @@ def boxes():
         ((photograph(), {"label": 1, "boxes": boxes()}), "takes no boxes, masks or keypoints"),
         ((tv_tensors.Video(torch.rand(2, 3, 4, 4)), 1), "takes images, got a Video; pass its"),
         ((np.zeros((4, 4, 3)), 1), "found no image .* put v2.ToImage"),
-        ((photograph(), None), "labels must be class numbers or 3 weights, got None."),
-        ((photograph(), "ant"), "labels must be class numbers or 3 weights, got 'ant'."),
-        ((torch.rand(2, 3, 4, 4), ["ant", "bee"]), r"or 3 weights, got \['ant', 'bee'\]."),
     ],
 )
 @pytest.mark.parametrize("p", [0.0, 0.5])
@@ -653,7 +717,17 @@ def test_keypoints_are_refused():
         (torch.tensor([0, 1, -1]), r"the label of sample 2 must be in \[0, 3\), got -1."),
         (torch.rand(3, 4), "the label of sample 0 must be a class number or 3 weights, got shape"),
         (torch.ones(3, 3), "the label of sample 0 must be .*weights that sum to 1, got a sum"),
-        (torch.tensor([0.0, 1.0, 2.0]), "labels must be one for each image, got 1 for 3"),
+        (
+            torch.tensor([0.0, 1.0, 2.0]),
+            r"sample 0 must be a class number or 3 weights, got tensor",
+        ),
+        (None, "labels must be one for each image, got 1 for 3"),
+        ("ant", "labels must be one for each image, got 1 for 3"),
+        (
+            ["ant", "bee", "cat"],
+            "the label of sample 0 must be a class number or 3 weights, got 'a",
+        ),
+        (torch.ones(3, dtype=torch.bool), "sample 0 must be numbers, and no booleans, got tensor"),
     ],
 )
 @pytest.mark.parametrize("p", [0.0, 0.5])
@@ -718,7 +792,7 @@ def test_a_getter_that_finds_no_label_is_named(getter, sample, message):
         ({"strength": {0.5}}, "'strength' must be a number, a list, a range"),
         (
             {"class_names": ["Great_auk", "owl", "great  auk"]},
-            "'class_names' must differ in a prompt, got 'Great_auk' and 'great  auk'; rename one",
+            "must differ in a prompt, got 'Great_auk' at place 0 and 'great  auk' at place 2",
         ),
     ],
 )
@@ -726,6 +800,26 @@ def test_a_wrong_argument_is_named_in_one_line(options, message):
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         mixer(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_of_several_names_of_a_class_the_first_is_taken():
+    names = [("tench", "Tinca tinca"), ("goldfish", "Carassius auratus")]
+    assert ("tench", "goldfish") == mixer(class_names=names).class_names
+
+
+def test_two_classes_of_one_name_are_named_by_their_places():
+    names = [("crane", "a bird"), ("owl",), ("crane", "a machine")]
+    message = "got 'crane' at place 0 and 'crane' at place 2; .* give class_names_of"
+    with pytest.raises(ValueError, match=message):
+        mixer(class_names=names)
+
+
+def test_names_that_a_prompt_alone_makes_alike_are_warned_of():
+    """EMNIST's 'A' and 'a' are two classes, with two folders."""
+    message = "'A' at place 0 and 'a' at place 2, which a model reads alike"
+    with pytest.warns(UserWarning, match=message):
+        mix = mixer(class_names=["A", "b", "a"])
+    assert ("A", "b", "a") == mix.class_names
 
 
 @pytest.mark.parametrize("p", [0.51, 1.0])

@@ -111,6 +111,57 @@ def test_nothing_but_the_image_of_a_sample_changes(which):
     assert np.any(np.asarray(made["image"]) != np.asarray(sample["image"]))
 
 
+PIXELS = torch.rand(2, 3, 24, 30)
+BEHIND = {
+    "dict": ({"label": torch.arange(2), "pixel_values": PIXELS}, "pixel_values"),
+    "dict with other keys": ({"cls": torch.arange(2), "jpg": PIXELS}, "jpg"),
+    "dict of measures": ({"age": torch.rand(4), "image": PIXELS, "depth": PIXELS}, "image"),
+    "tuple": ((torch.arange(2), PIXELS), 1),
+    "list": ([torch.eye(2), PIXELS, "name"], 1),
+    "tuple with its image first": ((PIXELS, torch.arange(2), PIXELS.clone()), 0),
+}
+
+
+@pytest.mark.parametrize("kind", BEHIND)
+@pytest.mark.parametrize("compose", [v2.Compose, v1.Compose])
+@pytest.mark.parametrize("which", range(4))
+def test_an_image_is_found_behind_other_tensors(which, kind, compose):
+    sample, place = BEHIND[kind]
+    made = compose([every_transform()[which]])(sample)
+    assert type(sample) is type(made) and len(sample) == len(made)
+    for step in sample if isinstance(sample, dict) else range(len(sample)):
+        if step == place:
+            assert torch.Tensor is type(made[step]) and PIXELS.shape == made[step].shape
+            assert not torch.equal(sample[step], made[step])
+        else:
+            assert sample[step] is made[step]
+
+
+def test_a_marked_image_stays_marked_and_all_of_them_change():
+    pixels = [tv_tensors.Image(PIXELS[0]), tv_tensors.Image(PIXELS[1])]
+    made = PromptEdit(backend=RecordingBackend(16))({"label": torch.tensor(1), "a": pixels})
+    assert all(isinstance(image, tv_tensors.Image) for image in made["a"])
+    assert not any(torch.equal(*pair) for pair in zip(pixels, made["a"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sample", "shape"),
+    [
+        (torch.tensor(3), r"\(\)"),
+        ((np.zeros((4, 4, 3)), torch.tensor(3)), r"\(\)"),
+        ((np.zeros((4, 4, 3)), torch.eye(2).long()), r"\(2, 2\)"),
+    ],
+)
+def test_a_label_alone_is_called_a_label(sample, shape):
+    message = f"got {shape}; this looks like a label. Mark the image with tv_tensors.Image, or put"
+    with pytest.raises(ValueError, match=message):
+        PromptEdit(backend=RecordingBackend(16))(sample)
+    with pytest.raises(
+        ValueError, match=r"like a label \(or like a grey image without its channel"
+    ):
+        PromptEdit(backend=RecordingBackend(16))(torch.rand(4, 4))
+
+
 @pytest.mark.parametrize("which", range(4))
 def test_what_p_passes_over_is_the_very_same_object(which):
     image = photograph().convert("P")
