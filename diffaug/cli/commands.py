@@ -283,6 +283,12 @@ def filter(
     target_class: Annotated[
         bool, typer.Option("--target-class", help="Judge each image's own class, too. [clip]")
     ] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the words of each class, as for augment, for --target-class. [clip]"
+        ),
+    ] = None,
     clip: Annotated[
         str | None, typer.Option("--model", help="CLIP model: folder or Hub id. [clip]")
     ] = None,
@@ -301,6 +307,7 @@ def filter(
     from diffaug.filtering.clip import ClipFilter
     from diffaug.filtering.similarity import SimilarityFilter
     from diffaug.filtering.verdicts import filter_set
+    from diffaug.labels.word_files import read_words
 
     scorer = choice("scorer", scorer, ("clip", "similarity"))
     other = f"--scorer {scorer}, which has no such setting"
@@ -308,9 +315,12 @@ def filter(
     if scorer == "clip":
         refuse(other, low=low, high=high, source=source)
         chosen: dict[str, Any] = {} if clip is None else {"model": clip}
+        if class_names is not None:
+            chosen["class_names"] = read_words(class_names)
         judge = ClipFilter(metaclass, target_class=target_class, device=device or "auto", **chosen)
     else:
         refuse(other, metaclass=metaclass, target_class=target_class, model=clip, device=device)
+        refuse(other, class_names=class_names)
         bounds = {"low": low, "high": high}
         changed: dict[str, Any] = {k: value for k, value in bounds.items() if value is not None}
         judge = SimilarityFilter(source, **changed)

@@ -99,7 +99,9 @@ def _line_pairs(path: str | os.PathLike[str], text: str) -> list[tuple[str, str]
 
 
 def for_classes(
-    words: Mapping[str, str], classes: Iterable[str], path: str | os.PathLike[str]
+    words: Mapping[str, str],
+    classes: Iterable[str],
+    file: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
     """Return the words of these classes, in their order; classes beside them are left out.
 
@@ -108,7 +110,7 @@ def for_classes(
     Args:
         words: by the names of classes, however these are spelt; see :func:`spelling`.
         classes: the names to look for.
-        path: where the words are from, for errors.
+        file: where the words are from, for errors.
 
     Raises:
         ValueError: a class has no words; the message names it, and what comes close.
@@ -126,7 +128,8 @@ def for_classes(
         close = difflib.get_close_matches(spelling(missing[0]), by_spelling, n=1)
         hint = f" (it has {by_spelling[close[0]]!r})" if close else ""
         raise ValueError(
-            f"'class_names' must give words for every class, and '{path}' has none for "
-            f"{named(missing)}{hint}; add a line for each."
+            "'class_names' must give words for every class, and "
+            + (f"'{file}' has none for " if file else "has none for ")
+            + f"{named(missing)}{hint}; add the words of each."
         )
     return found

@@ -6,6 +6,7 @@ often has more in it than words: ``001.Black_footed_Albatross``, ``n02085620-Chi
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -107,6 +108,20 @@ def without_words(names: Sequence[str], words: Sequence[str]) -> list[str]:
         for name, text, is_bare in zip(names, words, bare, strict=True)
         if is_wordless(text, is_bare)
     ]
+
+
+def words_in(names: Sequence[str], stacklevel: int) -> tuple[str, ...]:
+    """Return the words of each class, and warn of names that have none."""
+    words = words_of(names)
+    if wordless := without_words(names, words):
+        warnings.warn(
+            f"'class_names' has no words for {len(wordless)} of {len(words)} classes, such as "
+            f"{named(wordless)}, and the model reads these names as they are; give a mapping of "
+            "each name to its words ('--class-names FILE' on the command line).",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+    return words
 
 
 def _without_ids(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffaug.backends import finetuned, presets
 from diffaug.backends.spec import ModelSpec
-from diffaug.labels.words import named, spelling, without_words, words_of
+from diffaug.labels.words import spelling, words_in
 from diffaug.transforms.strategies import Strategy
 
 
@@ -39,7 +39,7 @@ def class_prompts(
     if learned is not None:
         metaclass = metaclass or learned.metaclass
     if learned is not None and strategy.model != "none":
-        subjects = [learned.token(name) for name in names]
+        subjects = tuple(learned.token(name) for name in names)
     else:
         if model is not None and strategy.model != "none":
             warnings.warn(
@@ -49,26 +49,12 @@ def class_prompts(
                 UserWarning,
                 stacklevel=3,
             )
-        subjects = given or _words_in(names)
+        subjects = given or words_in(names, stacklevel=3)
         _check_twins(names, subjects)
     return tuple(finetuned.class_prompt(subject, metaclass.strip()) for subject in subjects)
 
 
-def _words_in(names: Sequence[str]) -> list[str]:
-    """Return the words in the names of classes, and warn where there are none."""
-    words = words_of(names)
-    if wordless := without_words(names, words):
-        warnings.warn(
-            f"'class_names' has no words for {len(wordless)} of {len(words)} classes, such as "
-            f"{named(wordless)}, and the model reads these names as they are; give a mapping of "
-            "each name to its words ('--class-names FILE' on the command line).",
-            UserWarning,
-            stacklevel=4,
-        )
-    return list(words)
-
-
-def _given_words(class_names: Mapping[str, str]) -> list[str]:
+def _given_words(class_names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the words that a mapping gives each class."""
     for name, words in class_names.items():
         if not isinstance(words, str):
@@ -80,7 +66,7 @@ def _given_words(class_names: Mapping[str, str]) -> list[str]:
             raise ValueError(
                 f"'class_names' must have words for every class, got {words!r} for {name!r}."
             )
-    return [" ".join(words.split()) for words in class_names.values()]
+    return tuple(" ".join(words.split()) for words in class_names.values())
 
 
 def _check_twins(names: Sequence[str], words: Sequence[str]) -> None:

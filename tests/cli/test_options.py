@@ -289,6 +289,11 @@ def test_a_wrong_option_is_one_line(photos, tmp_path, options, message):
     [
         (("--scorer", "taste"), "'scorer' must be one of clip, similarity, got 'taste'"),
         (("--scorer", "similarity", "--metaclass", "pet"), "given with --scorer similarity, which"),
+        (
+            ("--metaclass", "pet", "--class-names", "no.csv"),
+            "must be a file that can be read",
+        ),
+        (("--scorer", "similarity", "--class-names", "w.csv"), "'class_names' must not be given w"),
         (("--scorer", "similarity", "--device", "cpu"), "'device' must not be given with --scorer"),
         (("--scorer", "similarity", "--keep", "0.5"), "'keep' must be None for 'similarity'"),
         (("--low", "0", "--metaclass", "pet"), "'low' must not be given with --scorer clip, which"),
