@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.data import ConcatDataset, Subset
 from diffaug.arguments import whole
 from diffaug.labels import samples
 from diffaug.labels.label import class_number, class_of
-from diffaug.seeds import derive_seed
+from diffaug.seeds import asking, derive_seed
 
 #: Items of a dataset around another that are compared with those inside.
 PROBES = 8
@@ -28,10 +29,7 @@ def dataset_labels(
     known = known_labels(dataset, labels_getter)
     if known is not None:
         return known
-    items = (dataset[index] for index in range(len(dataset)))
-    return [
-        samples.get(item, samples.label_place(item, labels_getter, asker=asker)) for item in items
-    ]
+    return [_label_of(dataset, index, labels_getter, asker=asker) for index in range(len(dataset))]
 
 
 def known_labels(dataset: Any, labels_getter: samples.Getter = "default") -> list[Any] | None:
@@ -86,16 +84,19 @@ def renumbered(
                 if changed is not None and changed != number:
                     return number, changed
     if (inner := _inside(dataset)) is not None:
-
-        def before(index: int) -> Any:
-            item = inner[index]
-            return samples.get(item, samples.label_place(item, labels_getter))
-
+        before = partial(_label_of, inner, labels_getter=labels_getter)
         if (pair := _changed_item(dataset, before, labels_getter)) is not None:
             return pair
     parts = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
     found = (renumbered(part, count, labels_getter) for part in parts if part is not None)
     return next((pair for pair in found if pair is not None), None)
+
+
+def _label_of(dataset: Any, index: int, labels_getter: samples.Getter, *, asker: str = "") -> Any:
+    """Read an item for its label, without counting that a seeded dataset was asked for it."""
+    with asking(index):
+        item = dataset[index]
+    return samples.get(item, samples.label_place(item, labels_getter, asker=asker))
 
 
 def _inside(dataset: Any) -> Any:
@@ -114,9 +115,8 @@ def _changed_item(
         return None  # ours mix labels, and do not renumber classes
     for index in range(0, len(dataset), max(1, len(dataset) // PROBES)):
         with suppress(Exception):  # an item that cannot be read says nothing
-            item = dataset[index]
-            label = samples.get(item, samples.label_place(item, labels_getter))
-            inner, outer = class_number(before(index)), class_number(label)
+            outer = class_number(_label_of(dataset, index, labels_getter))
+            inner = class_number(before(index))
             if inner is not None and outer is not None and inner != outer:
                 return inner, outer
     return None

@@ -14,6 +14,7 @@ from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import known_labels, renumbered
 from diffaug.labels.label import class_number, class_of, read_label
 from diffaug.offline.sources import Skipped, Source, SourceImage, class_folder
+from diffaug.seeds import asking
 
 #: The name of a class; else plain numbers, or nothing.
 Label = str | float | list[Any] | None
@@ -114,7 +115,8 @@ class DatasetSource(Source):
     def _item(self, index: int) -> Any:
         """Read one item; whatever its own code raises is the fault of this item alone."""
         try:
-            return self.dataset[index]
+            with asking(index):  # a seeded dataset gives each copy the same image
+                return self.dataset[index]
         except DiffaugError as error:
             if isinstance(error, UnreadableImageError):
                 raise _unreadable(index, error) from error
