@@ -1,5 +1,6 @@
 """The names that a dataset gives its classes."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffaug.arguments import texts
 from diffaug.labels.samples import LABEL_KEYS
 
 
@@ -37,6 +39,41 @@ def twins(names: Sequence[str], spelling: Callable[[str], str] = str) -> Iterato
         earlier = seen.setdefault(spelling(name), number)
         if earlier != number:
             yield earlier, number
+
+
+def check_names(names: Any, spelling: Callable[[str], str]) -> tuple[str, ...]:
+    """Return the argument ``class_names``: the first name of each class, which is its folder, too.
+
+    Args:
+        names: several in the order of the labels, each a string or several strings.
+        spelling: what a model makes of a name; two names must differ in it.
+
+    Raises:
+        TypeError: they are in no order.
+        ValueError: one is empty, or two are the same.
+    """
+    if isinstance(names, (str, set, frozenset)) or not isinstance(names, Iterable):
+        raise TypeError(
+            f"'class_names' must be several names in the order of the labels, got {names!r}."
+        )
+    firsts = tuple(first_name(name) for name in names)
+    texts("class_names", firsts)
+    for earlier, later in twins(firsts, spelling):
+        one, other = firsts[earlier], firsts[later]
+        got = f"{one!r} at place {earlier} and {other!r} at place {later}"
+        if one == other or one.casefold() != other.casefold():
+            raise ValueError(
+                f"'class_names' must differ in a prompt, got {got}; rename one of them, or give "
+                "class_names_of(dataset), which numbers twins."
+            )
+        # EMNIST's 'A' and 'a' are two classes with two folders, and CLIP knows small letters only.
+        warnings.warn(
+            f"'class_names' has {got}, which a model reads alike; it makes the same images for "
+            "both classes.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return firsts
 
 
 def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | None:

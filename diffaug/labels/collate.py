@@ -94,7 +94,11 @@ class MixCollate:
             image_at = samples.image_place(sample, self.image_getter, asker="MixCollate")
             label_at = samples.label_place(sample, self.labels_getter, asker="MixCollate")
         except TypeError as error:
-            if not isinstance(sample, Mapping) or self.image_getter != "default":
+            # What the Trainer leaves of a sample whose image has another key than the model's.
+            if not isinstance(sample, Mapping) or not {*sample} <= {
+                *samples.LABEL_KEYS,
+                "label_ids",
+            }:
                 raise
             raise TypeError(
                 f"{error} Hugging Face's Trainer drops columns: set remove_unused_columns=False, "

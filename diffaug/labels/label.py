@@ -128,6 +128,7 @@ def check_classes(name: str, labels: torch.Tensor, num_classes: int) -> None:
         raise TypeError(_boolean(f"'{name}'", labels))
     if labels.is_floating_point():
         raise TypeError(f"'{name}' must hold integers, got {labels.dtype}.")
+    labels = labels.long()  # torch compares no uint16
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.numel():
         raise ValueError(f"'{name}' must be in [0, {num_classes}), got {int(outside[0])}.")
@@ -242,6 +243,30 @@ def labels_of(labels: Any, count: int, batched: bool) -> list[Any]:
             "label), or (B, C, H, W) images with (B,) labels."
         )
     return rows
+
+
+def labels_of_list(labels: Any, count: int, num_classes: int) -> list[Any] | None:
+    """Return the label of each image of a list; None where one label is that of all.
+
+    Hugging Face's batches are lists: ``{"image": [first, second], "label": [0, 1]}``. Views of one
+    image are a list, too, and share a label.
+
+    Raises:
+        ValueError: nobody can know whether the labels are class numbers or a one-hot vector.
+    """
+    listed = isinstance(labels, (list, tuple))
+    if not listed and not getattr(labels, "shape", ()):
+        return None
+    array = _array(labels)  # None for a list of vectors
+    weights = array is not None and array.ndim == 1 and array.is_floating_point()
+    if len(labels) != count or weights:
+        return None
+    if not listed and array is not None and array.ndim == 1 and 1 < count == num_classes:
+        raise ValueError(
+            f"labels of shape ({count},) beside a list of {count} images must be a list of labels, "
+            f"for with {num_classes} classes they may also be one label; give labels.tolist()."
+        )
+    return list(labels)
 
 
 def _in_range(number: int, num_classes: int | None, what: str) -> int:

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 
 from diffaug.arguments import choice, whole
-from diffaug.labels.label import as_numbers, check_classes, soft_label, target_weight
+from diffaug.labels.label import (
+    as_numbers,
+    check_classes,
+    class_of,
+    soft_label,
+    target_weight,
+)
 from diffaug.seeds import derive_seed
 
 PAIRINGS = ("uniform", "other", "same", "tail")
@@ -115,6 +121,18 @@ class ClassPairSampler:
             )
         return matrix
 
+    def _classes(self, source: Any) -> torch.Tensor:
+        """Return class numbers, of which each may be (1,) or one-hot, as int64."""
+        numbers = as_numbers("source", source)
+        if numbers.ndim == 2:
+            rows = [
+                class_of(row, self.num_classes, what=f"'source' of sample {index}")
+                for index, row in enumerate(numbers)
+            ]
+            return torch.tensor(rows, dtype=torch.long)
+        check_classes("source", numbers, self.num_classes)
+        return numbers.long()
+
     def __repr__(self) -> str:
         return f"ClassPairSampler({self.num_classes}, strategy={self.strategy!r})"
 
@@ -131,8 +149,7 @@ class ClassPairSampler:
         self, source: torch.Tensor, generator: torch.Generator | None = None
     ) -> torch.Tensor:
         """Draw a target class ``(B,)`` for each source class ``(B,)``."""
-        source = as_numbers("source", source)
-        check_classes("source", source, self.num_classes)
+        source = self._classes(source)
         shape, classes = source.shape, self.num_classes
         if self.strategy == "same":
             return source.clone()
@@ -158,12 +175,12 @@ class ClassPairSampler:
         """Draw a pair for each source class.
 
         Args:
-            source: ``(B,)`` class numbers.
+            source: ``(B,)`` or ``(B, 1)`` class numbers, or ``(B, C)`` one-hot.
             strength: in [0, 1], a number or ``(B,)``.
             gamma: as in :func:`soft_label`.
             generator: None for torch's global one.
         """
-        source = as_numbers("source", source)
+        source = self._classes(source)
         if source.ndim != 1:
             raise ValueError(f"'source' must have shape (B,), got {tuple(source.shape)}.")
         strengths = as_numbers("strength", strength).float()

@@ -11,9 +11,10 @@ from diffaug import images
 from diffaug.errors import DiffaugError, SourceError, UnreadableImageError, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
-from diffaug.labels.dataset import known_labels
+from diffaug.labels.dataset import known_labels, renumbered
 from diffaug.labels.label import class_number, class_of, read_label
 from diffaug.offline.sources import Skipped, Source, SourceImage, class_folder
+from diffaug.seeds import asking
 
 #: The name of a class; else plain numbers, or nothing.
 Label = str | float | list[Any] | None
@@ -114,7 +115,8 @@ class DatasetSource(Source):
     def _item(self, index: int) -> Any:
         """Read one item; whatever its own code raises is the fault of this item alone."""
         try:
-            return self.dataset[index]
+            with asking(index):  # a seeded dataset gives each copy the same image
+                return self.dataset[index]
         except DiffaugError as error:
             if isinstance(error, UnreadableImageError):
                 raise _unreadable(index, error) from error
@@ -125,8 +127,7 @@ class DatasetSource(Source):
     def _pixels(self, item: Any, index: int) -> torch.Tensor:
         """Return the image of an item as uint8 (1, 3, H, W); an error says which item it is."""
         try:
-            place = () if images.is_image(item) else samples.image_place(item, self._image_getter)
-            image = samples.get(item, place)
+            image = item if images.is_image(item) else self._image(item)
             if image is None:
                 raise ValueError("it holds no image.")
             count = images.check_image(image)
@@ -139,6 +140,10 @@ class DatasetSource(Source):
             return images.to_uint8(images.unpack(image)[0])
         except Exception as error:  # Pillow reads a file when its pixels are needed
             raise _unreadable(index, error) from error
+
+    def _image(self, item: Any) -> Any:
+        place = samples.image_place(item, self._image_getter, asker="augment_dataset")
+        return samples.get(item, place)
 
     def _label(self, item: Any, index: int) -> Label:
         """Return the label of an item; None where it has none and needs none."""
@@ -212,11 +217,11 @@ class DatasetSource(Source):
             names = distinct(given) if given else class_names_of(self.dataset, label_key)
             if names is None and self._fallback_names:
                 names = list(self._fallback_names)
-            elif names and not given and (changed := _renumbered(self.dataset, len(names))):
+            elif names and not given and (changed := renumbered(self.dataset, len(names))):
                 raise ValueError(
-                    f"'class_names' must be given, in the order of the changed numbers: the "
-                    f"dataset's target_transform turns {changed[0]} into {changed[1]!r}, and its "
-                    "names are in the order of the numbers before it."
+                    "'class_names' must be given, in the order of the changed numbers: the dataset "
+                    f"turns class {changed[0]} into {changed[1]}, and its names are in the order "
+                    "of the numbers before that."
                 )
             for name in names or ():
                 class_folder(name)  # a wrong name is an error now, and not in the middle of a run
@@ -332,19 +337,3 @@ def _numbers(label: Any) -> Any:
     if isinstance(label, (tuple, list)):
         return [_numbers(number) for number in label]
     return label
-
-
-def _renumbered(dataset: Any, count: int) -> tuple[int, Any] | None:
-    """Return a class number that the dataset's own transform changes, and what it becomes."""
-    change = getattr(dataset, "target_transform", None)
-    if callable(change):
-        for number in range(count):
-            try:
-                changed = class_of(change(number))
-            except Exception:  # it wants something else, or makes no class number
-                continue
-            if changed != number:
-                return number, changed
-    inside = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
-    found = (_renumbered(part, count) for part in inside if part is not None)
-    return next((pair for pair in found if pair is not None), None)

@@ -56,7 +56,7 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
 @contextmanager
 def augmenting(switch: bool) -> Iterator[None]:
     """While the switch is off, pass every image as if ``p`` were 0, in this thread."""
-    token = _augmenting.set(switch)
+    token = _augmenting.set(switch and _augmenting.get())  # one within does not turn it on again
     try:
         yield
     finally:
@@ -265,6 +265,19 @@ def _unmarked_place(sample: Any, getter: samples.Getter) -> samples.Place | None
     pictures = [(step, part) for step, part in parts if _may_be_image(part)]
     lone = len(pictures) == 1 and images.is_pure_tensor(pictures[0][1])
     return (pictures[0][0],) if lone else None
+
+
+def listed_images(
+    sample: Any, getter: samples.Getter
+) -> tuple[samples.Place, list[Any] | tuple[Any, ...]] | None:
+    """Return where a sample keeps a list of images, as Hugging Face's batches do, and the list."""
+    try:
+        place = samples.image_place(sample, getter)
+    except TypeError:
+        return None
+    pictures = samples.get(sample, place)
+    listed = isinstance(pictures, (list, tuple)) and len(pictures) > 0
+    return (place, pictures) if listed and all(map(images.is_image, pictures)) else None
 
 
 def _may_be_image(value: Any) -> bool:

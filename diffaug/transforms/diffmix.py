@@ -1,7 +1,7 @@
 """Diff-Mix: an image translated towards another class, and the soft label that goes with it."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,18 +10,31 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffaug import images
-from diffaug.arguments import choice, texts, whole
+from diffaug.arguments import choice, whole
 from diffaug.backends import finetuned, presets
 from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
-from diffaug.labels.class_names import first_name, twins
-from diffaug.labels.label import as_probabilities, check_gamma, labels_of, soft_label
+from diffaug.labels.class_names import check_names
+from diffaug.labels.label import (
+    as_probabilities,
+    check_gamma,
+    labels_of,
+    labels_of_list,
+    soft_label,
+)
 from diffaug.labels.pairs import ClassPairSampler
 from diffaug.labels.words import spelling
 from diffaug.seeds import MAX_SEED, derive_seed
-from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
+from diffaug.transforms.base import (
+    BackendLike,
+    Finished,
+    ImageTransform,
+    Params,
+    fit,
+    listed_images,
+)
 from diffaug.transforms.class_prompts import class_prompts
 from diffaug.transforms.strategies import (
     FEW_SHOT_P,
@@ -110,7 +123,7 @@ class DiffMix(ImageTransform):
         image_getter: samples.Getter = "default",
     ) -> None:
         super().__init__(p)
-        self.class_names = _distinct(class_names)
+        self.class_names = check_names(class_names, spelling)
         self.strategy = find_strategy(strategy)
         self.pairs = self._sampler(pairs)
         self.strength = Strengths.of(self.strategy, strength)
@@ -283,6 +296,15 @@ class DiffMix(ImageTransform):
                 "dataset's own transform never sees it: use JointTransform(dataset, transforms)."
             ) from error
         given = samples.get(sample, place)
+        if (found := listed_images(sample, self.image_getter)) is not None:
+            listed_at, pictures = found
+            rows = labels_of_list(given, len(pictures), self.num_classes)
+            if rows is not None:
+                pairs = zip(pictures, rows, strict=True)
+                made = [self._augment_marked(pair, "default") for pair in pairs]
+                augmented = type(pictures)(image for image, _ in made)
+                mixed = torch.stack([label for _, label in made])
+                return samples.put(samples.put(sample, listed_at, augmented), place, mixed)
         # Flattened as torchvision does it, without the label, which could be taken for an image.
         leaves, structure = tree_flatten(samples.put(sample, place, None))
         self.check_inputs(leaves)
@@ -401,28 +423,3 @@ def _translating_spec(backend: str | Path | ModelSpec) -> ModelSpec:
     spec = presets.resolve(backend)
     # A Hub id does not say what its model is for.
     return replace(spec, task="translate") if spec == ModelSpec(str(backend)) else spec
-
-
-def _distinct(class_names: Any) -> tuple[str, ...]:
-    """Check class names; folders are named after them, so only tuples of names change."""
-    unordered = isinstance(class_names, (str, set, frozenset))
-    if unordered or not isinstance(class_names, Iterable):
-        raise TypeError(
-            f"'class_names' must be several names in the order of the labels, got {class_names!r}."
-        )
-    names = tuple(first_name(name) for name in class_names)
-    texts("class_names", names)
-    for earlier, later in twins(names, spelling):
-        places = f"{names[earlier]!r} at place {earlier} and {names[later]!r} at place {later}"
-        if names[earlier].casefold() != names[later].casefold() or names[earlier] == names[later]:
-            raise ValueError(
-                f"'class_names' must differ in a prompt, got {places}; rename one of them, or give "
-                "class_names_of(dataset), which numbers twins."
-            )
-        warnings.warn(
-            f"'class_names' has {places}, which a model reads alike; it makes the same images for "
-            "both classes.",
-            UserWarning,
-            stacklevel=3,
-        )
-    return names

@@ -169,6 +169,25 @@ def test_sources_come_in_every_form(source):
     assert [0, 2] == sampler("same").targets(source).tolist()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "source",
+    [
+        torch.tensor([0, 1, 2], dtype=torch.uint8),  # as an index it would be a mask
+        np.array([0, 1, 2], dtype=np.uint16),
+        torch.tensor([[0], [1], [2]]),
+        torch.eye(3),
+        np.eye(3, dtype=np.uint8),
+    ],
+)
+def test_every_form_of_sources_draws_the_same_pairs(strategy, source):
+    draw = sampler(strategy)
+    drawn = [draw(form, 0.7, gamma=0.5, generator=seeded()) for form in (torch.arange(3), source)]
+    assert torch.equal(drawn[0].source, drawn[1].source)
+    assert torch.equal(drawn[0].target, drawn[1].target)
+    assert torch.equal(drawn[0].soft_labels, drawn[1].soft_labels)
+
+
 def test_one_class_is_paired_with_itself():
     made = ClassPairSampler(1)(torch.zeros(3, dtype=torch.long), 0.7, gamma=0.5)
     assert [[1], [1], [1]] == made.soft_labels.tolist()
@@ -284,7 +303,17 @@ def test_a_sampler_that_cannot_be_is_one_clear_line(options, error, message):
         ({"source": [0.0, 1.0]}, TypeError, "'source' must hold integers, got torch.float32"),
         ({"source": "ab"}, TypeError, "'source' must hold numbers, got 'ab'"),
         ({"source": 1}, ValueError, r"'source' must have shape \(B,\), got \(\)"),
-        ({"source": [[0], [1]]}, ValueError, r"'source' must have shape \(B,\), got \(2, 1\)"),
+        (
+            {"source": [[[0]], [[1]]]},
+            ValueError,
+            r"'source' must have shape \(B,\), got \(2, 1, 1\)",
+        ),
+        ({"source": [[0], [3]]}, ValueError, r"'source' of sample 1 must be in \[0, 3\), got 3"),
+        (
+            {"source": [True, False]},
+            TypeError,
+            "'source' must be numbers, and no booleans, got sha",
+        ),
         ({"strength": 1.2}, ValueError, r"'strength' must be in \[0, 1\], got 1.2\."),
         ({"strength": [0.5, -0.2]}, ValueError, r"'strength' must be in \[0, 1\], got -0.2"),
         (

@@ -150,6 +150,47 @@ def test_default_collate_makes_a_batch_of_labels_of_shape_1():
     assert torch.equal(torch.eye(3), labels)
 
 
+@pytest.mark.parametrize("labels", [[0, 1], torch.tensor([[0], [1]]), [np.array([1, 0, 0]), 1]])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_images_with_a_label_each_is_a_batch(kind, labels):
+    """As a transform of a Hugging Face data set gets them."""
+    backend, pictures = RecordingBackend(16), kind([photograph(0), photograph(1)])
+    made = always(backend=backend)({"image": pictures, "label": labels})
+    assert kind is type(made["image"]) and (2, 3) == made["label"].shape
+    for number, request in enumerate(backend.requests):
+        torch.testing.assert_close(expected_label(request, number), made["label"][number])
+        assert made["image"][number].tobytes() != pictures[number].tobytes()
+
+
+def test_a_list_of_one_image_is_a_batch_of_one():
+    for labels in ([2], torch.tensor([2]), [torch.tensor([0.0, 0.0, 1.0])]):
+        made = mixer(p=0.0)({"image": [torch.rand(3, 8, 8)], "label": labels})
+        assert [[0, 0, 1]] == made["label"].tolist()
+
+
+def test_views_of_one_image_share_their_label():
+    views = [photograph(0), photograph(1)]
+    for label in (1, torch.tensor([0, 1, 0]), np.array([0.0, 1.0, 0.0])):
+        made, mixed = mixer(p=0.0)((views, label))
+        assert [0, 1, 0] == mixed.tolist() and views == made
+
+
+def test_labels_beside_a_list_that_may_be_one_or_several_are_refused():
+    with pytest.raises(
+        ValueError, match=r"of shape \(3,\) beside a list of 3 images must be a list"
+    ):
+        mixer(p=0.0)(([photograph(n) for n in range(3)], torch.tensor([0, 0, 1])))
+
+
+def test_a_hugging_face_data_set_may_have_it_as_its_transform():
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": [photograph(n) for n in range(4)], "label": [0, 1, 2, 1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    data = datasets.Dataset.from_dict(columns, features=features).with_transform(mixer(p=0.0))
+    assert [0, 0, 1] == data[2]["label"].tolist()
+    assert torch.equal(torch.eye(3)[[0, 1, 2, 1]], torch.as_tensor(data[:4]["label"]))
+
+
 def test_the_images_decide_how_integers_are_read():
     """Beside one image they are one-hot, beside as many images class numbers."""
     integers = torch.tensor([0, 0, 1])
@@ -899,10 +940,16 @@ def test_a_mapping_is_taken_at_its_word():
         ({"cat": 0, "dog": 1}, r"must map each class to its words, got 0 for 'cat'; give list\("),
         ({"cat": "pet", "dog": " "}, "must have words for every class, got ' ' for 'dog'"),
         ({}, "'class_names' must hold at least one string"),
-        ({"cat": "a pet", "dog": "A_pet"}, "'cat' and 'dog' are both 'A_pet' there; give a map"),
-        (["001.cat", "002.Cat"], "'001.cat' and '002.Cat' are both 'Cat' there; give a mapping"),
+        ({"cat": "a pet", "dog": "a_pet"}, "'cat' and 'dog' are both 'a_pet' there; give a map"),
+        (["001.cat", "002.cat"], "'001.cat' and '002.cat' are both 'cat' there; give a mapping"),
     ],
 )
 def test_words_that_are_none_or_not_one_s_own_are_named(class_names, message):
     with pytest.raises((TypeError, ValueError), match=message):
         mixer(class_names=class_names)
+
+
+def test_words_that_differ_in_capitals_alone_are_warned_of():
+    with pytest.warns(UserWarning, match="'41' and '61' that a model reads alike, 'A' and 'a'; it"):
+        mix = mixer(class_names={"41": "A", "61": "a"})
+    assert ("a photo of a A", "a photo of a a") == mix.prompts
