@@ -1,7 +1,7 @@
 """What the commands print of what was done, of which images, and of what was left out."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,3 +89,15 @@ def _time(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{max(1, round(seconds))} seconds"
+
+
+def print_differences(files: Sequence[str]) -> None:
+    """Say of which files ImageFolder's own loader sees other pixels than diffaug's does."""
+    from diffaug.datasets.warm import loaded_otherwise
+
+    if differences := loaded_otherwise(files):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in differences.items())
+        err.print(
+            f"diffaug.load_image sees files otherwise than ImageFolder's own loader ({kinds}): "
+            "if your training loads them with it, give --load-image"
+        )

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from diffaug import images
-from diffaug.backends.finetuned import spelling
 from diffaug.errors import UnreadableImageError
 from diffaug.file_warnings import naming_files, reading
 from diffaug.folders import class_of
 from diffaug.functional import resize
 from diffaug.labels.few_shot import few_shot_paths
+from diffaug.labels.words import spelling
 from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.sources import Skipped
 from diffaug.offline.trees import LocalTree

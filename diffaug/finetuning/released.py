@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from diffaug.backends import checkpoints, finetuned
-from diffaug.backends.finetuned import spelling
 from diffaug.backends.hub import pin
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError
 from diffaug.finetuning.settings import base_spec
+from diffaug.labels.words import spelling
 from diffaug.offline.destination import OutputFolder, check_outside
 from diffaug.offline.identity import versions
 

@@ -1,6 +1,8 @@
 """The labels of a whole dataset: listed and counted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,11 @@ from torch.utils.data import ConcatDataset, Subset
 
 from diffaug.arguments import whole
 from diffaug.labels import samples
-from diffaug.labels.label import class_of
+from diffaug.labels.label import class_number, class_of
+from diffaug.seeds import asking
+
+#: Items of a dataset around another that are compared with those inside.
+PROBES = 8
 
 
 def dataset_labels(
@@ -22,10 +28,7 @@ def dataset_labels(
     known = known_labels(dataset, labels_getter)
     if known is not None:
         return known
-    items = (dataset[index] for index in range(len(dataset)))
-    return [
-        samples.get(item, samples.label_place(item, labels_getter, asker=asker)) for item in items
-    ]
+    return [_label_of(dataset, index, labels_getter, asker=asker) for index in range(len(dataset))]
 
 
 def known_labels(dataset: Any, labels_getter: samples.Getter = "default") -> list[Any] | None:
@@ -33,7 +36,8 @@ def known_labels(dataset: Any, labels_getter: samples.Getter = "default") -> lis
 
     It uses torchvision's ``targets`` and ``labels`` (after the ``target_transform``), a Hugging
     Face column, or timm's reader; also inside subsets, concatenations, and datasets that wrap
-    another of the same length. With a getter, only a column is sure to be what it means.
+    another of the same length, if a few items agree. With a getter, only a column is sure to
+    be what it means.
     """
     if isinstance(dataset, Subset):
         inside = known_labels(dataset.dataset, labels_getter)
@@ -55,9 +59,65 @@ def known_labels(dataset: Any, labels_getter: samples.Getter = "default") -> lis
         for labels in _label_lists(dataset):
             if len(labels) == len(dataset):
                 return [change(label) for label in labels] if change else list(labels)
+    inner = _inside(dataset)
+    known = None if inner is None else known_labels(inner, labels_getter)
+    if known is not None and _changed_item(dataset, known.__getitem__, labels_getter):
+        return None
+    return known
+
+
+def renumbered(
+    dataset: Any, count: int, labels_getter: samples.Getter = "default"
+) -> tuple[int, int] | None:
+    """Return a class number that a dataset changes on its way out, and what it becomes.
+
+    Then its names, which are in the order of the numbers before, are not those of its labels. A
+    ``target_transform`` is asked about all ``count`` numbers. A dataset around another of the same
+    length may change them, too, and shows it by a few items.
+    """
+    change = getattr(dataset, "target_transform", None)
+    if callable(change):
+        for number in range(count):
+            with suppress(Exception):  # it wants something else than a class number
+                changed = class_number(change(number))
+                if changed is not None and changed != number:
+                    return number, changed
+    if (inner := _inside(dataset)) is not None:
+        before = partial(_label_of, inner, labels_getter=labels_getter)
+        if (pair := _changed_item(dataset, before, labels_getter)) is not None:
+            return pair
+    parts = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
+    found = (renumbered(part, count, labels_getter) for part in parts if part is not None)
+    return next((pair for pair in found if pair is not None), None)
+
+
+def _label_of(dataset: Any, index: int, labels_getter: samples.Getter, *, asker: str = "") -> Any:
+    """Read an item for its label, without counting that a seeded dataset was asked for it."""
+    with asking(index):
+        item = dataset[index]
+    return samples.get(item, samples.label_place(item, labels_getter, asker=asker))
+
+
+def _inside(dataset: Any) -> Any:
+    """Return the dataset of the same length that a dataset wraps; None if there is none."""
     inner = getattr(dataset, "dataset", None)
-    if inner is not None and hasattr(inner, "__len__") and len(inner) == len(dataset):
-        return known_labels(inner, labels_getter)
+    if inner is None or isinstance(dataset, Subset) or not hasattr(inner, "__len__"):
+        return None
+    return inner if len(inner) == len(dataset) else None
+
+
+def _changed_item(
+    dataset: Any, before: Callable[[int], Any], labels_getter: samples.Getter
+) -> tuple[int, int] | None:
+    """Compare the classes of a few items with those that the dataset inside has for them."""
+    if type(dataset).__module__.startswith("diffaug."):
+        return None  # ours mix labels, and do not renumber classes
+    for index in range(0, len(dataset), max(1, len(dataset) // PROBES)):
+        with suppress(Exception):  # an item that cannot be read says nothing
+            outer = class_number(_label_of(dataset, index, labels_getter))
+            inner = class_number(before(index))
+            if inner is not None and outer is not None and inner != outer:
+                return inner, outer
     return None
 
 

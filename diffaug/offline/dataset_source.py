@@ -11,7 +11,7 @@ from diffaug import images
 from diffaug.errors import DiffaugError, SourceError, UnreadableImageError, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
-from diffaug.labels.dataset import known_labels
+from diffaug.labels.dataset import known_labels, renumbered
 from diffaug.labels.label import class_number, class_of, read_label
 from diffaug.offline.sources import Skipped, Source, SourceImage, class_folder
 from diffaug.seeds import asking
@@ -217,11 +217,11 @@ class DatasetSource(Source):
             names = distinct(given) if given else class_names_of(self.dataset, label_key)
             if names is None and self._fallback_names:
                 names = list(self._fallback_names)
-            elif names and not given and (changed := _renumbered(self.dataset, len(names))):
+            elif names and not given and (changed := renumbered(self.dataset, len(names))):
                 raise ValueError(
-                    f"'class_names' must be given, in the order of the changed numbers: the "
-                    f"dataset's target_transform turns {changed[0]} into {changed[1]!r}, and its "
-                    "names are in the order of the numbers before it."
+                    "'class_names' must be given, in the order of the changed numbers: the dataset "
+                    f"turns class {changed[0]} into {changed[1]}, and its names are in the order "
+                    "of the numbers before that."
                 )
             for name in names or ():
                 class_folder(name)  # a wrong name is an error now, and not in the middle of a run
@@ -337,19 +337,3 @@ def _numbers(label: Any) -> Any:
     if isinstance(label, (tuple, list)):
         return [_numbers(number) for number in label]
     return label
-
-
-def _renumbered(dataset: Any, count: int) -> tuple[int, Any] | None:
-    """Return a class number that the dataset's own transform changes, and what it becomes."""
-    change = getattr(dataset, "target_transform", None)
-    if callable(change):
-        for number in range(count):
-            try:
-                changed = class_of(change(number))
-            except Exception:  # it wants something else, or makes no class number
-                continue
-            if changed != number:
-                return number, changed
-    inside = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
-    found = (_renumbered(part, count) for part in inside if part is not None)
-    return next((pair for pair in found if pair is not None), None)

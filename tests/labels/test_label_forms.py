@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from image_folders import save_photos
 
 from diffaug import (
     BatchAugment,
@@ -16,6 +17,7 @@ from diffaug import (
     PromptEdit,
     RecordingBackend,
     augment_dataset,
+    augment_folder,
     class_counts,
     few_shot_subset,
     warm_cache,
@@ -101,9 +103,10 @@ def collated(label, folder):
 
 
 def among_generated(label, folder):
-    edit = PromptEdit(["snowy"], backend=RecordingBackend(4))
-    augment_dataset([(IMAGE, 0)], folder, edit, class_names=NAMES)
-    return MixedDataset([(IMAGE, label)], folder, replacement="concat")[0][1]
+    photos = save_photos(folder / "photos", [f"{name}/1.png" for name in NAMES], 4, 4)
+    augment_folder(photos, folder / "set", PromptEdit(["snowy"], backend=RecordingBackend(4)))
+    data = [(IMAGE, label)]
+    return MixedDataset(data, folder / "set", replacement="concat", classes=NAMES)[0][1]
 
 
 def counted(label, folder):

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as arrays
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from diffaug import class_counts, few_shot_subset, soft_label
-from diffaug.labels.dataset import dataset_labels
+from diffaug import JointTransform, class_counts, few_shot_subset, soft_label
+from diffaug.labels.dataset import dataset_labels, renumbered
 from diffaug.labels.kornia import from_kornia, to_kornia
 from diffaug.labels.label import as_probabilities, target_weight
 
@@ -240,6 +240,14 @@ class Inside:
         return ("image", 1)
 
 
+class Remapped(Inside):
+    """A dataset around another that changes its class numbers."""
+
+    def __getitem__(self, index):
+        image, label = self.dataset[index]
+        return image, label // 2
+
+
 @pytest.mark.parametrize("name", ["targets", "labels", "_labels"])
 @pytest.mark.parametrize("form", [list, tuple, torch.tensor, np.array])
 def test_labels_that_a_dataset_says_are_taken_without_reading_images(name, form):
@@ -263,8 +271,55 @@ def test_subsets_concatenations_and_datasets_around_others_are_seen_through():
     assert [1, 2] == dataset_labels(Subset(said, [2, 0]))
     assert [1, 2] == dataset_labels(Subset(said, torch.tensor([2, 0])))
     assert [2, 0, 1, 1] == dataset_labels(ConcatDataset([said, Subset(said, [2])]))
-    assert [2, 0, 1] == dataset_labels(Inside(said))
-    assert [0, 1] == dataset_labels(Inside(Inside(Subset(said, [1, 2]))))
+    assert [2, 0, 1] == dataset_labels(JointTransform(said, len))
+    assert [0, 1] == dataset_labels(JointTransform(JointTransform(Subset(said, [1, 2]), len), len))
+
+
+def known(labels):
+    class Known(list):
+        targets = labels
+
+    return Known(("image", label) for label in labels)
+
+
+def test_a_dataset_around_another_that_changes_the_numbers_is_read_itself():
+    dataset = known([0, 1, 2, 3, 3])
+    assert [0, 0, 1, 1, 1] == dataset_labels(Remapped(dataset))
+    assert [2, 3] == class_counts(Remapped(dataset)).tolist()
+    assert (1, 0) == renumbered(Remapped(dataset), 4)
+    assert (1, 0) == renumbered(Subset(Remapped(dataset), [0]), 4)
+    assert (1, 0) == renumbered(ConcatDataset([dataset, Remapped(dataset)]), 4)
+
+
+def test_a_dataset_around_another_of_the_same_numbers_is_seen_through():
+    class Cropped(Inside):
+        def __getitem__(self, index):
+            if index == 1:
+                raise OSError("damaged")
+            return self.dataset[index]
+
+    dataset = Cropped(known([0, 1, 2]))
+    assert [0, 1, 2] == dataset_labels(dataset)
+    assert renumbered(dataset, 3) is None
+    assert renumbered(JointTransform(known([0, 1]), lambda pair: (pair[0], 1)), 2) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "pair"),
+    [
+        (lambda number: number // 2, (1, 0)),
+        (lambda number: 9 - number, (0, 9)),
+        ({0: 0, 1: 1, 2: 5}.__getitem__, (2, 5)),
+        (lambda number: torch.eye(3)[number], None),
+        (lambda number: ["ant", "bee", "cat"][number], None),
+        (lambda vector: vector[0], None),
+        (None, None),
+    ],
+)
+def test_a_target_transform_that_changes_numbers_is_found(change, pair):
+    dataset = known([0])
+    dataset.target_transform = change
+    assert pair == renumbered(dataset, 3) == renumbered(Subset(dataset, [0]), 3)
 
 
 def test_other_datasets_are_read_item_by_item():

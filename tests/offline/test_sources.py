@@ -304,7 +304,7 @@ def test_names_in_the_order_before_a_target_transform_are_refused():
         classes = ["beagle", "poodle", "tabby"]
         target_transform = staticmethod(lambda number: number // 2)
 
-    message = "'class_names' must be given, .* target_transform turns 1 into 0, and its names are"
+    message = "'class_names' must be given, .* the dataset turns class 1 into 0, and its names are"
     for data in (Birds([(IMAGE, 1)]), ConcatDataset([Birds([(IMAGE, 1)])])):
         with pytest.raises(ValueError, match=message):
             DatasetSource(data, None)
