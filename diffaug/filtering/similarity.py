@@ -60,10 +60,13 @@ class SimilarityFilter:
         self.size = whole("size", size, 16)
         self.source = None if source is None else Path(source).expanduser()
         self._root = self.source
+        self._white: int | None = None
 
     def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
         """Find the folder that a set was made from."""
-        named = self.source or (read_run(folder) or {}).get("source")
+        run = read_run(folder) or {}
+        self._white = run.get("identity", {}).get("white")  # in sources of 16 bits
+        named = self.source or run.get("source")
         if named is None or not Path(named).is_dir():
             reason = "run.json names none" if named is None else f"'{named}' is no folder here"
             raise ValueError(
@@ -91,7 +94,7 @@ class SimilarityFilter:
         if self._root is None:
             raise ValueError("'source' must be given to score images outside filter_set.")
         try:
-            return self._small(images.read_image(self._root / name))
+            return self._small(images.read_image(self._root / name, white=self._white))
         except UnreadableImageError:
             return torch.full((3, self.size, self.size), torch.nan)
 

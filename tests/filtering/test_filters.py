@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from image_folders import picture
+from PIL import Image
 from tiny_pipelines import _tokenizer
 from torch import nn
 from torchvision.transforms import v2
@@ -486,6 +487,16 @@ def test_similarity_is_the_ssim_to_the_source_at_a_common_size(source):
         original = resize(read_image(source / f"cat/{name}.png"), (32, 32)) / 255
         expected = ssim(resize(image, (32, 32)) / 255, original)
         assert float(expected) == pytest.approx(float(score), abs=1e-4)
+
+
+def test_sources_of_16_bits_have_the_white_of_the_run(source, tmp_path):
+    levels = (torch.arange(48 * 48).reshape(48, 48) * 4095 // 2303).numpy().astype("<u2")
+    Image.fromarray(levels).save(source / "cat/a.png")
+    write_run(tmp_path, {"source": str(source), "identity": {"white": 4095}})
+    judge = SimilarityFilter(size=32)
+    judge.prepare(tmp_path, of("a"))
+    same = read_image(source / "cat/a.png", white=4095)
+    assert 1 == pytest.approx(float(judge.score([same], of("a"))[0]), abs=1e-5)
 
 
 def test_an_edit_that_changed_nothing_scores_one_and_noise_about_nothing(source):
