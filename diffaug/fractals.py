@@ -73,8 +73,8 @@ def sample_systems(
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
-    maps = torch.zeros(count, MAX_MAPS, 2, 3)
-    areas = torch.zeros(count, MAX_MAPS)
+    maps = torch.zeros(count, MAX_MAPS, 2, 3, dtype=torch.float32)
+    areas = torch.zeros(count, MAX_MAPS, dtype=torch.float32)
     for system in range(count):
         k = int(torch.randint(2, MAX_MAPS + 1, (), generator=generator))
         left = (5 + k + uniform(0, 1)) / 2  # the sum that this and later maps must have
@@ -90,10 +90,10 @@ def sample_systems(
                 first = left - 2 * second
             left -= first + 2 * second
             turn, tilt = uniform(0, 2 * math.pi), uniform(0, 2 * math.pi)
-            signs = torch.tensor([math.copysign(1, uniform(-1, 1)) for _ in range(2)])
-            linear = _rotation(turn) @ torch.diag(torch.tensor([first, second])) @ _rotation(tilt)
+            signs = _floats([math.copysign(1, uniform(-1, 1)) for _ in range(2)])
+            linear = _rotation(turn) @ torch.diag(_floats([first, second])) @ _rotation(tilt)
             maps[system, i, :, :2] = linear * signs
-            maps[system, i, :, 2] = torch.tensor([uniform(-1, 1), uniform(-1, 1)])
+            maps[system, i, :, 2] = _floats([uniform(-1, 1), uniform(-1, 1)])
             areas[system, i] = first * second + 0.02  # so that a map onto a line is chosen, too
     return maps, areas / areas.sum(1, keepdim=True)
 
@@ -147,7 +147,12 @@ def render(
 
 def _rotation(angle: float) -> torch.Tensor:
     cos, sin = math.cos(angle), math.sin(angle)
-    return torch.tensor([[cos, -sin], [sin, cos]])
+    return _floats([[cos, -sin], [sin, cos]])
+
+
+def _floats(values: Any) -> torch.Tensor:
+    """Return numbers in float32, whatever torch's default dtype is."""
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def _render_one(
@@ -174,7 +179,7 @@ def _render_one(
     tint = tints.index_select(0, taken)
     hue = torch.stack([tint.narrow(0, start, walkers) for start in starts[SETTLE - 2 :]])
     hue = hue[2:].mul(4).add_(hue[1:-1], alpha=2).add_(hue[:-2]).flatten()
-    layers = torch.zeros(2, (size + 2) ** 2, device=maps.device)
+    layers = torch.zeros(2, (size + 2) ** 2, dtype=torch.float32, device=maps.device)
     layers[0].scatter_add_(0, cells, torch.ones_like(hue))
     layers[1].scatter_add_(0, cells, hue)
     layers = layers.view(2, size + 2, size + 2)[:, 1:-1, 1:-1].contiguous()
@@ -254,7 +259,8 @@ def _smooth(layers: torch.Tensor) -> torch.Tensor:
 
 def _palette(generator: torch.Generator) -> torch.Tensor:
     """Draw a smooth series of bright colours on a dark ground, uint8 (3, LIGHTS x HUES)."""
-    phase, pace, ground = torch.rand(3, 3, 1, generator=generator).numpy()
+    draws = torch.rand(3, 3, 1, generator=generator, dtype=torch.float32)
+    phase, pace, ground = draws.numpy()
     tone = np.arange(HUES, dtype=np.float32) / (HUES - 1)
     colours = 0.5 + 0.5 * np.cos(2 * np.pi * ((0.9 * pace + 0.4) * tone + phase))
     colours *= 255 / np.maximum(colours.max(0), 0.4)  # (3, H)

@@ -25,6 +25,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+#: Where Pillow keeps tags with an orientation.
+TURNING = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+
 
 def read_rgb(
     path: PathOrFile, name: str | None = None, white: int | None = None
@@ -46,7 +49,10 @@ def read_rgb(
             differs = [] if turn is None else ["turned upright"]
             if _is_measured(image.mode) and rgb.tobytes() != image.convert("RGB").tobytes():
                 differs.append("floats" if image.mode == "F" else "16 bits")
-            rgb = rgb if turn is None else rgb.transpose(turn)
+            if turn is not None:
+                rgb = rgb.transpose(turn)
+                # Whoever obeys the tags of the result must not turn it once more.
+                rgb.info = {tag: value for tag, value in rgb.info.items() if tag not in TURNING}
             return rgb, " and ".join(differs) or None
     except UnreadableImageError:
         raise

@@ -165,6 +165,19 @@ def test_a_picture_does_not_depend_on_the_number_of_threads(size):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_picture_does_not_depend_on_the_default_dtype(dtype):
+    expected = render(*sample_systems(2, generator(2)), seeds=[5, 6], size=64)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        assert torch.equal(
+            expected, render(*sample_systems(2, generator(2)), seeds=[5, 6], size=64)
+        )
+    finally:
+        torch.set_default_dtype(before)
+
+
 @given(st.integers(1, 70), st.integers(1, 20_000), st.integers(0, 99))
 def test_any_size_and_any_number_of_points_can_be_rendered(size, points, seed):
     system = sample_systems(1, generator(seed))

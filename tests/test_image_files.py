@@ -11,14 +11,13 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 from pil_photos import BACK, MODES, in_mode, make_photo, save_turned
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
 from diffaug import FractalBank, FractalBlend, augment_dataset, augment_folder, images, load_image
 from diffaug.errors import UnreadableImageError
-from diffaug.folders import list_images
 from diffaug.fractal_folder import FractalFolder
 
 #: Which of the modes each format holds.
@@ -72,6 +71,18 @@ def test_all_eight_orientations_are_read_upright(tmp_path, extension, orientatio
     assert ("turned upright" if turned else None) == photo.differs
 
 
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_is_upright_is_not_turned_once_more(tmp_path, extension, orientation):
+    path = save_turned(make_photo(), tmp_path / f"image.{extension}", orientation)
+    image = load_image(path)
+    assert np.array_equal(np.asarray(image), np.asarray(ImageOps.exif_transpose(image)))
+    image.save(tmp_path / "copy.png")
+    copy = images.read_photo(tmp_path / "copy.png")
+    assert copy.differs is None
+    assert torch.equal(images.read_image(path), copy.pixels)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 700])
 def test_an_orientation_that_there_is_not_turns_nothing(tmp_path, orientation):
     exif = Image.Exif()
@@ -99,6 +110,7 @@ def test_an_orientation_in_xmp_is_obeyed_too(tmp_path, extension):
     make_photo().save(path, xmp=f"<x:xmpmeta><rdf:RDF>{tag}</rdf:RDF></x:xmpmeta>".encode())
     photo = images.read_photo(path)
     assert ("turned upright", (3, 30, 21)) == (photo.differs, photo.pixels.shape)
+    assert (21, 30) == ImageOps.exif_transpose(load_image(path)).size
 
 
 def test_what_is_turned_and_deep_is_said_to_be_both(tmp_path):
@@ -134,7 +146,7 @@ def test_every_way_in_sees_the_same_pixels(tmp_path):
     for orientation in BACK:
         save_turned(make_photo(32, 32), tmp_path / f"{orientation}.png", orientation)
     pictures = FractalFolder(tmp_path, size=32)
-    for index, path in enumerate(list_images(tmp_path)):
+    for index, path in enumerate(sorted(tmp_path.iterdir())):
         expected = images.read_photo(path).pixels
         assert torch.equal(expected, images.read_image(path))
         assert torch.equal(expected, images.unpack(load_image(path))[0][0])

@@ -438,3 +438,25 @@ def test_transforms_travel_light_and_hold_nothing_that_was_drawn():
             transform(photograph())
         assert pickle.dumps(transform) == fresh
         assert repr(copy.deepcopy(transform)) == repr(transform)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16])
+@pytest.mark.parametrize("masks", ["paper", "release", "genmix"])
+@pytest.mark.parametrize("kind", ["RGB", "I;16", torch.uint8, torch.float32, torch.float16])
+def test_the_default_dtype_changes_no_pixel(default, masks, kind):
+    recipe = "paper" if masks == "genmix" else masks
+    mix = DiffuseMix(p=1, recipe=recipe, masks=masks, fractals=BANK, backend=RecordingBackend(16))
+    image = photograph(41, 45)
+    if isinstance(kind, torch.dtype):
+        image = v2.functional.to_dtype(v2.functional.to_image(image), kind, scale=True)
+    elif kind == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype("<u2") * 257)
+    before = torch.get_default_dtype()
+    for drawn in [mix.sample(1) for _ in range(4)]:
+        expected, _ = mix.augment(image, drawn)
+        try:
+            torch.set_default_dtype(default)
+            result, _ = mix.augment(image, drawn)
+        finally:
+            torch.set_default_dtype(before)
+        assert np.array_equal(np.asarray(expected), np.asarray(result))
