@@ -1,7 +1,8 @@
 """Check plain arguments: return the value in its proper type, or raise one clear line."""
 
 import operator
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -51,3 +52,84 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"'{name}' must hold non-empty strings, got {text!r}.")
     return tuple(text.strip() for text in listed)
+
+
+def same_name(given: Any, known: Iterable[str]) -> str | None:
+    """Return the name that is meant; case, dashes, underscores and spaces do not count.
+
+    Example:
+        >>> same_name("TI_Mix", ["diff-mix", "ti-mix"])
+        'ti-mix'
+    """
+    if not isinstance(given, str):
+        return None
+    names = list(known)
+    if given in names:
+        return given
+    return {_plain(name): name for name in names}.get(_plain(given))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name.casefold())
+
+
+def choice(name: str, value: Any, known: Iterable[str], also: str = "") -> str:
+    """Return one of several names, however it is spelt; ``also`` says what else there may be."""
+    names = list(known)
+    if (found := same_name(value, names)) is None:
+        raise ValueError(f"'{name}' must be one of {', '.join(names)}{also}, got {value!r}.")
+    return found
+
+
+def image_size(name: str, value: Any) -> int | tuple[int, int]:
+    """Return the size to resize images to, as ``v2.Resize`` takes it.
+
+    A number is the shorter side; two are height and width. Text may give either, as ``"64"``,
+    ``"64,48"`` or ``"64x48"``.
+
+    Example:
+        >>> image_size("size", 64), image_size("size", "64,48"), image_size("size", [64, 48])
+        (64, (64, 48), (64, 48))
+    """
+    sides = value
+    if isinstance(value, str):
+        if not re.fullmatch(r"\s*[+-]?\d+\s*([,xX×]\s*[+-]?\d+\s*)?", value):
+            raise ValueError(
+                f"'{name}' must be N (the shorter side) or H,W in pixels, got {value!r}."
+            )
+        sides = [int(side) for side in re.split("[,xX×]", value)]
+    if not isinstance(sides, Iterable):
+        return whole(name, sides, 1)
+    sides = tuple(whole(name, side, 1) for side in sides)
+    if len(sides) not in (1, 2):
+        raise ValueError(f"'{name}' must be N (the shorter side) or H,W in pixels, got {value!r}.")
+    return sides if len(sides) == 2 else sides[0]
+
+
+def resized_shape(shape: Sequence[int], size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width after ``v2.Resize(size)``.
+
+    Example:
+        >>> resized_shape((20, 30), 40), resized_shape((20, 30), (40, 40))
+        ((40, 60), (40, 40))
+    """
+    if not isinstance(size, int):
+        return size
+    height, width = shape
+    short = min(height, width)
+    return (int(size * height / short), int(size * width / short))
+
+
+def square_side(name: str, value: Any) -> int:
+    """Return the side of a square, given as ``image_size`` takes it.
+
+    Example:
+        >>> square_side("size", "64"), square_side("size", "64x64")
+        (64, 64)
+    """
+    size = image_size(name, value)
+    if isinstance(size, int):
+        return size
+    if size[0] != size[1]:
+        raise ValueError(f"'{name}' must be the side of a square in pixels, got {value!r}.")
+    return size[0]

@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -274,3 +274,23 @@ def render_text(text: str, size: int, width: int) -> torch.Tensor:
     canvas = Image.new("L", (width, round(1.4 * size)))
     ImageDraw.Draw(canvas).text((0, 0.1 * size), text, fill=255, font=font)
     return torch.from_numpy(np.array(canvas)) / 255
+
+
+class Photo(NamedTuple):
+    """A file's pixels, uint8 (3, H, W), and how torchvision's own loader would see others."""
+
+    pixels: torch.Tensor
+    differs: str | None
+
+
+def read_photo(path: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> Photo:
+    """Read an image file as everything in diffaug reads it."""
+    pixels = read_image(path, name)
+    with Image.open(path) as image:
+        turned = image.getexif().get(0x0112, 1) != 1
+    return Photo(pixels, "turned upright" if turned else None)
+
+
+def load_image(path: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """Load an image file as diffaug reads it; give it to ImageFolder."""
+    return to_pil(read_image(path))

@@ -2,10 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
-from diffaug.arguments import texts, unit, unit_range, whole
+from diffaug.arguments import (
+    choice,
+    image_size,
+    resized_shape,
+    same_name,
+    square_side,
+    texts,
+    unit,
+    unit_range,
+    whole,
+)
 
 
 @given(st.floats(0, 1))
@@ -22,6 +34,45 @@ def test_integers_of_numpy_become_python_s():
 def test_strings_are_stripped():
     assert ("a b",) == texts("prompts", " a b ")
     assert ("a", "b") == texts("prompts", ("a", " b"))
+
+
+@pytest.mark.parametrize("spelt", ["diff-mix", "Diff_Mix", " DIFF mix", "diffmix", "diff__mix"])
+def test_a_name_is_found_however_it_is_spelt(spelt):
+    assert "diff-mix" == same_name(spelt, ["diff-aug", "diff-mix"])
+    assert "diff-mix" == choice("strategy", spelt, {"diff-aug": 1, "diff-mix": 2})
+
+
+@pytest.mark.parametrize("other", ["diff-mi", "", None, 3, ["diff-mix"], "diff.mix"])
+def test_another_name_is_none_of_them(other):
+    assert same_name(other, ["diff-mix"]) is None
+    with pytest.raises(ValueError, match="'strategy' must be one of diff-mix or another, got"):
+        choice("strategy", other, ["diff-mix"], also=" or another")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        *((given, 64) for given in (64, "64", " 64 ", np.int64(64), [64])),
+        *(
+            (given, (64, 48))
+            for given in ("64,48", "64x48", "64 X 48", "64×48", (64, 48), [64, 48])
+        ),
+        ("64,64", (64, 64)),
+    ],
+)
+def test_a_size_is_a_shorter_side_or_height_and_width(given, expected):
+    size = image_size("size", given)
+    assert expected == size and type(expected) is type(size)
+
+
+@pytest.mark.parametrize("size", [7, 40, (7, 9), (33, 2)])
+@pytest.mark.parametrize("shape", [(20, 30), (31, 17), (5, 5)])
+def test_a_size_resizes_as_torchvision_s_does(shape, size):
+    assert v2.Resize(size)(torch.zeros(3, *shape)).shape[1:] == resized_shape(shape, size)
+
+
+def test_a_square_has_one_side():
+    assert [64] * 4 == [square_side("size", given) for given in (64, "64", "64,64", (64, 64))]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +93,25 @@ def test_strings_are_stripped():
         (lambda: texts("prompts", None), TypeError, "got None"),
         (lambda: texts("prompts", []), ValueError, "at least one string, got none"),
         (lambda: texts("prompts", ["a", ""]), ValueError, "non-empty strings, got ''"),
+        *(
+            (
+                lambda text=text: image_size("size", text),
+                ValueError,
+                r"N \(the shorter side\) or H,W",
+            )
+            for text in ("", "64,", "64,64,64", "big", "64.5", "64;64", "x64")
+        ),
+        (lambda: image_size("size", (1, 2, 3)), ValueError, r"in pixels, got \(1, 2, 3\)"),
+        (lambda: image_size("size", "0"), ValueError, "'size' must be at least 1, got 0"),
+        (lambda: image_size("size", "64,-1"), ValueError, "'size' must be at least 1, got -1"),
+        (lambda: image_size("size", 64.0), TypeError, "'size' must be an integer, got 64.0"),
+        (lambda: image_size("size", True), TypeError, "'size' must be an integer, got True"),
+        (lambda: image_size("size", (64, 4.5)), TypeError, "'size' must be an integer, got 4.5"),
+        (
+            lambda: square_side("size", "64,48"),
+            ValueError,
+            "the side of a square in pixels, got '64",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, error, message):

@@ -9,15 +9,14 @@
 """
 
 import difflib
-import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
-from urllib.parse import unquote
 
 from diffaug.backends.model_files import read_json
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, one_line
+from diffaug.labels.words import spelling
 
 LORA = "adapters/pytorch_lora_weights.safetensors"
 EMBEDDINGS = "embeddings.safetensors"
@@ -86,31 +85,6 @@ def class_prompt(subject: str, metaclass: str = "") -> str:
         ('a photo of a <class_0> bird', 'a photo of a <class_0>')
     """
     return f"a photo of a {subject} {metaclass}".rstrip()
-
-
-def clean_name(name: str) -> str:
-    """Turn a class's name, or its folder's, into words.
-
-    Underscores and runs of white space become one space, and ``%2F`` becomes a slash.
-
-    Example:
-        >>> clean_name(" Black_footed  Albatross"), clean_name("AC%2FDC")
-        ('Black footed Albatross', 'AC/DC')
-    """
-    return " ".join(unquote(name).replace("_", " ").split())
-
-
-def spelling(name: str) -> str:
-    """Return a form that is the same for all ways to write the name of a class.
-
-    These differences do not count: upper and lower case; spaces and underscores; composed and
-    decomposed letters of Unicode (file systems differ); ``%2F`` in a folder's name and a slash.
-
-    Example:
-        >>> spelling("AC%2FDC_live") == spelling("ac/dc Live")
-        True
-    """
-    return unicodedata.normalize("NFC", clean_name(name).casefold())
 
 
 def is_learned(folder: str | Path) -> bool:

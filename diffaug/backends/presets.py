@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffaug.arguments import same_name
 from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
 from diffaug.backends.model_files import read_index, read_json
 from diffaug.backends.spec import ModelSpec, Task
@@ -30,6 +31,7 @@ class Preset:
         gigabytes: about how much there is to download; None where unknown.
         note: what else to know before choosing it.
         experimental: nobody has tried it with diffaug yet.
+        image_guidance: whether an editor is guided towards the source image, too.
     """
 
     spec: ModelSpec
@@ -38,6 +40,7 @@ class Preset:
     gigabytes: float | None = None
     note: str = ""
     experimental: bool = False
+    image_guidance: bool = True
 
 
 _PIX2PIX_LICENCE = "MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms"
@@ -178,6 +181,7 @@ PRESETS: dict[str, Preset] = {
         gigabytes=16.0,
         note="one image a call; 17 GB on a GPU, 13 with offload=True",
         experimental=True,
+        image_guidance=False,
     ),
     "longcat-edit-turbo": Preset(
         ModelSpec(
@@ -192,6 +196,7 @@ PRESETS: dict[str, Preset] = {
         gigabytes=29.3,
         note="one image a call, always at about 1024 px; 18 GB on a GPU with offload=True",
         experimental=True,
+        image_guidance=False,
     ),
 }
 
@@ -232,6 +237,8 @@ def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
         return _spec_of_folder(folder.resolve())
     if isinstance(backend, str) and HUB_ID.fullmatch(backend):
         return ModelSpec(backend)
+    if name := same_name(backend, PRESETS):
+        return PRESETS[name].spec
     close = difflib.get_close_matches(str(backend), PRESETS, n=3)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise ValueError(
@@ -255,7 +262,8 @@ def _spec_of_folder(folder: Path) -> ModelSpec:
 def _spec_of_learned(folder: Path) -> ModelSpec:
     learned = read(folder)
     # A preset's folder is wherever diffaug is installed now.
-    model = PRESETS[learned.base].spec.model if learned.base in PRESETS else learned.spec.model
+    preset = same_name(learned.base, PRESETS)
+    model = PRESETS[preset].spec.model if preset else learned.spec.model
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise ModelError(
             f"'{folder}' was fine-tuned on the model folder '{model}', which is gone; put it back, "
@@ -268,6 +276,16 @@ def _spec_of_learned(folder: Path) -> ModelSpec:
 def name_of(model: str) -> str:
     """Return the preset's name of a model, or its id."""
     return next((name for name, preset in PRESETS.items() if preset.spec.model == model), model)
+
+
+def has_image_guidance(spec: ModelSpec) -> bool:
+    """Return whether a model is guided towards the source image; True where that is not known."""
+    if spec.task != "edit":
+        return False
+    if preset := PRESETS.get(name_of(spec.model)):
+        return preset.image_guidance
+    folder = Path(spec.model)
+    return not folder.is_dir() or "Pix2Pix" in read_index(folder)["_class_name"]
 
 
 def show_licence(spec: ModelSpec) -> None:

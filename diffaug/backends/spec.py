@@ -1,6 +1,7 @@
 """Which model generates, and how it is run."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -102,9 +103,9 @@ class ModelSpec:
                 raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
         if self.size % 8:
             raise ValueError(f"'size' must be a positive multiple of 8, got {self.size}.")
-        if self.guidance_scale < 0:
+        if not 0 <= self.guidance_scale < math.inf:
             raise ValueError(f"'guidance_scale' must be at least 0, got {self.guidance_scale}.")
-        if self.image_guidance_scale < 1:
+        if not 1 <= self.image_guidance_scale < math.inf:
             raise ValueError(
                 f"'image_guidance_scale' must be at least 1, got {self.image_guidance_scale}."
             )

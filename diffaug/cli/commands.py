@@ -10,6 +10,7 @@ from diffaug.cli.app import app, err, out
 from diffaug.cli.options import (
     Device,
     Seed,
+    Size,
     Source,
     Strict,
     TransformOptions,
@@ -42,9 +43,7 @@ def augment(
         ),
     ] = None,
     seed: Seed = 0,
-    size: Annotated[
-        int | None, typer.Option(help="Resize sources to this shorter side in pixels first.")
-    ] = None,
+    size: Size = None,
     format: Annotated[str, typer.Option(help="jpg, png or webp.")] = "jpg",
     include_originals: Annotated[
         bool, typer.Option("--include-originals", help="Write each source too.")
@@ -137,12 +136,26 @@ def warm(
     source: Source,
     options: TransformOptions,
     seed: Seed = 0,
-    pool: Annotated[int, typer.Option(help="Translations of an image. [diffmix]")] = 5,
-    variants: Annotated[int, typer.Option(help="Edits of an image and prompt.")] = 1,
-    size: Annotated[
-        int | None,
-        typer.Option(help="The size given to v2.Resize, if you have one before the transform."),
+    pool: Annotated[
+        int | None, typer.Option(help="Translations of an image. Default: 5. [diffmix]")
     ] = None,
+    variants: Annotated[
+        int | None, typer.Option(help="Edits of an image and prompt. Default: 1. [diffusemix]")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="What is given to v2.Resize before the transform: N, or HEIGHT,WIDTH. Default: "
+            "there is no Resize before it."
+        ),
+    ] = None,
+    load_image: Annotated[
+        bool,
+        typer.Option(
+            "--load-image", help="Load files as training does with loader=diffaug.load_image."
+        ),
+    ] = False,
+    strict: Strict = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what there is to generate.")
     ] = False,
@@ -151,12 +164,31 @@ def warm(
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
+    from diffaug import images
+    from diffaug.arguments import image_size
     from diffaug.datasets.warm import warm_cache
 
-    transform, _ = options.transform(source, seed=seed, variants=variants, pool=pool)
-    before = [] if size is None else [v2.Resize(size)]
-    photos = ImageFolder(source)
-    counts = warm_cache(photos, v2.Compose([*before, transform]), dry_run=True)
+    options.check_method(pool=pool, variants=variants)
+    transform, _ = options.transform(
+        source,
+        seed=seed,
+        variants=1 if variants is None else variants,
+        pool=5 if pool is None else pool,
+    )
+    resize = None if size is None else image_size("size", size)
+    before = [] if resize is None else [v2.Resize(resize)]
+    loader: dict[str, Any] = {"loader": images.load_image} if load_image else {}
+    photos = ImageFolder(source, allow_empty=True, **loader)
+    compose = v2.Compose([*before, transform])
+    counts = warm_cache(photos, compose, strict=strict, dry_run=True)
+    first = "" if resize is None else f"v2.Resize({resize}), "
+    last = ", loader=diffaug.load_image" if load_image else ""
+    out.print(
+        f"as in ImageFolder({source!r}, v2.Compose([{first}{type(transform).__name__}(...)]){last})"
+    )
+    _print_skipped(counts.skipped)
+    if not load_image:
+        _print_differences([path for path, _ in photos.samples])
     missing = counts.requests - counts.cached
     out.print(
         f"{counts.requests} images can be asked for, {counts.cached} of them already there, "
@@ -164,11 +196,14 @@ def warm(
     )
     if dry_run or not missing:
         return
-    done = warm_cache(photos, v2.Compose([*before, transform]), progress=True)
+    done = warm_cache(photos, compose, strict=strict, progress=True)
     out.print(
         f"made {done.made}, {done.made / done.seconds:.1f} images/s"
         + (f"; {done.refused} were refused or blank" if done.refused else "")
     )
+    if not done.made:
+        err.print("diffaug: error: no image could be made.")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -198,13 +233,17 @@ def finetune(
     initial_token: Annotated[
         str | None, typer.Option(help="Word that new ones start from. Default: the metaclass.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side in pixels. Default: the model's.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Side in pixels of the squares it trains on. Default: the model's."),
+    ] = None,
     device: Device = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     sample_every: Annotated[int, typer.Option(help="Steps between pictures; 0: none.")] = 0,
     strict: Strict = False,
 ) -> None:
     """Teach a model a word for each class of a folder, for diffmix; run it again to resume."""
+    from diffaug.arguments import square_side
     from diffaug.finetuning.run import finetune as train
 
     done = train(
@@ -213,7 +252,8 @@ def finetune(
         learning_rate=learning_rate, embedding_learning_rate=embedding_learning_rate,
         batch_size=batch_size, gradient_accumulation=gradient_accumulation,
         gradient_checkpointing=gradient_checkpointing, mixed_precision=mixed_precision,
-        min_snr_gamma=min_snr_gamma, balanced=balanced, initial_token=initial_token, size=size,
+        min_snr_gamma=min_snr_gamma, balanced=balanced, initial_token=initial_token,
+        size=None if size is None else square_side("size", size),
         device=device or "auto", checkpoint_every=checkpoint_every, sample_every=sample_every,
         strict=strict, progress=True,
     )  # fmt: skip
@@ -243,6 +283,12 @@ def filter(
     target_class: Annotated[
         bool, typer.Option("--target-class", help="Judge each image's own class, too. [clip]")
     ] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the words of each class, as for augment, for --target-class. [clip]"
+        ),
+    ] = None,
     clip: Annotated[
         str | None, typer.Option("--model", help="CLIP model: folder or Hub id. [clip]")
     ] = None,
@@ -257,23 +303,27 @@ def filter(
     device: Device = None,
 ) -> None:
     """Judge a set's images and write into its manifest which to keep. Nothing is deleted."""
+    from diffaug.arguments import choice
     from diffaug.filtering.clip import ClipFilter
     from diffaug.filtering.similarity import SimilarityFilter
     from diffaug.filtering.verdicts import filter_set
+    from diffaug.labels.word_files import read_words
 
+    scorer = choice("scorer", scorer, ("clip", "similarity"))
     other = f"--scorer {scorer}, which has no such setting"
     judge: ClipFilter | SimilarityFilter
     if scorer == "clip":
         refuse(other, low=low, high=high, source=source)
         chosen: dict[str, Any] = {} if clip is None else {"model": clip}
+        if class_names is not None:
+            chosen["class_names"] = read_words(class_names)
         judge = ClipFilter(metaclass, target_class=target_class, device=device or "auto", **chosen)
-    elif scorer == "similarity":
-        refuse(other, metaclass=metaclass, target_class=target_class, model=clip)
+    else:
+        refuse(other, metaclass=metaclass, target_class=target_class, model=clip, device=device)
+        refuse(other, class_names=class_names)
         bounds = {"low": low, "high": high}
         changed: dict[str, Any] = {k: value for k, value in bounds.items() if value is not None}
         judge = SimilarityFilter(source, **changed)
-    else:
-        raise ValueError(f"'scorer' must be clip or similarity, got {scorer!r}.")
     done = filter_set(folder, judge, keep=keep, progress=True)
     threshold = "" if done.threshold is None else f", those that score {done.threshold:.3f} or more"
     out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}")
@@ -301,6 +351,18 @@ def _print_summary(summary: "Summary", dry_run: bool) -> None:
             out.print("nothing to do")
         out.print(f"in {summary.destination}")
     _print_skipped(summary.skipped)
+
+
+def _print_differences(files: list[str]) -> None:
+    """Say of which files ImageFolder's own loader sees other pixels than diffaug's does."""
+    from diffaug.datasets.warm import loaded_otherwise
+
+    if differences := loaded_otherwise(files):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in differences.items())
+        err.print(
+            f"diffaug.load_image sees files otherwise than ImageFolder's own loader ({kinds}): "
+            "if your training loads them with it, give --load-image"
+        )
 
 
 def _print_skipped(skipped: Any) -> None:

@@ -15,14 +15,15 @@ from diffaug.cli.options import Seed
 def fractals(
     destination: Annotated[Path, typer.Argument(help="Folder to write the pictures to.")],
     count: Annotated[int, typer.Option(help="How many.")] = 16,
-    size: Annotated[int, typer.Option(help="Side in pixels.")] = 256,
+    size: Annotated[str, typer.Option(help="Side of the squares in pixels.")] = "256",
     seed: Seed = 0,
 ) -> None:
     """Render fractals as PNG files."""
+    from diffaug.arguments import square_side
     from diffaug.fractals import FractalBank
     from diffaug.previews.contact_sheet import write_picture
 
-    bank = FractalBank(count, size, seed)
+    bank = FractalBank(count, square_side("size", size), seed)
     for index in range(count):
         write_picture(destination / f"{bank.name(index)}.png", bank[index])
     out.print(f"{count} fractals in {destination}")

@@ -15,13 +15,35 @@ if TYPE_CHECKING:
     from diffaug.transforms.base import ImageTransform
     from diffaug.transforms.diffmix import DiffMix
     from diffaug.transforms.diffusemix import DiffuseMix
+    from diffaug.transforms.strategies import Strategy
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Folder of images, one folder per class.")
 ]
 Seed = Annotated[int, typer.Option(help="Same seed and settings: same images.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the best there.")]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Resize first, as v2.Resize does: the shorter side in pixels, or HEIGHT,WIDTH."
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
+
+
+METHODS = ("diffusemix", "diffmix")
+#: The method that an option belongs to; an option that is not here belongs to both. All of them are
+#: None (or False) where they are not given, so that one that would have no effect is refused.
+METHOD_OF = {
+    **dict.fromkeys(
+        ("prompts", "recipe", "alpha", "masks", "fractals", "variants", "image_guidance_scale"),
+        "diffusemix",
+    ),
+    **dict.fromkeys(
+        ("strategy", "strength", "pairs", "long_tail", "metaclass", "class_names", "pool"),
+        "diffmix",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -37,11 +59,18 @@ class TransformOptions:
         ),
     ] = None
     strategy: Annotated[
-        str, typer.Option(help="diff-mix, diff-aug, diff-gen, real-mix, real-aug, ... [diffmix]")
-    ] = "diff-mix"
+        str | None,
+        typer.Option(
+            help="diff-mix, diff-aug, diff-gen, real-mix, real-aug, real-gen, ti-mix or ti-aug. "
+            "Default: diff-mix. [diffmix]"
+        ),
+    ] = None
     strength: Annotated[
-        str, typer.Option(help="How far to translate in [0, 1]; several; or uniform. [diffmix]")
-    ] = "0.7"
+        str | None,
+        typer.Option(
+            help="How far to translate in [0, 1]; several; or uniform. Default: 0.7. [diffmix]"
+        ),
+    ] = None
     pairs: Annotated[
         str | None, typer.Option(help="Target classes: uniform, other, same or tail. [diffmix]")
     ] = None
@@ -50,35 +79,79 @@ class TransformOptions:
         typer.Option("--long-tail", help="Draw sources from all images, not by class. [diffmix]"),
     ] = False
     metaclass: Annotated[
-        str,
-        typer.Option(help="What all classes are, such as bird. Default: the fine-tuned folder's."),
-    ] = ""
+        str | None,
+        typer.Option(
+            help="What all classes are, such as bird. Default: the fine-tuned folder's. [diffmix]"
+        ),
+    ] = None
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the words of each class for the prompt: a JSON object, CSV, or lines "
+            "of folder<TAB>words. Default: the folders' names. [diffmix]"
+        ),
+    ] = None
     prompts: Annotated[
         list[str] | None,
         typer.Option(
-            help="Style, or several with commas; may be repeated. Default: the paper's nine."
+            help="Style, or several with commas; may be repeated. Default: the paper's nine. "
+            "[diffusemix]"
         ),
     ] = None
-    recipe: Annotated[str, typer.Option(help="paper, or release: what the authors' code does.")] = (
-        "paper"
-    )
-    alpha: Annotated[str, typer.Option(help="Weight of the fractal in [0, 1], or LOW,HIGH.")] = (
-        "0.2"
-    )
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="paper, or release: what the authors' code does. Default: paper. [diffusemix]"
+        ),
+    ] = None
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight of the fractal in [0, 1], or LOW,HIGH. Default: 0.2. [diffusemix]"
+        ),
+    ] = None
     masks: Annotated[
         str | None,
-        typer.Option(help="paper, release, genmix, or names with commas. Default: the recipe's."),
+        typer.Option(
+            help="paper, release, genmix, or names with commas. Default: the recipe's. [diffusemix]"
+        ),
     ] = None
     fractals: Annotated[
         Path | None,
-        typer.Option(help="Folder of pictures to blend in. Default: rendered fractals."),
+        typer.Option(
+            help="Folder of pictures to blend in. Default: rendered fractals. [diffusemix]"
+        ),
     ] = None
     device: Device = None
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None
     steps: Annotated[
         int | None, typer.Option(help="Steps of the model. Default: the preset's.")
     ] = None
+    model_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Side of the square that the model works at, in pixels. Default: the preset's."
+        ),
+    ] = None
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Guidance by the prompt. Default: the preset's.")
+    ] = None
+    image_guidance_scale: Annotated[
+        float | None,
+        typer.Option(help="Guidance by the source image. Default: the preset's. [diffusemix]"),
+    ] = None
     batch_size: Annotated[int | None, typer.Option(help="Images in one call of the model.")] = None
+
+    def check_method(self, **more: Any) -> None:
+        """Refuse options of the other method, and what a command has of it beside these."""
+        given = {name: getattr(self, name, None) for name in METHOD_OF} | more
+        for name, method in METHOD_OF.items():
+            if method != self.method:
+                refuse(
+                    f"--method {self.method}, which has no such setting",
+                    f"it belongs to --method {method}",
+                    **{name: given[name]},
+                )
 
     def transform(
         self, source: str, *, seed: int = 0, variants: int | None = None, pool: int = 5
@@ -89,25 +162,35 @@ class TransformOptions:
             The transform, and the images of the source that it may use: those that the model was
             fine-tuned on if it was on some only; None for all.
         """
-        method = f"--method {self.method}, which has no such setting"
+        self.check_method()
         if self.method == "diffusemix":
-            refuse(method, pairs=self.pairs, metaclass=self.metaclass, long_tail=self.long_tail)
             return self._diffusemix(seed, variants), None
-        if self.method == "diffmix":
-            refuse(method, prompts=self.prompts, masks=self.masks, fractals=self.fractals)
-            return self._diffmix(source, seed, pool)
-        raise ValueError(f"'method' must be diffusemix or diffmix, got {self.method!r}.")
+        return self._diffmix(source, seed, pool)
+
+    def __post_init__(self) -> None:
+        from diffaug.arguments import choice
+
+        object.__setattr__(self, "method", choice("method", self.method, METHODS))
 
     def _model(self, default: str) -> "ModelSpec":
         """Resolve the model, with what the options change of it."""
+        from diffaug.arguments import square_side
         from diffaug.backends import presets
 
-        changes: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("device", "dtype", "steps", "batch_size")
-            if getattr(self, name) is not None
-        }
-        return replace(presets.resolve(self.backend or default), **changes)
+        names = ("device", "dtype", "steps", "batch_size", "guidance_scale", "image_guidance_scale")
+        changes = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        spec = presets.resolve(self.backend or default)
+        if "image_guidance_scale" in changes and not presets.has_image_guidance(spec):
+            raise ValueError(
+                f"'image_guidance_scale' must be for a model that has such guidance, and "
+                f"'{presets.name_of(spec.model)}' has none; leave it out."
+            )
+        if self.model_size is not None:
+            changes["size"] = square_side("model_size", self.model_size)
+        try:
+            return replace(spec, **changes)
+        except ValueError as error:
+            raise ValueError(str(error).replace("'size'", "'model_size'", 1)) from error
 
     def _diffusemix(self, seed: int, variants: int | None) -> "DiffuseMix":
         from diffaug.transforms.diffusemix import DiffuseMix
@@ -115,8 +198,8 @@ class TransformOptions:
 
         return DiffuseMix(
             DIFFUSEMIX_PROMPTS if self.prompts is None else _split(self.prompts),
-            recipe=self.recipe,
-            alpha=number_or_range(self.alpha),
+            recipe="paper" if self.recipe is None else self.recipe,
+            alpha=0.2 if self.alpha is None else number_or_range(self.alpha),
             p=1.0,
             variants=variants,
             seed=seed,
@@ -128,38 +211,55 @@ class TransformOptions:
     def _diffmix(
         self, source: str, seed: int, pool: int
     ) -> "tuple[DiffMix, tuple[str, ...] | None]":
+        from diffaug.arguments import same_name
         from diffaug.backends import finetuned
-        from diffaug.labels.pairs import ClassPairSampler
+        from diffaug.labels.pairs import PAIRINGS, ClassPairSampler
         from diffaug.offline.folder_source import FolderSource
         from diffaug.transforms.diffmix import DiffMix
+        from diffaug.transforms.strategies import find_strategy
 
-        spec = self._model("sd15")
-        keys = FolderSource(source).keys
+        spec, strategy = self._model("sd15"), find_strategy(self.strategy or "diff-mix")
+        tree = FolderSource(source)
+        keys, names = tree.keys, tree.classes
         learned = finetuned.find(spec)
         few = learned is not None and learned.shots and set(learned.files) <= set(keys)
         only = learned.files if learned is not None and few else None
         counts = Counter(key.split("/", 1)[0] for key in only or keys)
-        names = sorted(counts)
-        settings: dict[str, Any] = {} if self.pairs is None else {"pairs": self.pairs}
-        if self.long_tail or self.pairs == "tail":
-            settings["pairs"] = ClassPairSampler(
+        if only is not None:  # a class beside these was not learned
+            names = [name for name in names if counts[name]]
+        pairs: Any = same_name(self.pairs, PAIRINGS) or self.pairs
+        if self.long_tail or pairs == "tail":
+            pairs = ClassPairSampler(
                 len(names),
-                strategy=self.pairs or "uniform",
+                strategy=pairs or ("same" if strategy.target == "own" else "uniform"),
                 class_counts=[counts[name] for name in names],
             )
         transform = DiffMix(
-            names,
-            strategy=self.strategy,
-            metaclass=self.metaclass,
-            strength=strengths(self.strength),
+            names if self.class_names is None else self._words(names, strategy),
+            strategy=strategy,
+            pairs=pairs,
+            metaclass=self.metaclass or "",
+            strength=None if self.strength is None else strengths(self.strength),
             backend=spec,
             seed=seed,
             pool=pool,
-            **settings,
         )
         if self.long_tail:
             transform.copies = 10
         return transform, only
+
+    def _words(self, names: "list[str]", strategy: "Strategy") -> dict[str, str]:
+        """Read the words of these classes."""
+        from diffaug.labels.word_files import for_classes, read_words
+
+        if strategy.model != "none":
+            refuse(
+                f"--strategy {strategy}, whose model has learned its own words",
+                "use --strategy real-mix, or one like it",
+                class_names=str(self.class_names),
+            )
+        path = str(self.class_names)
+        return for_classes(read_words(path), names, path)
 
 
 def takes_transform(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -196,16 +296,19 @@ def takes_transform(*left_out: str) -> Callable[[Callable[..., None]], Callable[
     return decorate
 
 
-def refuse(other: str, **options: Any) -> None:
+def refuse(other: str, instead: str = "", **options: Any) -> None:
     """Raise for options that were given although another one excludes them.
 
     Args:
         other: that option, with the reason.
+        instead: what to do.
         options: what was given, by name; None, False and "" mean that it was not.
     """
     for name, value in options.items():
         if value is not None and value is not False and value != "":
-            raise ValueError(f"'{name}' must not be given with {other}, got {value!r}.")
+            shown = str(value) if isinstance(value, Path) else value
+            after = f"; {instead}." if instead else "."
+            raise ValueError(f"'{name}' must not be given with {other}, got {shown!r}{after}")
 
 
 def _split(texts: list[str]) -> list[str]:
@@ -224,8 +327,10 @@ def number_or_range(text: str) -> float | tuple[float, float]:
 
 def strengths(text: str) -> float | list[float] | str:
     """Read how far to translate."""
+    from diffaug.arguments import same_name
+
     numbers = _numbers(text)
-    if not numbers and text != "uniform":
+    if not numbers and not same_name(text, ["uniform"]):
         raise ValueError(
             f"'strength' must be a number, several with commas, or uniform, got {text!r}."
         )

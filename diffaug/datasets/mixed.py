@@ -8,7 +8,7 @@ from typing import Any, Never
 import torch
 from torch.utils.data import Dataset
 
-from diffaug.arguments import unit, whole
+from diffaug.arguments import choice, unit, whole
 from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
@@ -95,10 +95,7 @@ class MixedDataset(Dataset):
         labels_getter: samples.Getter = "default",
     ) -> None:
         check_dataset(dataset)
-        if replacement not in REPLACEMENTS:
-            raise ValueError(
-                f"'replacement' must be one of {', '.join(REPLACEMENTS)}, got {replacement!r}."
-            )
+        replacement = choice("replacement", replacement, REPLACEMENTS)
         if replacement == "concat" and p is not None:
             raise ValueError(f"'p' must be None where nothing is replaced (concat), got {p}.")
         if long_tail and replacement != "global":

@@ -1,7 +1,7 @@
 """Judge an image by CLIP: does it show what all classes are?"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ from diffaug.backends.hub import download_flat, folder_of, pin
 from diffaug.backends.model_files import flat_files
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, ModelUnavailableError
+from diffaug.labels.word_files import for_classes
+from diffaug.labels.words import words_in
 from diffaug.offline.manifest import Row
 
 CLIP = "openai/clip-vit-base-patch32"
@@ -29,7 +31,9 @@ class ClipFilter:
     Args:
         metaclass: what all classes are, one word if possible: ``"bird"``.
         target_class: multiply by the probability of the row's own class, "a photo of a cardinal
-            bird", among all classes of the set. It helps if the classes' names are words.
+            bird", among all classes of the set.
+        class_names: with ``target_class``, words for the classes of the set by their names, where
+            these are no words, such as ``n01443537``.
         model: Hub id or folder of a CLIP model with safetensors; the paper's by default.
         revision: Hub commit; None for a fixed commit of the paper's model, and for the newest of
             any other.
@@ -61,6 +65,7 @@ class ClipFilter:
         metaclass: str,
         *,
         target_class: bool = False,
+        class_names: Mapping[str, str] | None = None,
         model: str | os.PathLike[str] = CLIP,
         revision: str | None = None,
         device: str = "auto",
@@ -72,12 +77,19 @@ class ClipFilter:
             )
         self.metaclass = metaclass.strip()
         self.target_class = target_class
+        if class_names is not None and not target_class:
+            raise ValueError(
+                "'class_names' must not be given without target_class=True, which alone uses the "
+                f"words of classes, got {class_names!r:.60}."
+            )
+        self.class_names = class_names
         self.batch_size = whole("batch_size", batch_size, 1)
         if revision is None and str(model) == CLIP:
             revision = CLIP_REVISION
         self._spec = ModelSpec(str(model), revision=revision, device=device)
         self._loaded: _Clip | None = None
         self._classes: tuple[str, ...] = ()
+        self._words: tuple[str, ...] = ()
         self._embedded: tuple[tuple[str, ...], torch.Tensor] | None = None
 
     @property
@@ -87,13 +99,21 @@ class ClipFilter:
         return (
             f"a photo with a {thing} on it",
             f"a photo without a {thing} on it",
-            *(f"a photo of a {name} {thing}" for name in self._classes),
+            *(f"a photo of a {words} {thing}" for words in self._words),
         )
 
     def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
-        """Remember the classes of a set."""
+        """Remember the classes of a set.
+
+        Raises:
+            ValueError: ``class_names`` lack one of them.
+        """
         if self.target_class:
             self._classes = tuple(sorted({str(row.get("label")) for row in rows}))
+            if self.class_names is not None:
+                self._words = tuple(for_classes(self.class_names, self._classes).values())
+            else:
+                self._words = words_in(self._classes, stacklevel=2)
 
     @torch.no_grad()
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:

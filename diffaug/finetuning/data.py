@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from diffaug import images
-from diffaug.backends.finetuned import spelling
 from diffaug.errors import UnreadableImageError
 from diffaug.functional import resize
 from diffaug.labels.dataset import few_shot_subset
+from diffaug.labels.words import spelling
 from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.sources import Skipped
 from diffaug.offline.trees import LocalTree

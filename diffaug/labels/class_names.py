@@ -143,6 +143,23 @@ def _own_names(dataset: Any, label_key: str | None) -> list[str] | None:
     return None
 
 
+def check_order(dataset: Any, transforms: Any) -> None:
+    """Raise where a transform, or one in a ``Compose``, numbers a class otherwise than a dataset.
+
+    Names that only one of them has are not compared: words may stand for folders.
+    """
+    inside = getattr(transforms, "transforms", None)
+    for step in inside if isinstance(inside, Iterable) else ():
+        check_order(dataset, step)
+    numbers = {name: number for number, name in enumerate(getattr(transforms, "class_names", ()))}
+    for number, name in enumerate(class_names_of(dataset) or () if numbers else ()):
+        if numbers.get(name, number) != number:
+            raise ValueError(
+                f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
+                f"class {number} there and class {numbers[name]} in {type(transforms).__name__}."
+            )
+
+
 def _common_names(parts: list[list[str] | None]) -> list[str] | None:
     """Return the names that all parts of a concatenation have."""
     named = [names for names in parts if names is not None]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaug.arguments import whole
+from diffaug.arguments import choice, whole
 from diffaug.labels.label import (
     as_numbers,
     check_classes,
@@ -81,11 +81,7 @@ class ClassPairSampler:
         self.class_counts = None if class_counts is None else self._counts(class_counts)
         self.weights: torch.Tensor | None = None
         if isinstance(strategy, str):
-            if strategy not in PAIRINGS:
-                raise ValueError(
-                    f"'strategy' must be one of {', '.join(PAIRINGS)} or a matrix of weights, "
-                    f"got {strategy!r}."
-                )
+            strategy = choice("strategy", strategy, PAIRINGS, also=" or a matrix of weights")
             if strategy == "other" and self.num_classes < 2:
                 raise ValueError("'strategy' other needs at least 2 classes, got 1.")
             if strategy == "tail" and self.class_counts is None:

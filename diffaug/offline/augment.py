@@ -32,7 +32,7 @@ def augment_folder(
     *,
     per_image: int | None = None,
     seed: int = 0,
-    size: int | None = None,
+    size: int | tuple[int, int] | str | None = None,
     format: str = "jpg",
     include_originals: bool = False,
     only: Iterable[str] | None = None,
@@ -62,7 +62,8 @@ def augment_folder(
             :class:`DiffMix` draws ``per_image`` times as many pairs as there are images, and puts
             each result into the folder of its target class.
         seed: with the transform's settings it determines the set.
-        size: resize sources to this shorter side in pixels; None keeps their size.
+        size: resize sources first, as ``v2.Resize`` does: to this shorter side in pixels, or to
+            ``(height, width)``; None keeps their size.
         format: ``"jpg"``, ``"png"`` or ``"webp"``.
         include_originals: write each source too, in the same size and format, as ``__original``.
         only: paths below the source; all other images are left out. For example, the images that a
@@ -116,7 +117,7 @@ def augment_dataset(
     *,
     per_image: int | None = None,
     seed: int = 0,
-    size: int | None = None,
+    size: int | tuple[int, int] | str | None = None,
     format: str = "jpg",
     include_originals: bool = False,
     class_names: Sequence[str] | None = None,

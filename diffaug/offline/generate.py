@@ -16,6 +16,7 @@ import torch
 
 from diffaug import images
 from diffaug.ahead import map_ahead
+from diffaug.arguments import resized_shape
 from diffaug.backends import presets, registry
 from diffaug.backends.base import BATCH_SIZE, Backend
 from diffaug.backends.batches import schedule
@@ -149,9 +150,7 @@ class Maker:
                 raise
             return copies, error
         if (size := self.options.size) is not None:
-            height, width = image.pixels.shape[-2:]
-            short = min(height, width)
-            shape = (int(size * height / short), int(size * width / short))  # as in v2.Resize(size)
+            shape = resized_shape(image.pixels.shape[-2:], size)
             image = image._replace(pixels=resize(image.pixels, shape))
         return copies, image
 

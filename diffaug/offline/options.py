@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffaug import images
+from diffaug.arguments import image_size
 from diffaug.offline.shards import Shard
 
 
@@ -18,7 +19,7 @@ class Options:
 
     per_image: int | None
     seed: int
-    size: int | None
+    size: Any  # as image_size returns it
     format: str
     include_originals: bool
     shard: Shard | None
@@ -29,10 +30,10 @@ class Options:
     progress: bool
 
     def __post_init__(self) -> None:
-        for name in ("per_image", "size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"'{name}' must be at least 1, got {value}.")
+        if self.per_image is not None and self.per_image < 1:
+            raise ValueError(f"'per_image' must be at least 1, got {self.per_image}.")
+        if self.size is not None:
+            object.__setattr__(self, "size", image_size("size", self.size))
         if self.format not in images.FORMATS:
             raise ValueError(
                 f"'format' must be one of {', '.join(images.FORMATS)}, got {self.format!r}."

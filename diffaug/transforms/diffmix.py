@@ -1,7 +1,7 @@
 """Diff-Mix: an image translated towards another class, and the soft label that goes with it."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffaug import images
-from diffaug.arguments import whole
+from diffaug.arguments import choice, whole
 from diffaug.backends import finetuned, presets
 from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
@@ -25,6 +25,7 @@ from diffaug.labels.label import (
     soft_label,
 )
 from diffaug.labels.pairs import ClassPairSampler
+from diffaug.labels.words import spelling
 from diffaug.seeds import MAX_SEED, derive_seed
 from diffaug.transforms.base import (
     BackendLike,
@@ -34,6 +35,7 @@ from diffaug.transforms.base import (
     fit,
     listed_images,
 )
+from diffaug.transforms.class_prompts import class_prompts
 from diffaug.transforms.strategies import (
     FEW_SHOT_P,
     SETTINGS,
@@ -52,13 +54,15 @@ class DiffMix(ImageTransform):
 
     Args:
         class_names: the name of every class, in the order of the labels; ``ImageFolder.classes``.
+            Where names are no words (``n01443537``): a mapping of these names to the words for the
+            prompt.
         strategy: a name in ``STRATEGIES`` or a :class:`Strategy`; ``real-*`` needs no fine-tuning.
-        pairs: ``"uniform"``, ``"other"``, ``"same"``, a ``(C, C)`` matrix of weights, or a
-            :class:`ClassPairSampler`.
+        pairs: ``"uniform"`` (the default), ``"other"``, ``"same"`` (the default of a strategy that
+            keeps the class), a ``(C, C)`` matrix of weights, or a :class:`ClassPairSampler`.
         metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
             the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
-            high)``, or ``"uniform"``.
+            high)``, or ``"uniform"``; 0.7 by default. An image from text has none.
         gamma: at least 0; see :func:`soft_label`.
         p: probability in [0, 1] that an image is translated; others get one-hot labels.
         pool: how many translations one image has, fixed by its content and ``seed``, so that later
@@ -102,12 +106,12 @@ class DiffMix(ImageTransform):
 
     def __init__(
         self,
-        class_names: Sequence[str],
+        class_names: Sequence[str] | Mapping[str, str],
         *,
         strategy: str | Strategy = "diff-mix",
-        pairs: str | Sequence[Sequence[float]] | torch.Tensor | ClassPairSampler = "uniform",
+        pairs: str | Sequence[Sequence[float]] | torch.Tensor | ClassPairSampler | None = None,
         metaclass: str = "",
-        strength: float | Sequence[float] | str = 0.7,
+        strength: float | Sequence[float] | str | None = None,
         gamma: float = 0.5,
         p: float = 0.3,
         pool: int | None = 5,
@@ -119,11 +123,10 @@ class DiffMix(ImageTransform):
         image_getter: samples.Getter = "default",
     ) -> None:
         super().__init__(p)
-        self.class_names = check_names(class_names, finetuned.spelling)
+        self.class_names = check_names(class_names, spelling)
         self.strategy = find_strategy(strategy)
         self.pairs = self._sampler(pairs)
-        # An image made from text keeps nothing of its source.
-        self.strength = Strengths.parse(1.0 if self.strategy.start == "text" else strength)
+        self.strength = Strengths.of(self.strategy, strength)
         self.gamma = check_gamma(gamma)
         self.pool = None if pool is None else whole("pool", pool, 1)
         self.copies = 5 if pool is None else pool
@@ -136,18 +139,23 @@ class DiffMix(ImageTransform):
         given = spec_of(backend) if is_backend(backend) else _translating_spec(backend)
         self.backend = self._checked(backend, given)
         self.cache = cache and pool is not None
-        self.prompts = self._prompts(metaclass, given)
+        self.prompts = class_prompts(self.class_names, class_names, self.strategy, metaclass, given)
         self._warn_of_settings()
 
     @classmethod
     def from_setting(
-        cls, setting: str, class_names: Sequence[str], *, shots: int = 5, **changes: Any
+        cls,
+        setting: str,
+        class_names: Sequence[str] | Mapping[str, str],
+        *,
+        shots: int = 5,
+        **changes: Any,
     ) -> Self:
         """Make the transform with the authors' settings for a situation.
 
         Args:
             setting: ``"full-shot"``, ``"few-shot"`` or ``"long-tail"``.
-            class_names: the name of every class.
+            class_names: as for :class:`DiffMix`.
             shots: images of a class, for ``"few-shot"``: with fewer shots, ``p`` is larger.
             changes: any argument of :class:`DiffMix`; ``"long-tail"`` needs ``pairs``, a
                 ``ClassPairSampler(num_classes, class_counts=class_counts(dataset))``.
@@ -159,9 +167,10 @@ class DiffMix(ImageTransform):
             ... ).p
             0.5
         """
-        if setting not in SETTINGS:
-            raise ValueError(f"'setting' must be one of {', '.join(SETTINGS)}, got {setting!r}.")
+        setting = choice("setting", setting, SETTINGS)
         settings = dict(SETTINGS[setting])
+        if find_strategy(changes.get("strategy", "diff-mix")).start == "text":
+            del settings["strength"]
         if setting == "few-shot":
             shots = whole("shots", shots, 1)
             settings["p"] = FEW_SHOT_P[max(k for k in FEW_SHOT_P if k <= shots)]
@@ -174,10 +183,11 @@ class DiffMix(ImageTransform):
 
     def _sampler(self, pairs: Any) -> ClassPairSampler:
         count = len(self.class_names)
+        if pairs is None:
+            pairs = "same" if self.strategy.target == "own" else "uniform"
         if not isinstance(pairs, ClassPairSampler):
-            own = self.strategy.target == "own" and isinstance(pairs, str) and pairs == "uniform"
             try:
-                pairs = ClassPairSampler(count, strategy="same" if own else pairs)
+                pairs = ClassPairSampler(count, strategy=pairs)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"'pairs' makes no ClassPairSampler: {error}") from error
         if self.strategy.target == "own" and pairs.strategy != "same":
@@ -212,25 +222,6 @@ class DiffMix(ImageTransform):
             )
         spec = finetuned.reduce(spec, self.strategy.model)
         return replace(spec, task="generate" if self.strategy.start == "text" else "translate")
-
-    def _prompts(self, metaclass: str, given: ModelSpec | None) -> tuple[str, ...]:
-        if not isinstance(metaclass, str):
-            raise TypeError(f"'metaclass' must be a string, got {metaclass!r}.")
-        words = [finetuned.clean_name(name) for name in self.class_names]
-        tuned = finetuned.find(given) if given else None
-        if tuned is not None:
-            metaclass = metaclass or tuned.metaclass
-        if self.strategy.model != "none" and tuned is not None:
-            words = [tuned.token(name) for name in self.class_names]
-        elif self.strategy.model != "none" and given is not None:
-            warnings.warn(
-                f"'{presets.name_of(given.model)}' has learned none of the classes; fine-tune it "
-                "first ('diffaug finetune'), or choose strategy='real-mix', which needs no "
-                "fine-tuning.",
-                UserWarning,
-                stacklevel=3,
-            )
-        return tuple(finetuned.class_prompt(word, metaclass.strip()) for word in words)
 
     def _warn_of_settings(self) -> None:
         warn_of_large_p(self.p, "where every image was translated", stacklevel=3)

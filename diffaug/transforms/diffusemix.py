@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from diffaug.arguments import choice
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.fractal_blend import FractalBlend, Fractals
@@ -71,11 +72,7 @@ class DiffuseMix(ImageTransform):
         seed: int = 0,
     ) -> None:
         super().__init__(p)
-        if recipe not in DIFFUSEMIX_TEMPLATES:
-            raise ValueError(
-                f"'recipe' must be one of {', '.join(DIFFUSEMIX_TEMPLATES)}, got {recipe!r}."
-            )
-        self.recipe = recipe
+        self.recipe = recipe = choice("recipe", recipe, DIFFUSEMIX_TEMPLATES)
         self.edit = PromptEdit(
             prompts,
             template=DIFFUSEMIX_TEMPLATES[recipe],

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from diffaug import functional
-from diffaug.arguments import texts
+from diffaug.arguments import same_name, texts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.functional import Rounding
 from diffaug.seeds import MAX_SEED
@@ -154,12 +154,13 @@ def _kind(image: Any) -> str:
 
 
 def _masks(masks: str | Sequence[str]) -> tuple[str, ...]:
-    listed = texts("masks", masks)
-    names = [name for given in listed for name in functional.MASK_SETS.get(given, (given,))]
-    for name in names:
-        if name not in functional.MASKS:
+    names: list[str] = []
+    for given in texts("masks", masks):
+        named = same_name(given, [*functional.MASK_SETS, *functional.MASKS])
+        if named is None:
             raise ValueError(
                 f"'masks' must be one of {', '.join(functional.MASK_SETS)}, or names among "
-                f"{', '.join(functional.MASKS)}, got {name!r}."
+                f"{', '.join(functional.MASKS)}, got {given!r}."
             )
+        names += functional.MASK_SETS.get(named, (named,))
     return tuple(names)

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args, get_type_hints
 import numpy as np
 import torch
 
-from diffaug.arguments import unit, unit_range
+from diffaug.arguments import choice, same_name, unit, unit_range
 
 
 class Strategy(NamedTuple):
@@ -70,7 +70,7 @@ class Strengths:
         if isinstance(value, (np.ndarray, torch.Tensor)):
             value = value.tolist()
         if isinstance(value, (str, set, frozenset)):
-            if value == "uniform":
+            if same_name(value, ["uniform"]):
                 return cls(UNIFORM_STRENGTHS)
             raise ValueError(
                 f"'strength' must be a number, a list, a range (low, high) or 'uniform', "
@@ -82,6 +82,19 @@ class Strengths:
             return cls(tuple(unit("strength", number) for number in value))
         low, high = unit_range("strength", value)
         return cls((low,)) if low == high else cls((low, high), is_range=True)
+
+    @classmethod
+    def of(cls, strategy: Strategy, value: Any) -> Self:
+        """Read the strengths for a strategy; None is 0.7, or 1 for images from text alone."""
+        if strategy.start == "image":
+            return cls.parse(0.7 if value is None else value)
+        whole_way = cls.parse(1.0)  # nothing is left of a source
+        if value is not None and cls.parse(value) != whole_way:
+            raise ValueError(
+                f"'strength' must not be given with strategy {strategy}, which makes images from "
+                f"text alone and gives them the label of the target, got {value!r}."
+            )
+        return whole_way
 
     def __str__(self) -> str:
         """Show them as the argument is written."""
@@ -119,6 +132,4 @@ def find_strategy(strategy: Any) -> Strategy:
                     f"{getattr(strategy, name)!r}."
                 )
         return strategy
-    if not isinstance(strategy, str) or strategy not in STRATEGIES:
-        raise ValueError(f"'strategy' must be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
-    return STRATEGIES[strategy]
+    return STRATEGIES[choice("strategy", strategy, STRATEGIES)]

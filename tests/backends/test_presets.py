@@ -11,7 +11,7 @@ from tiny_pipelines import SIZE, model_folder, save_learned
 
 from diffaug import ModelSpec
 from diffaug.backends.model_files import read_index
-from diffaug.backends.presets import PRESETS, resolve, show_licence
+from diffaug.backends.presets import PRESETS, has_image_guidance, resolve, show_licence
 from diffaug.errors import ModelError
 
 
@@ -73,6 +73,21 @@ def test_eight_channels_make_an_editor_whatever_the_class_is_called(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content))
     assert (resolve(tmp_path).task, resolve(tmp_path).size) == ("edit", 512)
+
+
+@pytest.mark.parametrize("spelt", ["SD15", "sd_15", "Instruct_Pix2Pix_Paper", "TINY"])
+def test_a_preset_is_found_however_it_is_spelt(spelt):
+    name = spelt.lower().replace("_", "-").replace("sd-15", "sd15")
+    assert PRESETS[name].spec == resolve(spelt)
+
+
+def test_only_some_editors_have_image_guidance(tmp_path):
+    guided = {name for name, preset in PRESETS.items() if has_image_guidance(preset.spec)}
+    assert guided == {"tiny", *(name for name in PRESETS if name.startswith("instruct-pix2pix"))}
+    assert has_image_guidance(resolve("org/some-editor"))
+    for kind, expected in {"StableDiffusionInstructPix2Pix": True, "Flux2Klein": False}.items():
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": f"{kind}Pipeline"}))
+        assert expected == has_image_guidance(ModelSpec(str(tmp_path)))
 
 
 def test_a_spec_comes_back_as_it_is_and_a_hub_id_edits():

@@ -1,6 +1,7 @@
 """The commands of Diff-Mix: fine-tune, augment, filter; and what belongs to which method."""
 
 import json
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -8,10 +9,11 @@ import tiny_pipelines
 from PIL import Image
 from test_commands import refused, run
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 from diffaug import DiffMix, DiffusersBackend, JointTransform, unload
-from diffaug.backends.presets import resolve
-from diffaug.cli.options import TransformOptions, number_or_range, strengths
+from diffaug.backends.presets import PRESETS, resolve
+from diffaug.cli.options import METHOD_OF, METHODS, TransformOptions, number_or_range, strengths
 
 
 @pytest.fixture
@@ -100,12 +102,177 @@ def test_warming_counts_first_and_then_leaves_nothing_to_make(photos, model, tmp
     unload()
 
 
+@pytest.mark.parametrize("size", ["24,20", "24x20", "24"])
+def test_warming_stands_for_the_transform_that_it_prints(
+    photos, model, tmp_path, monkeypatch, size
+):
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "cache"))
+    unload()
+    options = ("--method", "diff-mix", "--backend", model, "--strategy", "real_mix", "--steps", 1)
+    done = run("warm", photos, *options, "--size", size, "--pool", 1)
+    resize = 24 if size == "24" else (24, 20)
+    shown = f"as in ImageFolder('{photos}', v2.Compose([v2.Resize({resize}), DiffMix(...)]))"
+    assert shown == done.stdout.splitlines()[0] and "made 5" in done.stdout, done.output
+
+    spec = replace(resolve(model), steps=1)
+    mix = DiffMix(["a dog", "cat"], strategy="real-mix", pool=1, p=0.5, backend=spec)
+    data = JointTransform(ImageFolder(photos), v2.Compose([v2.Resize(resize), mix]), seed=0)
+    monkeypatch.setattr(DiffusersBackend, "generate", None)
+    for epoch in range(4):
+        data.set_epoch(epoch)
+        assert 5 == len([data[index] for index in range(5)])
+    unload()
+
+
+def test_warming_skips_and_names_what_cannot_be_read(photos, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "cache"))
+    unload()
+    (photos / "cat" / "2.png").write_bytes(b"")
+    command = ("warm", photos, "--method", "diffmix", "--backend", model, "--strategy", "real-mix")
+    command += ("--pool", 1, "--steps", 1)
+    assert "cat/2.png" in refused(1, *command, "--strict")
+    done = run(*command)
+    assert 0 == done.exit_code and "made 4" in done.stdout, done.output
+    assert 1 == done.stderr.count("skipped cat/2.png: ")
+    unload()
+
+
+def test_warming_says_where_the_loader_decides_what_an_image_is(photos, model, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 30)).save(photos / "cat" / "phone.jpg", exif=exif)
+    command = ("warm", photos, "--backend", tiny_pipelines.model_folder("edit"), "--dry-run")
+    done = run(*command)
+    assert "sees files otherwise than ImageFolder's own loader (1 turned upright)" in (done.stderr)
+    done = run(*command, "--load-image")
+    assert "" == done.stderr and "loader=diffaug.load_image)" in done.stdout.splitlines()[0]
+
+
+def test_words_come_from_a_file_and_names_stay_folders(photos, tmp_path, model):
+    words = tmp_path / "words.csv"
+    words.write_text('folder,words\ncat,"tabby, cat"\na dog,hound\nowl,owl\n')
+    command = ("augment", photos, tmp_path / "set", "--method", "diffmix", "--backend", model)
+    command += ("--strategy", "real-mix", "--steps", 1, "--multiplier", 2, "--metaclass", "pet")
+    done = run(*command, "--class-names", words)
+    assert 0 == done.exit_code, done.output
+    rows = rows_of(tmp_path / "set")
+    said = {"cat": "a photo of a tabby, cat pet", "a dog": "a photo of a hound pet"}
+    assert 10 == len(rows)
+    for row in rows:
+        assert said[row["label"]] == row["prompt"]
+        assert row["label"] == row["file_name"].split("/")[0]
+
+    words.write_text("cats,tabby\n")
+    assert "has none for 'a dog', 'cat'; add" in refused(2, *command, "--class-names", words)
+
+
+def test_a_model_s_size_and_guidance_can_be_chosen(model):
+    published = TransformOptions(
+        backend="instruct-pix2pix", model_size="256", steps=100, guidance_scale=4.0
+    )
+    spec = replace(PRESETS["instruct-pix2pix-256"].spec, steps=100, guidance_scale=4.0)
+    assert spec == published._model("sd15")
+    image = TransformOptions(backend="tiny", image_guidance_scale=2, model_size="32x32")
+    spec = image._model("sd15")
+    assert (32, 2.0, 2.0) == (spec.size, spec.guidance_scale, spec.image_guidance_scale)
+
+
+def test_a_model_s_size_and_guidance_reach_a_set(photos, tmp_path, model):
+    options = ("--method", "diffmix", "--backend", model, "--strategy", "real-mix")
+    options += ("--steps", 1, "--model-size", 8, "--guidance-scale", 3)
+    done = run("augment", photos, tmp_path / "set", *options, "--multiplier", 1)
+    assert 0 == done.exit_code, done.output
+    identity = json.loads((tmp_path / "set" / "run.json").read_text())["identity"]
+    assert (8, 3.0) == (identity["model.size"], identity["model.guidance_scale"])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("10", (13, 10)), ("10,12", (10, 12)), ("10X12", (10, 12))]
+)
+def test_sources_are_resized_to_a_shorter_side_or_to_a_height_and_width(
+    photos, tmp_path, size, expected
+):
+    options = ("--backend", tiny_pipelines.model_folder("edit"), "--steps", 1, "--size", size)
+    done = run("augment", photos, tmp_path / "set", *options)
+    assert 0 == done.exit_code, done.output
+    assert expected[::-1] == Image.open(tmp_path / "set" / "a dog" / "1__0.jpg").size
+    again = run("augment", photos, tmp_path / "set", *options)
+    assert "nothing to do" in again.stdout
+
+
+@pytest.mark.parametrize("command", ["augment", "preview", "warm"])
+def test_the_help_says_which_method_an_option_belongs_to(command):
+    text = " ".join(run(command, "--help").stdout.split())
+    options = dict(re.findall(r" --([a-z-]+)[ ,](.*?)(?= --[a-z-]+[ ,]|$)", text))
+    assert {"method", "strategy", "prompts", "guidance-scale"} < set(options)
+    for name, rest in options.items():
+        owner = METHOD_OF.get(name.replace("-", "_"))
+        marks = [method for method in METHODS if f"[{method}]" in rest]
+        assert marks == ([] if owner is None else [owner]), name
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "mixup"), "'method' must be diffusemix or diffmix, got 'mixup'"),
+        (
+            ("--pool", "3"),
+            "'pool' must not be given with --method diffusemix, .* --method diffmix.",
+        ),
+        (("--method", "diffmix", "--variants", "1"), "'variants' must not be given with --method"),
+        (("--variants", "0"), "'variants' must be at least 1, got 0"),
+        (("--size", "64,64,64"), "'size' must be N (the shorter side) or H,W in pixels, got"),
+    ],
+)
+def test_a_wrong_option_of_warm_is_one_line(photos, options, message):
+    line = refused(2, "warm", photos, *options)
+    assert all(part in line for part in message.split(".*"))
+
+
+def test_a_fine_tuned_model_and_a_fractal_are_squares(photos, tmp_path):
+    command = ("finetune", photos, tmp_path / "tuned", "--size")
+    assert "must be the side of a square in pixels, got '16,24'" in refused(2, *command, "16,24")
+    assert "must be the side of a square" in refused(2, "fractals", tmp_path, "--size", "3,4")
+    assert 0 == run("fractals", tmp_path / "new", "--count", 1, "--size", "16x16").exit_code
+    assert (16, 16) == Image.open(tmp_path / "new" / "fractal-0-0.png").size
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "mixup"), "'method' must be one of diffusemix, diffmix, got 'mixup'"),
         (("--method", "diffmix", "--prompts", "snowy"), "'prompts' must not be given with"),
         (("--pairs", "tail"), "'pairs' must not be given with --method diffusemix"),
+        (("--strategy", "diff-mix"), "got 'diff-mix'; it belongs to --method diffmix."),
+        (("--strength", "0.7"), "'strength' must not be given with --method diffusemix"),
+        (("--class-names", "words.csv"), "'class_names' must not be given with --method diffu"),
+        (("--method", "diffmix", "--recipe", "paper"), "it belongs to --method diffusemix."),
+        (("--method", "diffmix", "--alpha", "0.2"), "'alpha' must not be given with --method dif"),
+        (("--method", "diffmix", "--image-guidance-scale", "2"), "'image_guidance_scale' must not"),
+        (
+            ("--backend", "flux2-klein-4b", "--image-guidance-scale", "2"),
+            "and 'flux2-klein-4b' has",
+        ),
+        (("--model-size", "100"), "'model_size' must be a positive multiple of 8, got 100."),
+        (("--model-size", "64,32"), "'model_size' must be the side of a square in pixels, got"),
+        (("--guidance-scale", "nan"), "'guidance_scale' must be at least 0, got nan."),
+        (("--size", "64,"), "'size' must be N (the shorter side) or H,W in pixels, got '64,'."),
+        (("--size", "0x64"), "'size' must be at least 1, got 0."),
+        (
+            ("--method", "diffmix", "--strategy", "real_gen", "--strength", "0.5"),
+            "'strength' must not be given with strategy real-gen",
+        ),
+        (
+            ("--method", "diffmix", "--strategy", "real-aug", "--pairs", "uniform"),
+            "'pairs' must be 'same' for a strategy that keeps the class",
+        ),
+        (
+            ("--method", "diffmix", "--class-names", "words.csv"),
+            "with --strategy diff-mix, whose model has learned its own words, got 'words.csv'; use",
+        ),
+        (
+            ("--method", "diffmix", "--strategy", "real-mix", "--class-names", "none.csv"),
+            "'class_names' must be a file that can be read, got 'none.csv'",
+        ),
         (("--method", "diffmix", "--strength", "strong"), "'strength' must be a number, several"),
         (("--method", "diffmix", "--strength", "2"), "'strength' must be in [0, 1], got 2.0"),
         (("--method", "diffmix", "--strategy", "mix"), "'strategy' must be one of diff-mix"),
@@ -120,8 +287,15 @@ def test_a_wrong_option_is_one_line(photos, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--scorer", "taste"), "'scorer' must be clip or similarity, got 'taste'"),
+        (("--scorer", "taste"), "'scorer' must be one of clip, similarity, got 'taste'"),
         (("--scorer", "similarity", "--metaclass", "pet"), "given with --scorer similarity, which"),
+        (
+            ("--metaclass", "pet", "--class-names", "no.csv"),
+            "must be a file that can be read",
+        ),
+        (("--scorer", "similarity", "--class-names", "w.csv"), "'class_names' must not be given w"),
+        (("--scorer", "similarity", "--device", "cpu"), "'device' must not be given with --scorer"),
+        (("--scorer", "similarity", "--keep", "0.5"), "'keep' must be None for 'similarity'"),
         (("--low", "0", "--metaclass", "pet"), "'low' must not be given with --scorer clip, which"),
         ((), "'metaclass' must say what all classes are"),
     ],

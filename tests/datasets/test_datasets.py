@@ -577,6 +577,12 @@ def test_the_epoch_reaches_the_dataset_inside_once(mixed_set, wrap):
     assert [1, 2] == told.epochs
 
 
+def test_a_replacement_is_found_however_it_is_spelt(photos, mixed_set):
+    assert (
+        "concat" == MixedDataset(ImageFolder(photos), mixed_set, replacement="Concat").replacement
+    )
+
+
 def test_it_trains_through_joint_transform_and_collate(photos, mixed_set):
     steps = v2.Compose([v2.ToImage(), v2.Resize((8, 8)), v2.ToDtype(torch.float32, scale=True)])
     real = ImageFolder(photos)

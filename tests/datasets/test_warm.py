@@ -1,11 +1,14 @@
 """Warming the cache: everything that can be asked for is there, and an epoch makes nothing."""
 
+import io
 import threading
 
 import pytest
 import torch
 from answers import refuse
+from PIL import Image
 from tiny_pipelines import tiny_spec
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from diffaug import (
@@ -25,6 +28,8 @@ from diffaug import (
     warm_cache,
 )
 from diffaug.backends.base import BATCH_SIZE
+from diffaug.datasets.warm import loaded_otherwise
+from diffaug.errors import UnreadableImageError
 
 BANK = FractalBank(2, 16)
 NAMES = ["cat", "dog", "owl"]
@@ -210,3 +215,180 @@ def test_what_the_model_refuses_is_counted(tmp_path):
 def test_what_cannot_be_warmed_is_told(make, error, message, backend):
     with pytest.raises(error, match=message):
         warm_cache(photos(), make(backend))
+
+
+class Broken(list):
+    """Samples of which some raise, as damaged files do in anyone's dataset."""
+
+    errors = {1: OSError("image file is\n truncated"), 3: ValueError("embedded null byte")}
+
+    def __getitem__(self, index):
+        if index in self.errors:
+            raise self.errors[index]
+        return super().__getitem__(index)
+
+
+def test_items_that_cannot_be_read_are_skipped_and_named(backend):
+    done = warm_cache(Broken(photos(6)), PromptEdit(["a"], backend=backend))
+    assert (4, 4) == (done.requests, done.made)
+    expected = (("item 1", "image file is truncated"), ("item 3", "embedded null byte"))
+    assert expected == done.skipped
+    again = warm_cache(Broken(photos(6)), PromptEdit(["a"], backend=backend), dry_run=True)
+    assert (expected, 4) == (again.skipped, again.cached)
+
+
+def test_a_file_that_cannot_be_read_is_named_by_its_path(tmp_path, backend):
+    for name in ("cat/1.png", "cat/2.png", "owl/1.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), "orange").save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "cat" / "2.png").write_bytes(b"")
+    done = warm_cache(ImageFolder(tmp_path / "photos"), PromptEdit(["a"], backend=backend))
+    assert ["cat/2.png"] == [skipped.source for skipped in done.skipped]
+
+
+def test_strict_stops_at_the_first_item_that_cannot_be_read(backend):
+    with pytest.raises(UnreadableImageError, match="item 1 could not be read: image file is tr"):
+        warm_cache(Broken(photos(6)), PromptEdit(["a"], backend=backend), strict=True)
+    assert [] == backend.backend.requests
+
+
+def test_an_image_that_pillow_reads_late_is_skipped_too(backend):
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 80).save(file, "png")
+    data = [(Image.open(io.BytesIO(file.getvalue()[:1000])), 0), *photos(2)]
+    edit = v2.Compose([v2.Resize((12, 12)), PromptEdit(["a"], backend=backend)])
+    done = warm_cache(data, edit)
+    assert (2, ["item 0"]) == (done.made, [skipped.source for skipped in done.skipped])
+
+
+class Gone:
+    """A dataset whose disk is gone."""
+
+    def __init__(self, length):
+        self.length, self.reads = length, 0
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.reads += 1
+        raise OSError("input/output error")
+
+
+def test_a_dataset_of_which_nothing_can_be_read_is_an_error(backend):
+    edit = PromptEdit(["a"], backend=backend)
+    with pytest.raises(UnreadableImageError, match="none of the 5 items .* first is item 0: input"):
+        warm_cache(Gone(5), edit)
+    gone = Gone(10**6)
+    with pytest.raises(
+        UnreadableImageError, match="100 items in a row could not be read; the last"
+    ):
+        warm_cache(gone, edit)
+    assert gone.reads < 300
+
+
+def test_an_empty_dataset_and_a_stream_are_named(backend):
+    edit = PromptEdit(["a"], backend=backend)
+    with pytest.raises(ValueError, match="'dataset' must hold images, and it is empty"):
+        warm_cache([], edit)
+    with pytest.raises(TypeError, match="'dataset' must have a length and integer indices"):
+        warm_cache(iter(photos()), edit)
+
+
+def test_labels_are_not_asked_for_where_none_is_needed(backend):
+    alone = [image for image, _ in photos(3)]
+    assert 3 == warm_cache(alone, PromptEdit(["a"], backend=backend)).made
+    pairs = [{"image": image, "boxes": None} for image in alone]
+    assert 3 == warm_cache(pairs, PromptEdit(["a"], backend=backend)).cached
+
+
+def test_image_and_label_are_where_getters_say(backend):
+    data = [{"__key__": "x", "jpg": image, "cls": label} for image, label in photos()]
+    mix = DiffMix(NAMES, pool=2, labels_getter="cls", p=0.5, backend=backend)
+    done = warm_cache(data, v2.Compose([v2.Resize((16, 16)), mix]), image_getter="jpg")
+    assert 10 == done.made
+    data = [{**sample, "image": sample["jpg"]} for sample in data]
+    plain = DiffMix(NAMES, pool=2, p=0.5, backend=backend)
+    small = v2.Compose([v2.Resize((16, 16)), plain])
+    assert 10 == warm_cache(data, small, labels_getter=lambda sample: sample["cls"]).cached
+    with pytest.raises(
+        TypeError, match="under one of the keys label, .* or give warm_cache its 'la"
+    ):
+        warm_cache(data, plain)
+
+
+class Silent(SharpenSomehow):
+    """Lists nothing, although it draws."""
+
+    def choices(self, image, label):
+        return iter([])
+
+
+class Forgetful(SharpenSomehow):
+    """Lists less than it draws."""
+
+    def requests(self, image, params):
+        return [
+            GenerationRequest("sharp", drawn["seed"], source)
+            for source, drawn in zip(self.shrink(image), params, strict=True)
+        ]
+
+    def choices(self, image, label):
+        return iter([{"seed": 0}, {"seed": 1}])
+
+
+class Heavier(PromptEdit):
+    """Draws what its base does not list."""
+
+    def draw(self, n, generator=None):
+        return [{"prompt": "b", "variant": 0} for _ in range(n)]
+
+
+class Mute(Sharpen):
+    """Asks for nothing."""
+
+    def requests(self, image, params):
+        return []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            Silent,
+            r"'choices' of Silent must list all params .* its 0 requests lack that of {'seed'",
+        ),
+        (Forgetful, "'choices' of Forgetful must list all params .* its 2 requests lack that of"),
+        (lambda b: Heavier(["a"], backend=b), "'choices' of Heavier .* its 1 requests lack that"),
+        (Mute, "must ask for images, and Mute asks for none for any of the 5 items"),
+    ],
+)
+def test_choices_that_lack_what_is_drawn_are_an_error(make, message, backend):
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        warm_cache(photos(), make(backend))
+    assert torch.equal(before, torch.get_rng_state())
+    assert [] == backend.backend.requests
+
+
+def test_classes_in_another_order_than_the_dataset_s_are_an_error(backend):
+    class Named(list):
+        classes = ["owl", "cat", "dog"]
+
+    mapping = {"cat": "a cat", "dog": "a dog", "owl": "an owl"}
+    mix = DiffMix(mapping, p=0.5, backend=backend)
+    with pytest.raises(ValueError, match="'owl' is class 0 there and class 2 in DiffMix"):
+        warm_cache(Named(photos()), mix)
+    mix = DiffMix({name: mapping[name] for name in Named.classes}, p=0.5, backend=backend)
+    assert 25 == warm_cache(Named(photos()), mix).made
+
+
+def test_files_that_other_loaders_see_otherwise_are_counted(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (20, 10)).save(tmp_path / "plain.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    files = [str(file) for file in sorted(tmp_path.iterdir())]
+    assert {"turned upright": 1} == loaded_otherwise(files)
+    assert 200 > sum(loaded_otherwise([files[-1]] * 1000).values()) >= 100

@@ -100,6 +100,27 @@ def test_the_target_class_multiplies_its_share_among_the_classes_of_the_set(clip
         torch.testing.assert_close(scores, torch.stack(expected), atol=1e-5, rtol=0)
 
 
+def test_the_caption_of_a_class_has_its_words(clip, tmp_path):
+    judge = ClipFilter("bird", model=clip, target_class=True)
+    judge.prepare(tmp_path, rows("002.owl", "001.Black_auk"))
+    assert ("a photo of a Black auk bird", "a photo of a owl bird") == judge.captions[2:]
+
+    with pytest.warns(UserWarning, match="no words for 1 of 2 classes, such as 'n01443537', and"):
+        judge.prepare(tmp_path, rows("owl", "n01443537"))
+    judge = ClipFilter(
+        "bird", model=clip, target_class=True, class_names={"N01443537": "wren", "x": "y"}
+    )
+    judge.prepare(tmp_path, rows("n01443537"))
+    assert ("a photo of a wren bird",) == judge.captions[2:]
+    with pytest.raises(ValueError, match="must give words for every class, and has none for 'owl'"):
+        judge.prepare(tmp_path, rows("n01443537", "owl"))
+
+
+def test_words_that_nothing_uses_are_refused(clip):
+    with pytest.raises(ValueError, match="'class_names' must not be given without target_class"):
+        ClipFilter("bird", model=clip, class_names={"owl": "owl"})
+
+
 def test_another_set_has_other_classes(clip, tmp_path):
     judge = ClipFilter("bird", model=clip, target_class=True)
     both = []

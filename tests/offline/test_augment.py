@@ -238,6 +238,17 @@ def test_originals_come_in_the_same_size_and_format(photos, tmp_path):
     assert ("original", None, None) == (row["method"], row["seed"], row["prompt"])
 
 
+def test_sources_may_be_resized_to_a_height_and_width(photos, tmp_path):
+    options = {"per_image": 1, "include_originals": True, "format": "png"}
+    augment_folder(photos, tmp_path / "set", mixer(), size=(16, 12), **options)
+    for name in ("a__0", "a__original"):
+        assert (3, 16, 12) == tuple(read_image(tmp_path / f"set/dog/{name}.png").shape)
+    again = augment_folder(photos, tmp_path / "set", mixer(), size="16x12", **options)
+    assert 0 == again.made
+    with pytest.raises(DestinationError, match=r"'size' is \[16, 12\] there and 16 here"):
+        augment_folder(photos, tmp_path / "set", mixer(), size=16, **options)
+
+
 def test_a_transform_says_how_many_copies_it_advises(photos, tmp_path):
     done = augment_folder(photos, tmp_path / "set", mixer(recipe="release"))
     assert 63 == done.made

@@ -677,7 +677,7 @@ def test_it_pickles_light_and_the_same_after_use():
 
 
 def test_many_classes_cost_their_names_and_prompts_and_no_more():
-    names = [f"{number:03d}.Some_bird" for number in range(200)]
+    names = [f"{number:03d}.Some_bird_{number}" for number in range(200)]
     mix = mixer(class_names=names, metaclass="bird")
     own = len(pickle.dumps(names)) + len(pickle.dumps(mix.prompts))
     assert len(pickle.dumps(mix)) - own < 4096
@@ -820,8 +820,8 @@ def test_a_getter_that_finds_no_label_is_named(getter, sample, message):
         ({"pairs": ClassPairSampler(4)}, "'pairs' must be for the 3 classes named, .* for 4."),
         ({"pairs": "other", "strategy": "diff-aug"}, "'pairs' must be 'same' for a strategy that"),
         (
-            {"pairs": "uniform", "strategy": Strategy("none", "own", "image"), "gamma": -1},
-            "'gamma' must be at least 0",
+            {"pairs": "uniform", "strategy": Strategy("none", "own", "image")},
+            "'pairs' must be 'same' for a strategy that keeps the class, got 'uniform'",
         ),
         ({"class_names": ["a"], "pairs": "other"}, "other needs at least 2 classes, got 1."),
         ({"class_names": []}, "'class_names' must hold at least one string, got none."),
@@ -879,7 +879,7 @@ def test_a_p_above_a_half_is_warned_of_where_the_caller_stands(p):
         ({"gamma": 1, "strength": [0.3, 0.9]}, False),
         ({"gamma": 1, "strength": "uniform"}, False),
         ({"gamma": 1, "strength": 0.5, "pairs": "same", "strategy": "diff-aug"}, False),
-        ({"gamma": 1, "strength": 0.5, "strategy": "real-gen"}, False),
+        ({"gamma": 1, "strategy": "real-gen"}, False),
         ({"p": 0.5}, False),
     ],
 )
@@ -894,3 +894,56 @@ def test_a_gamma_that_costs_accuracy_is_warned_of(options, warned):
 def test_half_concat_takes_no_transform_that_changes_the_label():
     with pytest.raises(TypeError, match="must work on an image alone, and DiffMix changes"):
         HalfConcat(DiffMix(["cat", "dog"], backend=RecordingBackend()))
+
+
+FOLDERS = ["n01443537", "n02012849", "n03126707"]
+MAPPING = {"n01443537": "goldfish", "n02012849": " crane,\n the bird ", "n03126707": "crane"}
+
+
+def test_words_go_into_the_prompt_and_names_stay_names():
+    mix = mixer(class_names=MAPPING, metaclass="thing", strategy="real-mix")
+    assert tuple(FOLDERS) == mix.class_names
+    assert ("goldfish", "crane, the bird", "crane") == tuple(
+        prompt.removeprefix("a photo of a ").removesuffix(" thing") for prompt in mix.prompts
+    )
+    assert "n03126707" == mix.label_of({"target": 2}, "n01443537")
+    made = DiffMix.from_setting("full-shot", MAPPING, backend=RecordingBackend())
+    assert "a photo of a goldfish" == made.prompts[0]
+
+
+def test_what_numbers_the_classes_is_no_part_of_a_prompt():
+    names = ["001.ak47", "002.american-flag", "003.n02085620-Chihuahua"]
+    mix = mixer(class_names=names)
+    assert ("a photo of a ak47", "a photo of a american-flag", "a photo of a Chihuahua") == (
+        mix.prompts
+    )
+    assert tuple(names) == mix.class_names
+
+
+@pytest.mark.parametrize("strategy", ["real-mix", "real-gen", "diff-mix"])
+def test_names_that_are_no_words_are_warned_of_once_where_the_caller_stands(strategy):
+    with pytest.warns(UserWarning, match="no words for 2 of 3 classes, such as '1', '2', ") as told:
+        DiffMix(["1", "2", "owl"], strategy=strategy, backend=RecordingBackend())
+    assert [__file__] == [one.filename for one in told]
+
+
+def test_a_mapping_is_taken_at_its_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mix = mixer(class_names={"1": "747", "2": "001.ak47"})
+    assert ("a photo of a 747", "a photo of a 001.ak47") == mix.prompts
+
+
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [
+        ({"cat": 0, "dog": 1}, r"must map each class to its words, got 0 for 'cat'; give list\("),
+        ({"cat": "pet", "dog": " "}, "must have words for every class, got ' ' for 'dog'"),
+        ({}, "'class_names' must hold at least one string"),
+        ({"cat": "a pet", "dog": "A_pet"}, "'cat' and 'dog' are both 'A_pet' there; give a map"),
+        (["001.cat", "002.Cat"], "'001.cat' and '002.Cat' are both 'Cat' there; give a mapping"),
+    ],
+)
+def test_words_that_are_none_or_not_one_s_own_are_named(class_names, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        mixer(class_names=class_names)

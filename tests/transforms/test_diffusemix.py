@@ -7,6 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from diffaug import DiffuseMix, FractalBank, FractalBlend, HalfConcat, PromptEdit, RecordingBackend
+from diffaug.functional import MASK_SETS
 from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
 BANK = FractalBank(count=4, size=32)
@@ -135,6 +136,12 @@ def test_what_was_drawn_is_described_in_plain_values():
 
 def test_it_pickles_within_4_kb():
     assert len(pickle.dumps(DiffuseMix(backend="tiny"))) < 4096
+
+
+def test_recipe_and_masks_are_found_however_they_are_spelt():
+    mix = DiffuseMix(recipe="Release", masks=["GENMIX", "Left"], backend=RecordingBackend())
+    assert "release" == mix.recipe
+    assert (*MASK_SETS["genmix"], "left") == mix.concat.masks
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The eight published strategies: which model, which target, from what; and their settings."""
 
+import json
 import warnings
 
 import numpy as np
@@ -58,10 +59,11 @@ def test_a_strategy_says_model_prompt_pairs_task_and_strength(tuned, name, by_na
 def test_what_is_asked_follows_the_strategy(name):
     backend = RecordingBackend(16)
     names = ["ant", "bee", "cat", "dog"]
-    mix = DiffMix(names, strategy=name, strength=0.4, gamma=1, p=0.5, backend=backend)
+    from_text = name.endswith("gen")
+    strength = None if from_text else 0.4
+    mix = DiffMix(names, strategy=name, strength=strength, gamma=1, p=0.5, backend=backend)
     _, labels = mix(torch.rand(80, 3, 8, 8), torch.ones(80, dtype=torch.long))
     assert 20 < len(backend.requests) < 60
-    from_text = name.endswith("gen")
     assert {None if from_text else 0.4} == {request.strength for request in backend.requests}
     assert {from_text} == {request.image is None for request in backend.requests}
     targets = {request.prompt.removeprefix("a photo of a ") for request in backend.requests}
@@ -156,6 +158,7 @@ def test_a_real_model_with_learned_words_alone_makes_another_image(tuned):
 def test_strengths_are_a_number_a_list_a_range_or_the_published_ones():
     assert (0.7,) == Strengths.parse(0.7).values
     assert (0.3, 0.5, 0.7, 0.9) == Strengths.parse("uniform").values
+    assert (0.3, 0.5, 0.7, 0.9) == Strengths.parse("Uniform").values
     for several in ([0.25, 1], np.array([0.25, 1.0]), torch.tensor([0.25, 1.0])):
         assert Strengths((0.25, 1.0)) == Strengths.parse(several)
     for one in (np.float64(0.5), np.array(0.5), torch.tensor(0.5), (0.5, 0.5)):
@@ -198,7 +201,7 @@ def test_a_wrong_strength_is_named(value, message):
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        ("diffmix", "'strategy' must be one of diff-mix, .*, ti-aug, got 'diffmix'."),
+        ("mixdiff", "'strategy' must be one of diff-mix, .*, ti-aug, got 'mixdiff'."),
         (["diff-mix"], "'strategy' must be one of diff-mix"),
         (None, "'strategy' must be one of diff-mix, .* got None."),
         (Strategy("lora", "any", "image"), "'model' of a Strategy must be one of all, embed.* got"),
@@ -243,3 +246,36 @@ def test_reducing_keeps_adapters_that_were_not_learned_here(tuned):
     spec = DiffMix(NAMES, backend=tuned).backend
     spec = type(spec)(**{**vars(spec), "adapters": ("org/lcm@abc", *spec.adapters)})
     assert ("org/lcm@abc",) == finetuned.reduce(spec, "none").adapters
+
+
+def test_a_fine_tuned_model_is_asked_by_folder_and_never_warns_of_names(tmp_path):
+    tokens = dict(zip(["001.cat", "002.cat"], TOKENS.values(), strict=True))
+    tuned = save_learned(tmp_path / "numbers")
+    classes = json.dumps({"metaclass": "bird", "classes": tokens})
+    (tuned / "classes.json").write_text(classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mix = DiffMix(tokens, backend=tuned)
+        listed = DiffMix(list(tokens), backend=tuned)
+    assert [f"a photo of a {token} bird" for token in tokens.values()] == list(mix.prompts)
+    assert mix.prompts == listed.prompts
+
+
+@pytest.mark.parametrize("spelt", ["TI_Mix", "ti mix", " ti-mix ", "TI__MIX", "timix"])
+def test_dashes_underscores_and_case_make_no_other_name(spelt):
+    assert STRATEGIES["ti-mix"] == find_strategy(spelt)
+    mix = DiffMix.from_setting("Few_Shot", ["a", "b"], pairs="OTHER", backend=RecordingBackend())
+    assert (0.3, "other") == (mix.p, mix.pairs.strategy)
+
+
+@pytest.mark.parametrize("name", ["diff-gen", "real_gen"])
+def test_a_strength_is_refused_where_images_are_made_from_text(name):
+    with pytest.raises(
+        ValueError, match="'strength' must not be given with strategy .*-gen, .*0.4"
+    ):
+        DiffMix(["a", "b"], strategy=name, strength=0.4, backend=RecordingBackend())
+    for strength in (None, 1, 1.0, [1.0]):
+        mix = DiffMix(["a", "b"], strategy=name, strength=strength, backend=RecordingBackend())
+        assert (1.0,) == mix.strength.values
+    mix = DiffMix.from_setting("few-shot", ["a", "b"], strategy=name, backend=RecordingBackend())
+    assert (1.0,) == mix.strength.values
