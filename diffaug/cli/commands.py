@@ -17,6 +17,7 @@ from diffaug.cli.options import (
     refuse,
     takes_transform,
 )
+from diffaug.cli.summary import print_differences, print_skipped
 
 if TYPE_CHECKING:
     from diffaug.offline.run import Summary
@@ -126,7 +127,7 @@ def preview(
     from diffaug.previews.contact_sheet import preview as draw
 
     transform, _ = options.transform(source, variants=1)
-    _print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
+    print_skipped(draw(source, path, transform, count=count, seed=seed, tile=tile))
     out.print(str(path))
 
 
@@ -161,12 +162,10 @@ def warm(
     ] = False,
 ) -> None:
     """Generate what a transform with these settings can ask for in training, into the cache."""
-    from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    from diffaug import images
     from diffaug.arguments import image_size
-    from diffaug.datasets.warm import warm_cache
+    from diffaug.datasets.warm import image_folder, warm_cache
 
     options.check_method(pool=pool, variants=variants)
     transform, _ = options.transform(
@@ -177,8 +176,7 @@ def warm(
     )
     resize = None if size is None else image_size("size", size)
     before = [] if resize is None else [v2.Resize(resize)]
-    loader: dict[str, Any] = {"loader": images.load_image} if load_image else {}
-    photos = ImageFolder(source, allow_empty=True, **loader)
+    photos, left_out = image_folder(source, load_image=load_image)
     compose = v2.Compose([*before, transform])
     counts = warm_cache(photos, compose, strict=strict, dry_run=True)
     first = "" if resize is None else f"v2.Resize({resize}), "
@@ -186,9 +184,9 @@ def warm(
     out.print(
         f"as in ImageFolder({source!r}, v2.Compose([{first}{type(transform).__name__}(...)]){last})"
     )
-    _print_skipped(counts.skipped)
+    print_skipped([*left_out, *counts.skipped])
     if not load_image:
-        _print_differences([path for path, _ in photos.samples])
+        print_differences([path for path, _ in photos.samples])
     missing = counts.requests - counts.cached
     out.print(
         f"{counts.requests} images can be asked for, {counts.cached} of them already there, "
@@ -263,7 +261,7 @@ def finetune(
         + (f", loss {done.loss:.3f}" if done.loss is not None else "")
         + f"\nin {done.folder}: give it as --backend to 'diffaug augment --method diffmix'"
     )
-    _print_skipped(done.skipped)
+    print_skipped(done.skipped)
 
 
 @app.command()
@@ -327,7 +325,7 @@ def filter(
     done = filter_set(folder, judge, keep=keep, progress=True)
     threshold = "" if done.threshold is None else f", those that score {done.threshold:.3f} or more"
     out.print(f"kept {done.kept} of {done.scored}{threshold}\nin {folder}")
-    _print_skipped(done.unreadable)
+    print_skipped(done.unreadable)
 
 
 def main() -> None:
@@ -350,21 +348,4 @@ def _print_summary(summary: "Summary", dry_run: bool) -> None:
         if not summary.made and summary.taken_over:
             out.print("nothing to do")
         out.print(f"in {summary.destination}")
-    _print_skipped(summary.skipped)
-
-
-def _print_differences(files: list[str]) -> None:
-    """Say of which files ImageFolder's own loader sees other pixels than diffaug's does."""
-    from diffaug.datasets.warm import loaded_otherwise
-
-    if differences := loaded_otherwise(files):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in differences.items())
-        err.print(
-            f"diffaug.load_image sees files otherwise than ImageFolder's own loader ({kinds}): "
-            "if your training loads them with it, give --load-image"
-        )
-
-
-def _print_skipped(skipped: Any) -> None:
-    for name, reason in skipped:
-        err.print(f"skipped {name}: {reason}")
+    print_skipped(summary.skipped)

@@ -12,6 +12,7 @@ from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.map_style import check_dataset, position
 from diffaug.labels import samples
+from diffaug.labels.class_names import check_order
 from diffaug.transforms.base import augmenting
 
 
@@ -37,6 +38,7 @@ class JointTransform(Dataset):
 
     Raises:
         TypeError: the dataset has no length or no indices, or a transform cannot be called.
+        ValueError: :class:`DiffMix` has the dataset's classes in another order.
 
     Example:
         >>> import torch
@@ -64,6 +66,7 @@ class JointTransform(Dataset):
             raise TypeError(f"'transforms' must be callable, got {type(transforms).__name__}.")
         if then is not None and not callable(then):
             raise TypeError(f"'then' must be callable, got {type(then).__name__}.")
+        check_order(dataset, transforms)
         self.dataset = dataset
         self.transforms = transforms
         self.then = then

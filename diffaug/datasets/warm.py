@@ -1,5 +1,6 @@
 """Filling the cache before training, so that an epoch generates nothing."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from diffaug import images
 from diffaug.ahead import map_ahead
@@ -21,7 +24,9 @@ from diffaug.errors import RefusedError, UnreadableImageError, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
 from diffaug.labels.origins import image_paths
+from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.sources import Skipped
+from diffaug.offline.trees import LocalTree
 from diffaug.progress import progress_bar
 from diffaug.transforms.base import ImageTransform
 
@@ -329,6 +334,31 @@ def _check_choices(image: torch.Tensor, label: Any, ours: ImageTransform) -> Non
                 f"return, and its {len(listed)} requests lack that of {params}; an epoch would "
                 "still generate."
             )
+
+
+def image_folder(
+    source: str | os.PathLike[str], *, load_image: bool = False
+) -> tuple[ImageFolder, list[Skipped]]:
+    """Return a folder as training has it, without what no command reads, and what that is.
+
+    Classes have the numbers that ``ImageFolder`` gives them. A pipe with the name of an image, or a
+    link in a loop, is left out.
+
+    Args:
+        source: a folder with one folder per class.
+        load_image: load files as diffaug does, and not as ``ImageFolder`` does by itself.
+
+    Raises:
+        ValueError: no such folder, or no image in a class folder.
+    """
+    tree = FolderSource(source)
+    if not isinstance(tree.files, LocalTree):
+        raise ValueError(f"'source' must be a local folder, as for ImageFolder, got '{source}'.")
+    root = tree.files.root
+    readable = {str(root / key) for key in tree.keys if key.lower().endswith(IMG_EXTENSIONS)}
+    loader: dict[str, Any] = {"loader": images.load_image} if load_image else {}
+    photos = ImageFolder(root, is_valid_file=readable.__contains__, allow_empty=True, **loader)
+    return photos, tree.skipped
 
 
 def loaded_otherwise(files: Sequence[str]) -> Counter[str]:

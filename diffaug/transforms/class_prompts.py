@@ -6,7 +6,8 @@ from typing import Any
 
 from diffaug.backends import finetuned, presets
 from diffaug.backends.spec import ModelSpec
-from diffaug.labels.words import spelling, words_in
+from diffaug.labels.class_names import twins
+from diffaug.labels.words import clean_name, spelling, words_in
 from diffaug.transforms.strategies import Strategy
 
 
@@ -70,12 +71,22 @@ def _given_words(class_names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _check_twins(names: Sequence[str], words: Sequence[str]) -> None:
-    """Raise where two classes have the same words: no prompt could tell them apart."""
-    seen: dict[str, str] = {}
-    for name, text in zip(names, words, strict=True):
-        twin = seen.setdefault(spelling(text), name)
-        if spelling(twin) != spelling(name):  # names that read alike were noticed before
+    """Raise where two classes have the same words: no prompt could tell them apart.
+
+    Warn where only capitals differ, which most models read alike.
+    """
+    for earlier, later in twins(words, spelling):
+        if spelling(names[earlier]) == spelling(names[later]):
+            continue  # it was noticed when the names were checked
+        got = f"{names[earlier]!r} and {names[later]!r}"
+        if clean_name(words[earlier]) == clean_name(words[later]):
             raise ValueError(
-                f"'class_names' must differ in a prompt, and {twin!r} and {name!r} are both "
-                f"{text!r} there; give a mapping of each name to words of its own."
+                f"'class_names' must differ in a prompt, and {got} are both {words[later]!r} "
+                "there; give a mapping of each name to words of its own."
             )
+        warnings.warn(
+            f"'class_names' has words for {got} that a model reads alike, {words[earlier]!r} and "
+            f"{words[later]!r}; it makes the same images for both classes.",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -128,12 +128,17 @@ def test_warming_skips_and_names_what_cannot_be_read(photos, model, tmp_path, mo
     monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "cache"))
     unload()
     (photos / "cat" / "2.png").write_bytes(b"")
+    (photos / "cat" / "again").symlink_to(photos)  # ImageFolder would read it forty times
     command = ("warm", photos, "--method", "diffmix", "--backend", model, "--strategy", "real-mix")
     command += ("--pool", 1, "--steps", 1)
     assert "cat/2.png" in refused(1, *command, "--strict")
     done = run(*command)
     assert 0 == done.exit_code and "made 4" in done.stdout, done.output
     assert 1 == done.stderr.count("skipped cat/2.png: ")
+    (tmp_path / "none" / "cat").mkdir(parents=True)
+    assert "'source' must hold images in one folder per class" in refused(
+        2, "warm", tmp_path / "none"
+    )
     unload()
 
 

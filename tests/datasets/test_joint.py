@@ -686,3 +686,21 @@ def test_what_cannot_be_is_one_clear_line(make, error, message):
     with pytest.raises(error, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+class Named(list):
+    """Samples of a dataset that names its classes."""
+
+    classes = ("owl", "cat")
+
+
+def test_classes_in_another_order_than_the_dataset_s_are_an_error():
+    data, backend = Named([(torch.rand(3, 8, 8), 0)]), RecordingBackend(8)
+    words = {"cat": "a cat", "owl": "an owl"}
+    inside = v2.Compose([v2.Resize(8), DiffMix(words, p=0.5, backend=backend)])
+    with pytest.raises(ValueError, match="'owl' is class 0 there and class 1 in DiffMix"):
+        JointTransform(data, inside)
+    right = {name: words[name] for name in Named.classes}
+    assert 1 == len(JointTransform(data, DiffMix(right, p=0.5, backend=backend)))
+    others = ["an owl", "a cat"]  # words alone are not compared
+    assert 1 == len(JointTransform(data, DiffMix(others, p=0.5, backend=backend)))
