@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -247,7 +248,10 @@ def _known_labels(
     # What replaces images would give the label of another.
     replaces = any(hasattr(node, "generated") for node in chain_of(dataset))
     trusted = labels_getter == "default" and _gives_known_labels(dataset)
-    listed = known_labels(dataset) if named and (trusted or replaces) else None
+    listed = None
+    if named and (trusted or replaces):
+        with _leaving_no_trace(0):
+            listed = known_labels(dataset)
     if listed is None and replaces:
         return
     if listed is None:
@@ -272,10 +276,16 @@ def _gives_known_labels(dataset: Any) -> bool:
 
 
 def _read_label(dataset: Any, index: int, labels_getter: samples.Getter) -> Any:
-    """Read the label of an item without a trace: nothing is generated, counted, or drawn."""
-    with augmenting(False), asking(index), seeded_globally(0, everywhere=True):
+    with _leaving_no_trace(index):
         try:
             sample = dataset[index]
             return samples.get(sample, samples.label_place(sample, labels_getter))
         except Exception:  # an unreadable item says nothing here; training will name it
             return None
+
+
+@contextmanager
+def _leaving_no_trace(index: int) -> Iterator[None]:
+    """Read items without generating images, counting what is asked for, or drawing numbers."""
+    with augmenting(False), asking(index), seeded_globally(0, everywhere=True):
+        yield

@@ -376,9 +376,7 @@ def test_a_set_of_held_out_images_alone_is_refused(photos, tmp_path):
 def test_a_part_that_does_not_say_which_is_warned_of(photos, of_dataset, tmp_path):
     augment_dataset(Pairs(ImageFolder(photos), classes=CLASSES), tmp_path / "set", edit())
     part = Pairs(list(ImageFolder(photos))[:18], classes=CLASSES)
-    with pytest.warns(
-        UserWarning, match="made from a Pairs of 24, and 'dataset' seems to be"
-    ):
+    with pytest.warns(UserWarning, match="made from a Pairs of 24, and 'dataset' seems to be"):
         assert 24 == len(MixedDataset(part, tmp_path / "set").generated)
     MixedDataset(part, tmp_path / "set", own_sources=False)
     assert 24 == len(MixedDataset(part, of_dataset).generated)  # another kind of dataset
