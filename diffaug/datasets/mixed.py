@@ -52,7 +52,8 @@ class MixedDataset(Dataset):
             the dataset's images of it, then an image of that class.
         seed: draws follow from (seed, epoch, index, n), as in :class:`JointTransform`; None draws
             from torch's global random state.
-        own_sources: leave out images made from others; False keeps them all.
+        own_sources: leave out images made from others; False keeps them all, and takes no index of
+            a source for one of ``dataset``.
         image_getter, labels_getter: where image and label are, if not at the usual places.
 
     Shape:
@@ -110,8 +111,10 @@ class MixedDataset(Dataset):
             generated = GeneratedDataset(generated)
         keys = source_keys(dataset, generated)
         if generated.has_classes:
+            # An index alone does not show that an item is that of the set's own dataset.
+            known = keys if own_sources or _has_paths(keys) else None
             numbers = class_numbers(
-                dataset, generated, classes, keys, labels_getter=labels_getter, stacklevel=2
+                dataset, generated, classes, known, labels_getter=labels_getter, stacklevel=2
             )
             generated = generated.renumbered(numbers)
         elif given := _first_given(
@@ -285,6 +288,10 @@ def _own(
         stacklevel=3,
     )
     return generated.selected(n for n in range(len(generated)) if n not in outside)
+
+
+def _has_paths(keys: Sequence[str | None] | None) -> bool:
+    return any("/" in (key or "") for key in keys or ())
 
 
 def _first_given(**arguments: Any) -> str | None:

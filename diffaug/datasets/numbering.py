@@ -108,7 +108,7 @@ def class_numbers(
             raise ValueError(
                 f"'dataset' and 'generated' must number classes alike, and {said} that {name!r} is "
                 f"{numbers[name]}, but {what} has the label {number}; give classes= in the order "
-                "of the dataset's labels, or a set that was made from this dataset."
+                "of the dataset's labels, or own_sources=False if the set was made from others."
             )
         seen.add(name)
     if said == "the set says" and not generated.is_numbered and not plain:

@@ -385,8 +385,11 @@ def test_a_part_that_does_not_say_which_is_warned_of(photos, of_dataset, tmp_pat
 def test_another_part_of_the_same_length_is_noticed_by_its_labels(photos, tmp_path):
     full = ImageFolder(photos)
     augment_dataset(Subset(full, range(12)), tmp_path / "set", edit())
-    with pytest.raises(ValueError, match="or a set that was made from this dataset"):
-        MixedDataset(Subset(full, range(12, 24)), tmp_path / "set")
+    other = Subset(full, range(12, 24))
+    with pytest.raises(ValueError, match="or own_sources=False if the set was made from others"):
+        MixedDataset(other, tmp_path / "set")
+    data = MixedDataset(other, tmp_path / "set", replacement="concat", own_sources=False)
+    assert [n // 2 for n in range(12, 24)] + [n // 2 for n in range(12)] == data.targets
 
 
 def test_a_set_of_other_photographs_stays_whole(of_folder, tmp_path):
