@@ -140,7 +140,7 @@ class MixedDataset(Dataset):
         self._pools = self._make_pools(long_tail, keys)
         self._weights: torch.Tensor | None = None
         if long_tail:
-            counts = class_counts(dataset, self.num_classes)
+            counts = class_counts(dataset, self.num_classes, labels_getter=labels_getter)
             present = [len(pool) > 0 for pool in self._pools]
             self._weights = long_tail_weights(counts) * torch.tensor(present)
 
@@ -240,7 +240,8 @@ class MixedDataset(Dataset):
     @property
     def targets(self) -> list[int]:
         """The class of each item as if nothing were replaced, where the dataset lists them."""
-        numbers = [class_number(label) for label in known_labels(self.dataset) or [None]]
+        known = known_labels(self.dataset, self.labels_getter)
+        numbers = [class_number(label) for label in known or [None]]
         if any(number is None for number in numbers) or not self.generated.has_classes:
             raise AttributeError("this MixedDataset has no 'targets': its dataset lists none.")
         if self.replacement == "concat":

@@ -247,11 +247,11 @@ def _known_labels(
             named.append((index, name))
     # What replaces images would give the label of another.
     replaces = any(hasattr(node, "generated") for node in chain_of(dataset))
-    trusted = labels_getter == "default" and _gives_known_labels(dataset)
+    trusted = _gives_known_labels(dataset)
     listed = None
     if named and (trusted or replaces):
         with _leaving_no_trace(0):
-            listed = known_labels(dataset)
+            listed = known_labels(dataset, labels_getter)
     if listed is None and replaces:
         return
     if listed is None:
