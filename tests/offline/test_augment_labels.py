@@ -71,6 +71,9 @@ def test_a_transform_that_keeps_the_label_keeps_any(tmp_path, transform, kind):
     expected = [(f"{name}.jpg", kept[number // 2]) for number, name in enumerate(names)]
     assert expected == rows(tmp_path / "set")
     assert all((tmp_path / "set" / name).is_file() for name, _ in expected)
+    for item, label in zip(GeneratedDataset(tmp_path / "set"), kept, strict=True):
+        given = None if isinstance(item, Image.Image) else torch.as_tensor(item[1]).tolist()
+        assert pytest.approx(label) == given if label is not None else given is None
     with pytest.raises(FileNotFoundError, match="Couldn't find any class folder"):
         ImageFolder(tmp_path / "set")  # it does not take them for one class
 
