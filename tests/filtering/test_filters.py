@@ -13,7 +13,6 @@ from torch import nn
 from torchvision.transforms import v2
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from diffaug import images
 from diffaug.errors import GenerationError, ModelError, ModelUnavailableError
 from diffaug.filtering.classifier import ClassifierFilter
 from diffaug.filtering.clip import CLIP, ClipFilter
@@ -487,21 +486,6 @@ def test_similarity_is_the_ssim_to_the_source_at_a_common_size(source):
         original = resize(read_image(source / f"cat/{name}.png"), (32, 32)) / 255
         expected = ssim(resize(image, (32, 32)) / 255, original)
         assert float(expected) == pytest.approx(float(score), abs=1e-4)
-
-
-def test_sources_are_read_with_the_white_of_their_run(tmp_path, monkeypatch):
-    (tmp_path / "photos/cat").mkdir(parents=True)
-    (tmp_path / "photos/cat/1.png").write_bytes(encode_image(picture(1), "png"))
-    identity = {"white": 4095}
-    write_run(tmp_path, {"identity": identity, "source": str(tmp_path / "photos")})
-    read, whites = images.read_photo, []
-    monkeypatch.setattr(
-        images, "read_photo", lambda path, **options: whites.append(options) or read(path)
-    )
-    judge, rows = SimilarityFilter(), [{"source": "cat/1.png"}]
-    judge.prepare(tmp_path, rows)
-    assert 1 == pytest.approx(judge.score([picture(1)], rows).item())
-    assert [{"white": 4095}] == whites
 
 
 def test_an_edit_that_changed_nothing_scores_one_and_noise_about_nothing(source):
