@@ -55,12 +55,11 @@ def print_left_out(left_out: Mapping[str, int]) -> None:
 
 def print_merged(images: int, destination: Path) -> None:
     """Print what a merged set holds."""
-    from diffaug.offline.manifest import read_run
+    from diffaug.offline.summary import recorded
 
     out.print(f"{images} images in {destination}")
-    run = read_run(destination) or {}
-    if empty := run.get("classes_without_images"):
-        out.print(f"classes without images: {', '.join(empty)}")
+    for line in recorded(destination).lines():
+        out.print(line)
 
 
 def print_skipped(skipped: Iterable[Any]) -> None:

@@ -9,7 +9,6 @@ import torch
 from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.errors import UnreadableImageError
-from diffaug.file_warnings import reading
 from diffaug.offline.manifest import Row, read_run
 
 
@@ -61,13 +60,10 @@ class SimilarityFilter:
         self.size = whole("size", size, 16)
         self.source = None if source is None else Path(source).expanduser()
         self._root = self.source
-        self._white: int | None = None
 
     def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
         """Find the folder that a set was made from."""
-        run = read_run(folder) or {}
-        named = self.source or run.get("source")
-        self._white = run.get("identity", {}).get("white")  # as the run read these files
+        named = self.source or (read_run(folder) or {}).get("source")
         if named is None or not Path(named).is_dir():
             reason = "run.json names none" if named is None else f"'{named}' is no folder here"
             raise ValueError(
@@ -95,9 +91,7 @@ class SimilarityFilter:
         if self._root is None:
             raise ValueError("'source' must be given to score images outside filter_set.")
         try:
-            with reading(self._root / name):
-                photo = images.read_photo(self._root / name, white=self._white)
-            return self._small(photo.pixels)
+            return self._small(images.read_image(self._root / name))
         except UnreadableImageError:
             return torch.full((3, self.size, self.size), torch.nan)
 

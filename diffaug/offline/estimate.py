@@ -61,7 +61,8 @@ def estimate(maker: Maker, missing: Iterable[Planned], count: int) -> Estimate:
     """Make one batch, write nothing, and say what all images take.
 
     A model that is not on this machine is not downloaded, and a backend of the caller's own, which
-    may cost money, is not asked. Then no time is known, and files are as large as their sources.
+    may cost money, is not asked. Then the time is unknown, and the sources say how large the files
+    are.
 
     Args:
         maker: of the run.

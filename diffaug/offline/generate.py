@@ -80,8 +80,8 @@ class _Waiting:
 
 #: Reads a source when it is called.
 _Later = Callable[[], SourceImage | UnreadableImageError]
-#: Pixels of the sources of a batch, above which it is not filled up: 600 MB.
-PIXELS = 200_000_000
+#: Pixels for each place of a batch: one that holds more in all, 100 MB a place, is not filled up.
+PIXELS = 32_000_000
 
 
 def _raise(error: Exception) -> NoReturn:
@@ -152,7 +152,7 @@ class Maker:
                 # A batch of images that need no requests must not grow without a limit either.
                 if batch.requests >= full or len(batch.drafts) >= 4 * full:
                     yield waiting.pop(kind).drafts
-                elif sum(batch.pixels for batch in waiting.values()) > PIXELS:
+                elif sum(batch.pixels for batch in waiting.values()) > PIXELS * full:
                     # The model pads a batch that is not full, so no image changes.
                     yield waiting.pop(max(waiting, key=lambda kind: waiting[kind].pixels)).drafts
         yield from (batch.drafts for batch in waiting.values())

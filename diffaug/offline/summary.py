@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.folders import COMPANIONS, HIDDEN
-from diffaug.offline.manifest import Row
+from diffaug.offline.manifest import Row, read_run
 from diffaug.offline.sources import Skipped
 
 #: Names of classes that a line shows.
 SHOWN = 6
 TURNED = "turned upright"
 #: What ``run.json`` says of the images of a set, once it is finished.
-COUNTED = ("images_per_class", "classes_without_images", "differs")
+COUNTED = ("images_per_class", "classes_without_images", "sources", "differs")
 
 
 class SummaryWarning(UserWarning):
@@ -64,7 +64,8 @@ class Tally:
         """Return what ``run.json`` says of the images."""
         images = self.images_of(classes)
         empty = [name for name, count in images.items() if not count]
-        return dict(zip(COUNTED, (images, empty, dict(self.differs)), strict=True))
+        values = (images, empty, self.sources, dict(self.differs))
+        return dict(zip(COUNTED, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,23 @@ class Summary:
                 f"{what}: ImageFolder(root, loader={loader})"
             )
         return lines
+
+
+def recorded(folder: Path) -> Summary:
+    """Return what ``run.json`` says of a finished set."""
+    run = read_run(folder) or {}
+    images = run.get("images_per_class", {})
+    return Summary(
+        folder,
+        planned=run.get("images", 0),
+        classes=tuple(images),
+        images=images,
+        empty=tuple(run.get("classes_without_images", ())),
+        left_out=run.get("left_out", {}),
+        differs=run.get("differs", {}),
+        sources=run.get("sources", 0),
+        white=run.get("identity", {}).get("white"),
+    )
 
 
 def left_out_lines(left_out: Mapping[str, int]) -> list[str]:

@@ -213,7 +213,9 @@ def test_an_unreadable_image_is_skipped_with_its_reason_or_refused(tmp_path):
     tree = save_classes(tmp_path / "photos", a=2, b=1)
     (tree / "a" / "1.png").write_bytes(b"")
     (tree / "beside.png").write_bytes(b"")
+    (tree / "a" / "notes.txt").touch()
     done = run(tree, tmp_path / "run", steps=1)
+    assert {".txt": 1} == done.left_out
     assert ["beside.png", "a/1.png"] == [image.source for image in done.skipped]
     assert 2 == done.images
     assert done.skipped == run(tree, tmp_path / "run", steps=1).skipped

@@ -100,7 +100,8 @@ def test_a_finished_folder_holds_images_manifest_and_run_only(tmp_path):
     assert ["cat/a__0.jpg", "cat/b__0.jpg"] == [
         one["file_name"] for one in read_manifest(tmp_path / "set")
     ]
-    counted = {"images_per_class": {}, "classes_without_images": [], "differs": {}}
+    counted = {"images_per_class": {}, "classes_without_images": []}
+    counted |= {"sources": 2, "differs": {}}
     expected = {"identity": {"seed": 1}, "per_image": 1, "images": 2, **counted}
     assert expected == read_run(tmp_path / "set")
 

@@ -285,7 +285,7 @@ def test_a_batch_is_not_filled_up_with_more_pixels_than_memory_holds(tmp_path, m
     whole = CallCounting(16)
     augment_folder(root, tmp_path / "one", PromptEdit(["snowy"], backend=whole))
     assert [6] == whole.calls
-    monkeypatch.setattr(generate, "PIXELS", 2 * 24 * 32)
+    monkeypatch.setattr(generate, "PIXELS", 2 * 24 * 32 // 8)  # of 8 images
     parts = CallCounting(16)
     augment_folder(root, tmp_path / "two", PromptEdit(["snowy"], backend=parts), per_image=2)
     assert [5, 4, 3] == parts.calls  # each ends with the first copy of a third source
