@@ -17,7 +17,7 @@ PACKAGE = Path(diffaug.__file__).parent
 
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
-errors arguments seeds files progress ahead images functional fractals
+errors arguments seeds files progress ahead switches images functional fractals
 labels backends transforms offline datasets filtering finetuning previews cli
 """.split()
 

@@ -18,6 +18,7 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.errors import RefusedError
 from diffaug.labels import samples
 from diffaug.progress import progress_bar
+from diffaug.switches import own_defaults
 from diffaug.transforms.base import ImageTransform
 
 #: Images that the steps before the transform run on twice, which shows whether these are random.
@@ -45,6 +46,7 @@ class WarmSummary:
     seconds: float = 0.0
 
 
+@own_defaults()
 def warm_cache(
     dataset: Any,
     transform: Any,

@@ -14,6 +14,7 @@ from diffaug.backends.model_files import flat_files
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, ModelUnavailableError
 from diffaug.offline.manifest import Row
+from diffaug.switches import own_switches
 
 CLIP = "openai/clip-vit-base-patch32"
 #: The only revision of that model that has safetensors.
@@ -95,9 +96,12 @@ class ClipFilter:
         if self.target_class:
             self._classes = tuple(sorted({str(row.get("label")) for row in rows}))
 
-    @torch.no_grad()
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         """Return the probability that each image shows what its captions say."""
+        with own_switches(loading.choose_device(self._spec.device), exact=True):
+            return self._score(images, rows)
+
+    def _score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         if self.target_class and not {str(row.get("label")) for row in rows} <= {*self._classes}:
             self.prepare(Path(), rows)  # without a set, the classes of the rows are all classes
         clip = self._load()

@@ -16,6 +16,7 @@ from diffaug.backends import presets, registry
 from diffaug.backends.base import Backend, is_backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.switches import own_defaults
 
 #: What was drawn for one image: plain JSON values.
 Params = dict[str, Any]
@@ -83,6 +84,10 @@ class ImageTransform(v2.Transform):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = unit("p", p)
+
+    def __call__(self, *inputs: Any) -> Any:
+        with own_defaults():
+            return super().__call__(*inputs)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         """Draw what is random about ``n`` images; None is torch's global generator, as in v2."""
