@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -387,3 +388,24 @@ def test_transforms_travel_light_and_hold_nothing_that_was_drawn():
             transform(photograph())
         assert pickle.dumps(transform) == fresh
         assert repr(copy.deepcopy(transform)) == repr(transform)
+
+
+def test_a_result_changed_in_place_changes_nothing_that_a_backend_or_a_caller_keeps():
+    class Keeps(RecordingBackend):
+        def __init__(self, fallback):
+            super().__init__()
+            self.fallback, self.kept = fallback, []
+
+        def generate(self, requests):
+            answers = [replace(one, fallback=self.fallback) for one in super().generate(requests)]
+            self.kept += [answer.image for answer in answers]
+            return answers
+
+    for fallback in (False, True):
+        backend = Keeps(fallback)
+        image = torch.randint(0, 256, (3, 16, 16)).to(torch.uint8)
+        before = image.clone()
+        result = PromptEdit(["snowy"], backend=backend)(image)
+        kept = backend.kept[0].clone()
+        result.add_(1)
+        assert before.equal(image) and kept.equal(backend.kept[0])
