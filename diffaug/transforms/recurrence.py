@@ -55,9 +55,7 @@ class Recurrence:
         else:
             self._memory[place] |= 1 << bit
             different += 1
-        told = (
-            different * stride > _EXCESS * length + _FEW and repeats <= _REPEATS * different
-        )
+        told = different * stride > _EXCESS * length + _FEW and repeats <= _REPEATS * different
         _HEAD.pack_into(self._memory, 0, different, repeats, length, told)
         return different * stride if told else 0
 
