@@ -17,9 +17,11 @@ _locks: dict[int, threading.RLock] = {}
 def own_defaults() -> Iterator[None]:
     """Calculate with float32 tensors on the CPU by default, and without autocast."""
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    usual = torch.empty(0)  # faster than to ask
-    moved = usual.device.type != "cpu"
-    if not (kinds or moved or usual.dtype != torch.float32):
+    try:
+        moved = torch.empty(0).device.type != "cpu"  # faster than to ask
+    except RuntimeError:  # a GPU, which a forked process cannot use
+        moved = True
+    if not (kinds or moved or torch.get_default_dtype() != torch.float32):
         yield
         return
     with _lock(), ExitStack() as stack:

@@ -41,7 +41,9 @@ AMBIENT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         changed, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"
     ),
     "cuDNN by trial": partial(torch.backends.cudnn.flags, benchmark=True, allow_tf32=False),
-    "no oneDNN": partial(torch.backends.mkldnn.flags, enabled=False),
+    "no oneDNN": partial(
+        changed, torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False
+    ),
     "one kind of attention": partial(sdpa_kernel, SDPBackend.MATH),
     "anomalies": partial(torch.autograd.set_detect_anomaly, True),
     "errors of numpy": partial(np.errstate, all="raise"),

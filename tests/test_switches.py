@@ -19,6 +19,7 @@ from diffaug import (
     PromptEdit,
     RecordingBackend,
     augment_folder,
+    preview,
     warm_cache,
 )
 from diffaug.images import read_image
@@ -141,7 +142,7 @@ def test_fractals_that_all_processes_share_are_rendered_the_same(state, tmp_path
 
 
 @pytest.mark.parametrize("state", ["autocast", "float64", "bfloat16", "another device"])
-def test_an_offline_set_and_a_warm_cache_are_the_same(state, tmp_path):
+def test_an_offline_set_a_preview_and_a_warm_cache_are_the_same(state, tmp_path):
     folder = save_photos(tmp_path / "photos", ["cat/0.png", "dog/1.png"])
     mix = DiffuseMix(
         alpha=(0.1, 0.3), masks="genmix", fractals=FractalBank(count=2, size=16),
@@ -150,16 +151,27 @@ def test_an_offline_set_and_a_warm_cache_are_the_same(state, tmp_path):
     pairs = DiffMix(["cat", "dog"], strategy="real-mix", backend=RecordingBackend(size=16))
     for name, transform in (("mix", mix), ("pairs", pairs)):
         augment_folder(folder, tmp_path / name, transform, seed=0)
+    preview(folder, tmp_path / "mix" / "sheet.png", mix, tile=32)
     made = warm_cache([(read_image(folder / "cat/0.png"), 0)], mix).made
     with AMBIENT[state]():
         for name, transform in (("mix", mix), ("pairs", pairs)):
             augment_folder(folder, tmp_path / state / name, transform, seed=0)
+        preview(folder, tmp_path / state / "mix" / "sheet.png", mix, tile=32)
         again = warm_cache([(read_image(folder / "cat/0.png"), 0)], mix)
     assert made > 0 and (0, 9) == (again.made, again.cached)
     for name in ("mix", "pairs"):
         expected, found = contents(tmp_path / name), contents(tmp_path / state / name)
         assert expected.keys() == found.keys()
         assert [] == [key for key in expected if key != "run.json" and expected[key] != found[key]]
+
+
+def test_a_default_device_that_a_fork_has_lost_is_set_aside(monkeypatch):
+    def fail(*sizes):
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess.")
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with torch.device("meta"), own_defaults():
+        assert "cpu" == torch.rand(1).device.type
 
 
 def test_gradients_pass_through_what_a_transform_calculates():

@@ -12,6 +12,7 @@ from diffaug import functional, images
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.files import write_whole
 from diffaug.seeds import derive_seed
+from diffaug.switches import own_defaults
 from diffaug.transforms.base import ImageTransform, Params
 
 BACKGROUND = (248, 247, 244)
@@ -28,6 +29,7 @@ class SheetRow:
     pictures: dict[str, torch.Tensor]
 
 
+@own_defaults()
 def preview(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],

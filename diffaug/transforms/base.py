@@ -203,7 +203,7 @@ class ImageTransform(v2.Transform):
         if different := self._recurrence.note(image, length):
             warnings.warn(
                 f"{type(self).__name__} got {different:,} different images of a dataset of "
-                f"{length:,}: a step before it is random, so every image is generated anew, and "
+                f"{length:,}: if a step before it is random, every image is generated anew, and "
                 "the cache never has it; put random crops and flips behind it.",
                 UserWarning,
                 stacklevel=3,

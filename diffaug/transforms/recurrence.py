@@ -28,7 +28,7 @@ class Recurrence:
     """
 
     def __init__(self) -> None:
-        self._memory: mmap.mmap | None = mmap.mmap(-1, _BYTES)
+        self._memory = mmap.mmap(-1, _BYTES)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Recurrence, ()
