@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from diffaug.arguments import whole
 from diffaug.files import cache_root
 from diffaug.seeds import derive_seed
+from diffaug.switches import own_defaults
 
 Array = np.ndarray[Any, Any]
 
@@ -351,7 +352,8 @@ class FractalBank:
         if record["checksum"] == 0 or record["checksum"] != _checksum(record["pixels"]):
             # Another process that renders it now writes the same bytes, and a record that is only
             # partly written fails its checksum.
-            record["pixels"] = self._render(index).numpy()
+            with own_defaults():  # it is kept for every process of this machine
+                record["pixels"] = self._render(index).numpy()
             record["checksum"] = _checksum(record["pixels"])
 
     def _render(self, index: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ def digest(parts: Sequence[object]) -> bytes:
     for part in parts:
         if isinstance(part, torch.Tensor):
             sha.update(repr(tuple(part.shape)).encode())
-            sha.update(part.contiguous().cpu().numpy().tobytes())
+            sha.update(part.cpu().contiguous().numpy().reshape(-1).data)  # without a copy
         else:
             sha.update(json.dumps(part, sort_keys=True).encode())
         sha.update(b"\0")

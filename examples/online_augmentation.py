@@ -3,8 +3,8 @@
     python examples/online_augmentation.py --data photos/ --epochs 30 --workers 2
 
 A quarter of each class, and at least one image, is held out for testing. The first epoch with
-DiffuseMix generates the edits. Later epochs find them in the cache, so the last epoch shows the
-speed of training.
+DiffuseMix generates the edits that it draws, and later epochs those that were not drawn before. The
+last epoch finds most of them in the cache, so it shows the speed of training.
 """
 
 import time

@@ -151,15 +151,17 @@ def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
         )
 
 
-def refuse_forked_cuda(device: str) -> None:
-    """Raise if CUDA was used before this process was forked: a forked process cannot use it.
-
-    With ``"auto"``, torch would see no GPU here and silently use the CPU.
-    """
-    # Private, but there is no public way to ask, and CUDA's own error does not say what to do.
+def has_lost_cuda() -> bool:
+    """Return whether this process was forked from one that uses CUDA, and so cannot use it."""
+    # Private, but there is no public way to ask. Torch calls a fork bad even if the parent only
+    # looked for a GPU, so look whether there is one.
     in_bad_fork = getattr(torch.cuda, "_is_in_bad_fork", lambda: False)
-    # Torch calls a fork bad even if the parent only looked for a GPU, so look whether there is one.
-    if device.startswith(("auto", "cuda")) and in_bad_fork() and torch.cuda.device_count():
+    return bool(in_bad_fork() and torch.cuda.device_count())
+
+
+def refuse_forked_cuda(device: str) -> None:
+    """Raise if CUDA is lost; with ``"auto"``, torch would see no GPU and silently use the CPU."""
+    if device.startswith(("auto", "cuda")) and has_lost_cuda():
         raise GenerationError(
             "CUDA cannot be used in a forked process; give the DataLoader "
             "multiprocessing_context='spawn' or num_workers=0."

@@ -28,10 +28,10 @@ from diffaug.backends.loading import (
 )
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.backends.switches import own_switches
 from diffaug.errors import GenerationError, RefusedError, first_line
 from diffaug.functional import is_blank, resize
 from diffaug.seeds import MAX_SEED
+from diffaug.switches import own_defaults, own_gradients, own_switches
 
 _log = logging.getLogger("diffaug")
 
@@ -98,7 +98,7 @@ class DiffusersBackend(ModelBackend):
         requests = check_requests(requests, self.spec)
         if not requests:
             return []
-        with self._lock:
+        with self._lock, own_defaults(), own_gradients(False):
             pipe = self._loaded()
             self._check_prompts(pipe, requests)
             device = choose_device(self.spec.device)

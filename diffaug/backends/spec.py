@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -110,7 +111,7 @@ class ModelSpec:
                 f"'image_guidance_scale' must be at least 1, got {self.image_guidance_scale}."
             )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that changes a pixel; device and batch size are not part of it."""
         return digest([FORMAT_VERSION, self.identity()]).hex()[:32]

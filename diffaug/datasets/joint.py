@@ -86,7 +86,7 @@ class JointTransform(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         index = position(index, len(self))
-        with augmenting(self.enabled):
+        with augmenting(self.enabled, len(self)):
             if self.seed is None:
                 return self._sample(index)
             with self._draws.seeded(index, everywhere=self.then is not None):

@@ -28,6 +28,7 @@ from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.sources import Skipped
 from diffaug.offline.trees import LocalTree
 from diffaug.progress import progress_bar
+from diffaug.switches import own_defaults
 from diffaug.transforms.base import ImageTransform
 
 #: Images that the steps before the transform run on twice, which shows whether these are random.
@@ -63,6 +64,7 @@ class WarmSummary:
     skipped: tuple[Skipped, ...] = ()
 
 
+@own_defaults()
 def warm_cache(
     dataset: Any,
     transform: Any,

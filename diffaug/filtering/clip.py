@@ -16,6 +16,7 @@ from diffaug.errors import ModelError, ModelUnavailableError
 from diffaug.labels.word_files import for_classes
 from diffaug.labels.words import words_in
 from diffaug.offline.manifest import Row
+from diffaug.switches import own_switches
 
 CLIP = "openai/clip-vit-base-patch32"
 #: The only revision of that model that has safetensors.
@@ -115,9 +116,12 @@ class ClipFilter:
             else:
                 self._words = words_in(self._classes, stacklevel=2)
 
-    @torch.no_grad()
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         """Return the probability that each image shows what its captions say."""
+        with own_switches(loading.choose_device(self._spec.device), exact=True):
+            return self._score(images, rows)
+
+    def _score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         if self.target_class and not {str(row.get("label")) for row in rows} <= {*self._classes}:
             self.prepare(Path(), rows)  # without a set, the classes of the rows are all classes
         clip = self._load()

@@ -10,6 +10,7 @@ from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.errors import UnreadableImageError
 from diffaug.offline.manifest import Row, read_run
+from diffaug.switches import own_switches
 
 
 class SimilarityFilter:
@@ -82,10 +83,12 @@ class SimilarityFilter:
         """Return each image's similarity to its source, NaN if the source cannot be read."""
         from kornia.metrics import ssim
 
-        originals = {name: self._original(name) for name in {str(row["source"]) for row in rows}}
-        generated = torch.stack([self._small(image) for image in images])  # (N, 3, S, S)
-        sources = torch.stack([originals[str(row["source"])] for row in rows])
-        return ssim(generated, sources, window_size=11).mean((1, 2, 3))
+        names = [str(row["source"]) for row in rows]
+        with own_switches(torch.device("cpu"), exact=True):
+            originals = {name: self._original(name) for name in set(names)}
+            generated = torch.stack([self._small(image) for image in images])  # (N, 3, S, S)
+            sources = torch.stack([originals[name] for name in names])
+            return ssim(generated, sources, window_size=11).mean((1, 2, 3))
 
     def _original(self, name: str) -> torch.Tensor:
         if self._root is None:

@@ -28,6 +28,7 @@ from diffaug.finetuning.trainer import Trainer
 from diffaug.finetuning.words import check_words
 from diffaug.offline.sources import Skipped
 from diffaug.progress import progress_bar
+from diffaug.switches import own_switches
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def finetune(
         check_words(load_tokenizer(folder.spec), settings, len(images.names))
         if stage == "new":
             folder.skipped = images.unreadable(strict)
-        with naming_files():
+        with naming_files(), own_switches(torch.device(spec.device), exact=False, learn=True):
             losses = _train(folder, precision, progress)
         gc.collect()
         torch.cuda.empty_cache()  # nothing where CUDA was never used

@@ -24,9 +24,11 @@ from diffaug.offline.sources import Source
 from diffaug.offline.summary import Summary, SummaryWarning, Tally
 from diffaug.offline.trees import LocalTree
 from diffaug.seeds import derive_seed
+from diffaug.switches import own_defaults
 from diffaug.transforms.base import ImageTransform
 
 
+@own_defaults()
 def augment_folder(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
@@ -116,6 +118,7 @@ def augment_folder(
     return _augment(images, destination, transform, options)
 
 
+@own_defaults()
 def augment_dataset(
     dataset: Any,
     destination: str | os.PathLike[str],

@@ -22,9 +22,11 @@ from diffaug.previews.captions import (
 from diffaug.previews.drawing import SheetRow, contact_sheet, write_picture
 from diffaug.previews.finished_set import FinishedSet, sheet_rows
 from diffaug.seeds import derive_seed
+from diffaug.switches import own_defaults
 from diffaug.transforms.base import ImageTransform, Params
 
 
+@own_defaults()
 def preview(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],

@@ -1,7 +1,8 @@
 """The base of the transforms: types in and out, the gate ``p``, and the hooks that jobs call."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,6 +18,8 @@ from diffaug.backends.base import Backend, is_backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
+from diffaug.switches import own_defaults
+from diffaug.transforms.recurrence import Recurrence, dataset_length
 
 #: What was drawn for one image: plain JSON values.
 Params = dict[str, Any]
@@ -41,6 +44,7 @@ SHOWN = 9
 
 _augmenting = ContextVar("augmenting", default=True)
 _generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+_length: ContextVar[int | None] = ContextVar("length", default=None)
 
 
 @contextmanager
@@ -54,13 +58,18 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
 
 
 @contextmanager
-def augmenting(switch: bool) -> Iterator[None]:
-    """While the switch is off, pass every image as if ``p`` were 0, in this thread."""
-    token = _augmenting.set(switch and _augmenting.get())  # one within does not turn it on again
+def augmenting(switch: bool, length: int | None = None) -> Iterator[None]:
+    """While the switch is off, pass every image as if ``p`` were 0, in this thread.
+
+    The length is that of the dataset that the images are from.
+    """
+    on = switch and _augmenting.get()  # one within does not turn it on again
+    tokens = _augmenting.set(on), _length.set(length)
     try:
         yield
     finally:
-        _augmenting.reset(token)
+        _augmenting.reset(tokens[0])
+        _length.reset(tokens[1])
 
 
 class ImageTransform(v2.Transform):
@@ -87,6 +96,11 @@ class ImageTransform(v2.Transform):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = unit("p", p)
+        self._recurrence = Recurrence()
+
+    def __call__(self, *inputs: Any) -> Any:
+        with own_defaults():
+            return super().__call__(*inputs)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         """Draw what is random about ``n`` images; None is torch's global generator, as in v2."""
@@ -164,11 +178,11 @@ class ImageTransform(v2.Transform):
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[Params | None]:
         """Draw for ``n`` images; None for the images that ``p`` leaves as they are."""
         generator = generator or _generator.get()
-        gate = torch.rand(n, generator=generator) < self.p
+        gate = (torch.rand(n, generator=generator) < self.p).tolist()
         drawn = self.draw(n, generator)
-        gate &= _augmenting.get()
+        on = _augmenting.get()  # asked afterwards, so that what is drawn next is the same
         return [
-            params if passes else None for params, passes in zip(drawn, gate.tolist(), strict=True)
+            params if on and passes else None for params, passes in zip(drawn, gate, strict=True)
         ]
 
     def forward(self, *inputs: Any) -> Any:
@@ -210,7 +224,24 @@ class ImageTransform(v2.Transform):
                 f"{type(self).__name__} found no image in its input: no PIL image and no tensor; "
                 "put v2.ToImage() before it."
             )
-        return {"drawn": self.sample(max(images.check_image(image) for image in flat_inputs))}
+        drawn = self.sample(max(images.check_image(image) for image in flat_inputs))
+        if self.cache and any(drawn):
+            self._note(flat_inputs[0])
+        return {"drawn": drawn}
+
+    def _note(self, image: Any) -> None:
+        """Warn once if the images are new ones in each epoch, so that the cache never has any."""
+        length = _length.get() or dataset_length()
+        if not length or (is_backend(self.backend) and not hasattr(self.backend, "holds")):
+            return
+        if different := self._recurrence.note(image, length):
+            warnings.warn(
+                f"{type(self).__name__} got {different:,} different images of a dataset of "
+                f"{length:,}: if a step before it is random, every image is generated anew, and "
+                "the cache never has it; put random crops and flips behind it.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return self.augment(inpt, params["drawn"])[0]
@@ -229,6 +260,8 @@ class ImageTransform(v2.Transform):
         if len(live) < count:
             finished, result = result, pixels.clone()
             result[list(live)] = finished
+        elif _shares(result, [pixels, *(answer.image for answer in generated)]):
+            result = result.clone()  # it is the caller's, who may change it in place
         applied = dict(enumerate(drawn)) | dict(zip(live, params, strict=True))
         return restore(result), list(applied.values())
 
@@ -306,13 +339,21 @@ def take(image: torch.Tensor, live: list[int]) -> torch.Tensor:
 
 
 def fit(image: torch.Tensor, generated: list[Generated]) -> torch.Tensor:
-    """Return what was generated for the images (N, 3, H, W) in their size, dtype and device."""
+    """Return what was generated for the images (N, 3, H, W) in their size, dtype and device.
+
+    It may be in the memory of what was generated.
+    """
     size = (image.shape[-2], image.shape[-1])
-    return torch.stack(
-        [
-            source
-            if answer.fallback  # the source at full size, and not as the model got it
-            else images.to_dtype(functional.resize(answer.image, size), like=image)
-            for source, answer in zip(image, generated, strict=True)
-        ]
-    )
+    fitted = [
+        source
+        if answer.fallback  # the source at full size, and not as the model got it
+        else images.to_dtype(functional.resize(answer.image, size), like=image)
+        for source, answer in zip(image, generated, strict=True)
+    ]
+    return fitted[0][None] if len(fitted) == 1 else torch.stack(fitted)
+
+
+def _shares(image: torch.Tensor, others: Iterable[torch.Tensor]) -> bool:
+    """Return whether an image is in the memory of another one."""
+    memory = image.untyped_storage().data_ptr()
+    return any(memory == other.untyped_storage().data_ptr() for other in others)

@@ -100,16 +100,19 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def compare(
-    ours: Callable[[], Any], baseline: Callable[[], Any], repeats: int = 20
+    ours: Callable[[], Any],
+    baseline: Callable[[], Any],
+    repeats: int = 20,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
     """Time two calls by turns, after one unmeasured call of each; return seconds of each."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats + 1):
         for call, found in zip((ours, baseline), seconds, strict=True):
-            start = time.perf_counter()
+            start = clock()
             call()
             if repeat:
-                found.append(time.perf_counter() - start)
+                found.append(clock() - start)
     return seconds
 
 
@@ -122,9 +125,10 @@ def paired_row(
     *,
     goal: str = "",
     goal_ratio: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
     **more: Any,
 ) -> Row:
     """Measure two calls by turns and make the row of it."""
-    times = compare(ours, baseline, repeats)
+    times = compare(ours, baseline, repeats, clock)
     ratios = [slow / fast for fast, slow in zip(*times, strict=True)]
     return Row(what, against, goal, goal_ratio, ratios, *times, **more)

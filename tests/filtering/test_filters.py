@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from ambient import AMBIENT, settings
 from image_folders import picture
 from PIL import Image
 from tiny_pipelines import _tokenizer
@@ -80,6 +81,19 @@ def test_a_clip_score_is_the_share_of_the_caption_with_the_thing(clip):
     assert (3,) == tuple(scores.shape)
     assert expected.std() > 1e-3
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("state", ["autocast", "float64", "another device", "inference mode"])
+def test_scores_do_not_depend_on_what_a_script_has_set(clip, source, state):
+    pictures = [picture(1), picture(2, 16, 50)]
+    expected = ClipFilter("bird", model=clip).score(pictures, rows("a", "b"))
+    similar = SimilarityFilter(source).score(pictures, of("a", "b"))
+    with AMBIENT[state]():
+        before = settings()
+        scores = ClipFilter("bird", model=clip).score(pictures, rows("a", "b"))
+        assert expected.tolist() == scores.tolist()
+        assert similar.tolist() == SimilarityFilter(source).score(pictures, of("a", "b")).tolist()
+        assert before == settings()
 
 
 def test_the_target_class_multiplies_its_share_among_the_classes_of_the_set(clip, tmp_path):

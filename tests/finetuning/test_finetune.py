@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ambient import AMBIENT, settings
 from image_folders import contents
 from safetensors.torch import load_file
 from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_pipeline
@@ -91,6 +92,16 @@ def test_what_was_learned_works_whole_and_in_part(finished):
         DiffusersBackend(spec).generate([replace(request, prompt="a <class_3>")])
     with pytest.raises(ValueError, match="tokens that .* has learned, got '<class_1>'"):
         DiffusersBackend(finetuned.reduce(spec, "none")).generate([request])
+
+
+@pytest.mark.parametrize("state", ["autocast", "float64", "inference mode", "another device"])
+def test_what_is_learned_does_not_depend_on_what_a_script_has_set(finished, tree, tmp_path, state):
+    with AMBIENT[state]():
+        before = settings()
+        run(tree, tmp_path / "run", embedding_learning_rate=1e-1)
+        assert before == settings()
+    for name in ("embeddings.safetensors", "adapters/pytorch_lora_weights.safetensors"):
+        assert (finished / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
 def test_sample_pictures_show_the_model_at_their_step(finished):

@@ -156,3 +156,21 @@ def test_recipe_and_masks_are_found_however_they_are_spelt():
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         mixer(**options)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        (DIFFUSEMIX_PROMPTS, {2: 0.06, 5: 0.20, 10: 0.40, 30: 0.81}),
+        (["a", "b"], {2: 0.25, 5: 0.68}),
+    ],
+)
+def test_the_cache_has_as_many_of_an_epoch_s_edits_as_the_docs_say(prompts, expected):
+    mix = DiffuseMix(prompts, fractals=FractalBank(count=1, size=16), backend=RecordingBackend())
+    generator, made = torch.Generator().manual_seed(0), set()
+    for epoch in range(1, max(expected) + 1):
+        drawn = [params and params["inner"]["prompt"] for params in mix.sample(3000, generator)]
+        asked = {(image, prompt) for image, prompt in enumerate(drawn) if prompt}
+        if epoch in expected:
+            assert len(asked & made) / len(asked) == pytest.approx(expected[epoch], abs=0.03)
+        made |= asked

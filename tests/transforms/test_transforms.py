@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -460,3 +461,24 @@ def test_the_default_dtype_changes_no_pixel(default, masks, kind):
         finally:
             torch.set_default_dtype(before)
         assert np.array_equal(np.asarray(expected), np.asarray(result))
+
+
+def test_a_result_changed_in_place_changes_nothing_that_a_backend_or_a_caller_keeps():
+    class Keeps(RecordingBackend):
+        def __init__(self, fallback):
+            super().__init__()
+            self.fallback, self.kept = fallback, []
+
+        def generate(self, requests):
+            answers = [replace(one, fallback=self.fallback) for one in super().generate(requests)]
+            self.kept += [answer.image for answer in answers]
+            return answers
+
+    for fallback in (False, True):
+        backend = Keeps(fallback)
+        image = torch.randint(0, 256, (3, 16, 16)).to(torch.uint8)
+        before = image.clone()
+        result = PromptEdit(["snowy"], backend=backend)(image)
+        kept = backend.kept[0].clone()
+        result.add_(1)
+        assert before.equal(image) and kept.equal(backend.kept[0])

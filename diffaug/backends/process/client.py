@@ -9,7 +9,6 @@ import errno
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import secrets
 import socket
@@ -29,7 +28,7 @@ import torch
 
 from diffaug.backends.base import ModelBackend
 from diffaug.backends.hub import pin
-from diffaug.backends.loading import local_rank
+from diffaug.backends.loading import has_lost_cuda, local_rank
 from diffaug.backends.pipeline import check_requests
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import Owner, process_started, sweep
@@ -49,6 +48,10 @@ KEEP_LOGS = 7 * 24 * 3600.0
 STOP_SECONDS = 60.0
 #: A Unix socket's path must be shorter than this.
 _LONGEST_PATH = 104
+#: Modules that start processes; the second one is what ``datasets.map(num_proc=...)`` uses.
+_MULTIPROCESSING = ("multiprocessing", "multiprocess")
+#: A process forked later has another number.
+_IMPORTED_IN = os.getpid()
 #: What such a process runs.
 _SCRIPT = Path(__file__).with_name("watchdog.py")
 
@@ -56,19 +59,41 @@ _SCRIPT = Path(__file__).with_name("watchdog.py")
 def in_child() -> bool:
     """Return whether this process is a worker of another, such as a DataLoader's.
 
-    One of several processes that train together is not a worker, even if
+    Workers are the children that ``multiprocessing``, joblib, ``concurrent.futures`` or
+    ``datasets.map(num_proc=...)`` start, and every process that was forked after this module was
+    imported. One of several processes that train together is not a worker, even if
     ``torch.multiprocessing.spawn`` started it: it has a GPU and workers of its own.
     """
-    from torch.utils.data import get_worker_info
-
-    return get_worker_info() is not None or multiprocessing.current_process().daemon
+    return _parent() is not None
 
 
 def owner_here() -> Owner:
     """Return the owner of a process started here: the parent of a worker, or else this process."""
-    parent = multiprocessing.parent_process() if in_child() else None
-    pid = os.getpid() if parent is None or not parent.pid else parent.pid
+    pid = _parent() or os.getpid()
     return pid, process_started(pid) or "gone"
+
+
+def _parent() -> int | None:
+    """Return the process whose worker this one is; None if it is nobody's."""
+    from torch.utils.data import get_worker_info
+
+    modules = [sys.modules[name] for name in _MULTIPROCESSING if name in sys.modules]
+    parents = [parent.pid for module in modules if (parent := module.parent_process()) is not None]
+    if not parents and os.getpid() != _IMPORTED_IN and process_started(_IMPORTED_IN):
+        parents.append(_IMPORTED_IN)  # forked by other means; a daemon's parent has ended
+    is_helper = get_worker_info() or any(module.current_process().daemon for module in modules)
+    if not parents or (_trains() and not is_helper):
+        return None
+    # Each module knows its own children alone: a rank's child has the launcher of the rank, too.
+    return os.getppid() if os.getppid() in parents else parents[0]
+
+
+def _trains() -> bool:
+    """Return whether this process has joined others to train, or uses a GPU of its own."""
+    if has_lost_cuda():  # its parent uses one
+        return False
+    group = torch.distributed
+    return torch.cuda.is_initialized() or (group.is_available() and group.is_initialized())
 
 
 def wants_process(spec: ModelSpec) -> bool:

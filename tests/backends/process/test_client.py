@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import torch
 from child_process import command, environment
 from contracts import check_backend, check_error, same_images
-from model_processes import Photos, servers, set_environment, wait_for
+from model_processes import Photos, servers, set_environment, wait_for, where
 from tiny_pipelines import make_request, make_requests, tiny_spec
 from torch.utils.data import DataLoader, Dataset
 
@@ -209,31 +210,93 @@ def test_a_connection_inherited_through_a_fork_is_left_alone():
     assert 1 == len(servers())
 
 
-def _where(queue):
-    queue.put((client.in_child(), client.owner_here()[0], os.getpid()))
-
-
 class _Wheres(Dataset):
     def __len__(self):
         return 1
 
     def __getitem__(self, index):
-        return client.in_child(), client.owner_here()[0]
+        return where()
 
 
-def test_a_worker_s_model_ends_with_its_parent_and_that_of_a_rank_with_the_rank():
+def _by_loader():
+    [[inside, owner]] = DataLoader(_Wheres(), num_workers=1, multiprocessing_context="fork")
+    return bool(inside), int(owner)
+
+
+def _by_executor(method):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as executor:
+        return executor.submit(where).result(timeout=200)
+
+
+def _by_fork():
+    end, start = os.pipe()
+    if not (child := os.fork()):
+        os.write(start, json.dumps(where()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return tuple(json.loads(os.read(end, 100)))
+
+
+def _by_multiprocess():
+    with pytest.importorskip("multiprocess").get_context("fork").Pool(1) as pool:
+        return pool.apply(where)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    "ask",
+    [
+        _by_loader,
+        partial(_by_executor, "fork"),
+        partial(_by_executor, "spawn"),
+        _by_fork,
+        _by_multiprocess,
+    ],
+)
+def test_a_worker_of_any_kind_is_one_and_its_model_ends_with_its_parent(ask):
+    assert (True, os.getpid()) == ask()
+    assert not client.in_child()
+
+
+def _rank(queue, group):
+    torch.distributed.init_process_group("gloo", f"file://{group}", rank=0, world_size=1)
+    queue.put((where(), _by_multiprocess(), os.getpid()))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_the_model_of_a_rank_and_of_its_workers_ends_with_the_rank(tmp_path):
     """`torch.multiprocessing.spawn` starts ranks, which have GPUs and workers of their own."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    for daemon in (False, True):
-        process = context.Process(target=_where, args=(queue,), daemon=daemon)
-        process.start()
-        inside, owner, number = queue.get(timeout=200)
-        process.join()
-        assert (daemon, os.getpid() if daemon else number) == (inside, owner)
-    assert not client.in_child()
-    [[inside, owner]] = DataLoader(_Wheres(), num_workers=1, multiprocessing_context="fork")
-    assert (True, os.getpid()) == (bool(inside), int(owner))
+    process = context.Process(target=_rank, args=(queue, tmp_path / "group"))
+    process.start()
+    itself, worker, number = queue.get(timeout=200)
+    process.join()
+    assert ((False, number), (True, number)) == (itself, worker)
+
+
+def test_a_daemon_whose_parent_has_ended_is_nobody_s_worker(monkeypatch):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr(client, "_IMPORTED_IN", ended.pid)
+    assert not client.in_child() and os.getpid() == client.owner_here()[0]
+
+
+def test_processes_of_a_map_over_a_hugging_face_dataset_share_one_model(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(os, "environ", os.environ)  # a map replaces it by a copy
+    monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+
+    def generate(row):
+        image = edit(torch.full((3, 16, 16), row["level"], dtype=torch.uint8))
+        return {"kind": type(edit.live_backend()).__name__, "image": image.flatten().tolist()}
+
+    rows = datasets.Dataset.from_dict({"level": [60, 80, 100, 120]})
+    rows = rows.map(generate, num_proc=2, new_fingerprint="any")
+    assert ["WorkerBackend"] * 4 == rows["kind"][:]
+    assert 4 == len(set(map(tuple, rows["image"])))
+    assert 1 == len(servers())
 
 
 def test_processes_with_a_gpu_each_have_a_model_each(monkeypatch):
