@@ -13,6 +13,7 @@ from diffaug import images
 from diffaug.arguments import whole
 from diffaug.datasets.map_style import position
 from diffaug.errors import UnreadableImageError
+from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
 from diffaug.offline.manifest import Row, read_manifest, read_run
 
@@ -191,9 +192,13 @@ def numbers_of(classes: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
         return {str(name): whole("classes", number, 0) for name, number in classes.items()}
     if isinstance(classes, str):
         raise TypeError(f"'classes' must be several names in order, got {classes!r}.")
-    numbers = {name: number for number, name in enumerate(classes)}
-    if len(numbers) < len(classes):
-        raise ValueError(f"'classes' must name each class once, got {list(classes)}.")
+    if any(isinstance(name, tuple) for name in classes):  # as torchvision's ImageNet has them
+        names = distinct(name[0] if isinstance(name, tuple) else name for name in classes)
+    else:
+        names = [str(name) for name in classes]
+    numbers = {name: number for number, name in enumerate(names)}
+    if len(numbers) < len(names):
+        raise ValueError(f"'classes' must name each class once, got {names}.")
     return numbers
 
 

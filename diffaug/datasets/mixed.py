@@ -52,7 +52,8 @@ class MixedDataset(Dataset):
             the dataset's images of it, then an image of that class.
         seed: draws follow from (seed, epoch, index, n), as in :class:`JointTransform`; None draws
             from torch's global random state.
-        own_sources: leave out images made from others; False keeps them all.
+        own_sources: leave out images made from others; False keeps them all, and takes no index of
+            a source for one of ``dataset``.
         image_getter, labels_getter: where image and label are, if not at the usual places.
 
     Shape:
@@ -107,8 +108,10 @@ class MixedDataset(Dataset):
             generated = GeneratedDataset(generated)
         keys = source_keys(dataset, generated)
         if generated.has_classes:
+            # An index alone does not show that an item is that of the set's own dataset.
+            known = keys if own_sources or _has_paths(keys) else None
             numbers = class_numbers(
-                dataset, generated, classes, keys, labels_getter=labels_getter, stacklevel=2
+                dataset, generated, classes, known, labels_getter=labels_getter, stacklevel=2
             )
             generated = generated.renumbered(numbers)
         elif given := _first_given(
@@ -134,7 +137,7 @@ class MixedDataset(Dataset):
         self._pools = self._make_pools(long_tail, keys)
         self._weights: torch.Tensor | None = None
         if long_tail:
-            counts = class_counts(dataset, self.num_classes)
+            counts = class_counts(dataset, self.num_classes, labels_getter=labels_getter)
             present = [len(pool) > 0 for pool in self._pools]
             self._weights = long_tail_weights(counts) * torch.tensor(present)
 
@@ -234,7 +237,8 @@ class MixedDataset(Dataset):
     @property
     def targets(self) -> list[int]:
         """The class of each item as if nothing were replaced, where the dataset lists them."""
-        numbers = [class_number(label) for label in known_labels(self.dataset) or [None]]
+        known = known_labels(self.dataset, self.labels_getter)
+        numbers = [class_number(label) for label in known or [None]]
         if any(number is None for number in numbers) or not self.generated.has_classes:
             raise AttributeError("this MixedDataset has no 'targets': its dataset lists none.")
         if self.replacement == "concat":
@@ -282,6 +286,10 @@ def _own(
         stacklevel=3,
     )
     return generated.selected(n for n in range(len(generated)) if n not in outside)
+
+
+def _has_paths(keys: Sequence[str | None] | None) -> bool:
+    return any("/" in (key or "") for key in keys or ())
 
 
 def _first_given(**arguments: Any) -> str | None:

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -107,7 +108,7 @@ def class_numbers(
             raise ValueError(
                 f"'dataset' and 'generated' must number classes alike, and {said} that {name!r} is "
                 f"{numbers[name]}, but {what} has the label {number}; give classes= in the order "
-                "of the dataset's labels, or a set that was made from this dataset."
+                "of the dataset's labels, or own_sources=False if the set was made from others."
             )
         seen.add(name)
     if said == "the set says" and not generated.is_numbered and not plain:
@@ -246,8 +247,11 @@ def _known_labels(
             named.append((index, name))
     # What replaces images would give the label of another.
     replaces = any(hasattr(node, "generated") for node in chain_of(dataset))
-    trusted = labels_getter == "default" and _gives_known_labels(dataset)
-    listed = known_labels(dataset) if named and (trusted or replaces) else None
+    trusted = _gives_known_labels(dataset)
+    listed = None
+    if named and (trusted or replaces):
+        with _leaving_no_trace(0):
+            listed = known_labels(dataset, labels_getter)
     if listed is None and replaces:
         return
     if listed is None:
@@ -272,10 +276,16 @@ def _gives_known_labels(dataset: Any) -> bool:
 
 
 def _read_label(dataset: Any, index: int, labels_getter: samples.Getter) -> Any:
-    """Read the label of an item without a trace: nothing is generated, counted, or drawn."""
-    with augmenting(False), asking(index), seeded_globally(0, everywhere=True):
+    with _leaving_no_trace(index):
         try:
             sample = dataset[index]
             return samples.get(sample, samples.label_place(sample, labels_getter))
         except Exception:  # an unreadable item says nothing here; training will name it
             return None
+
+
+@contextmanager
+def _leaving_no_trace(index: int) -> Iterator[None]:
+    """Read items without generating images, counting what is asked for, or drawing numbers."""
+    with augmenting(False), asking(index), seeded_globally(0, everywhere=True):
+        yield

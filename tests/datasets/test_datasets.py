@@ -128,6 +128,15 @@ def test_what_a_filter_dropped_is_left_out(own_set):
         GeneratedDataset(own_set)
 
 
+def test_names_may_be_of_any_type_that_datasets_have(mixed_set):
+    tuples = [("cat", "Felis"), ("ant",), ("crane", "bird"), ("bee",), ("crane", "machine")]
+    data = GeneratedDataset(mixed_set, classes=tuples)
+    assert ["cat", "ant", "crane (2)", "bee", "crane (4)"] == data.classes
+    words = GeneratedDataset(mixed_set, classes=np.array(["cat", "ant", "bee"]))
+    assert ["cat", "ant", "bee"] == words.classes
+    assert [type(name) for name in words.classes] == [str] * 3
+
+
 def test_a_set_may_be_moved(own_set, tmp_path):
     before = GeneratedDataset(own_set)
     image, label = before[5]

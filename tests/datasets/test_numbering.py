@@ -250,7 +250,7 @@ def test_names_that_are_numbers_are_no_assumption(photos, tmp_path):
     [
         (
             {"classes": CLASSES, "class_to_idx": dict(zip(NATURAL, range(12), strict=True))},
-            "class_to_idx.*'class2'|'class2'.*class_to_idx",
+            r"class_to_idx.*'class\d+'|'class\d+'.*class_to_idx",
         ),
         (
             {"classes": NATURAL, "target_transform": lambda label: [0.5, 0.5]},
@@ -385,8 +385,11 @@ def test_a_part_that_does_not_say_which_is_warned_of(photos, of_dataset, tmp_pat
 def test_another_part_of_the_same_length_is_noticed_by_its_labels(photos, tmp_path):
     full = ImageFolder(photos)
     augment_dataset(Subset(full, range(12)), tmp_path / "set", edit())
-    with pytest.raises(ValueError, match="or a set that was made from this dataset"):
-        MixedDataset(Subset(full, range(12, 24)), tmp_path / "set")
+    other = Subset(full, range(12, 24))
+    with pytest.raises(ValueError, match="or own_sources=False if the set was made from others"):
+        MixedDataset(other, tmp_path / "set")
+    data = MixedDataset(other, tmp_path / "set", replacement="concat", own_sources=False)
+    assert [n // 2 for n in range(12, 24)] + [n // 2 for n in range(12)] == data.targets
 
 
 def test_a_set_of_other_photographs_stays_whole(of_folder, tmp_path):
@@ -455,11 +458,27 @@ def test_a_mixture_has_classes_and_targets(photos, of_folder):
 
 def test_image_and_label_may_be_elsewhere(photos, of_folder):
     rows = [{"jpg": image, "cls": label} for image, label in ImageFolder(photos)]
-    data = MixedDataset(
-        rows, of_folder, classes=CLASSES, p=0.0, image_getter="jpg", labels_getter="cls"
-    )
+    getters = {"classes": CLASSES, "image_getter": "jpg", "labels_getter": "cls"}
+    data = MixedDataset(rows, of_folder, p=0.0, **getters)
     image, label = data[5]
     assert image is rows[5]["jpg"] and 2 == int(label.argmax())
+    with pytest.raises(TypeError, match="'labels_getter' is 'cls', and a sample has no such place"):
+        MixedDataset(
+            list(ImageFolder(photos)), of_folder, classes=CLASSES, p=0.0, labels_getter="cls"
+        )[0]
+    tail = MixedDataset(rows, of_folder, p=0.5, long_tail=True, **getters)
+    torch.testing.assert_close(
+        torch.full((12,), 1 / 12), tail._weights / tail._weights.sum(), check_dtype=False
+    )
+
+
+def test_a_column_of_another_name_has_names_and_numbers_of_its_own(photos, of_folder):
+    real = hugging_face(photos).rename_column("label", "cls")
+    names = datasets.ClassLabel(names=["x"])
+    real = real.add_column("label", [0] * 24).cast_column("label", names)
+    data = MixedDataset(real, of_folder, replacement="concat", labels_getter="cls")
+    assert CLASSES == data.classes
+    assert [n // 2 for n in range(24)] * 2 == data.targets
 
 
 def test_timm_s_loader_sets_what_comes_then(photos):
