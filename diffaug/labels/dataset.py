@@ -133,7 +133,9 @@ def _label_lists(dataset: Any) -> Iterator[Sequence[Any]]:
     if isinstance(tensors, tuple) and len(tensors) > 1:
         yield tensors[1].tolist()
     files = getattr(getattr(dataset, "reader", None), "samples", None)
-    if isinstance(files, (list, tuple)) and all(len(file) == 2 for file in files[:1]):
+    if isinstance(files, (list, tuple)) and all(
+        isinstance(file, (list, tuple)) and len(file) == 2 for file in files
+    ):
         yield [label for _, label in files]
 
 
