@@ -45,7 +45,7 @@ CHANGES = {
     'backend="tiny-translate"': "backend=painter",
     "epochs = 2": f"epochs = {EPOCHS}",
     "import lightning as L": "import pytorch_lightning as L",  # the same, smaller to install
-    "is_training=True)": "is_training=True, color_jitter=None, mean=(0,) * 3, std=(1,) * 3)",
+    "is_training=True,\n": "is_training=True, color_jitter=None, mean=(0,) * 3, std=(1,) * 3,\n",
     'report_to="none"': 'report_to="none", use_cpu=True',
     "L.Trainer(": 'L.Trainer(accelerator="cpu", ',
 }
@@ -133,14 +133,20 @@ def check_labels(steps):
     assert 0.1 < (labels.amax(1) < 0.99).float().mean() < 0.6
 
 
-def check_epochs(steps, data):
-    """Check that each epoch trained on what the dataset gives in the epoch of this number."""
+def check_epochs(steps, data, *, told=True):
+    """Check that each epoch trained on what the dataset gives in the epoch of this number.
+
+    If it was not told the number, that is what it gives when it is read for the n-th time.
+    """
     labels = torch.cat([labels for _, labels in steps])
+    data.set_epoch(0)
     for epoch, rows in enumerate(labels.split(PHOTOS)):
-        data.set_epoch(epoch)
+        if told:
+            data.set_epoch(epoch)
         samples = [data[index] for index in range(PHOTOS)]
         expected = [s["labels"] if isinstance(s, dict) else s[1] for s in samples]
         assert ordered(expected) == ordered(rows), f"epoch {epoch}"
+    assert EPOCHS == len({tuple(ordered(rows)) for rows in labels.split(PHOTOS)})
 
 
 def ordered(rows):
@@ -163,6 +169,20 @@ def test_a_recipe_trains_on_labels_that_are_true_of_their_images(recipe, photos,
     # A stream has no indices, and the timm recipe mixes the batches once more.
     if recipe not in ("timm", "WebDataset and other streams"):
         check_epochs(watch.steps, names["data"])
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("callback", [", callbacks=[SetEpoch()]", ""])
+def test_lightning_draws_anew_in_workers_that_live_on_with_its_callback_and_without(
+    callback, photos, watch
+):
+    pytest.importorskip("pytorch_lightning")
+    workers = "shuffle=True, num_workers=2, persistent_workers=True,"
+    changes = {", callbacks=[SetEpoch()]": callback, "shuffle=True,": workers}
+    data = run("Lightning", changes=changes)["data"]
+    assert STEPS == len(watch.steps)
+    check_labels(watch.steps)
+    check_epochs(watch.steps, data, told=bool(callback))
 
 
 @pytest.mark.timeout(LIMIT)
@@ -198,6 +218,8 @@ def test_labels_of_other_images_and_of_other_epochs_are_noticed():
         check_labels([(images, labels.roll(1, 1)) for images, labels in steps])
     with pytest.raises(AssertionError, match="epoch 1"):
         check_epochs(steps[:5] * EPOCHS, data)
+    with pytest.raises(AssertionError):
+        check_epochs(steps[:5], data)
 
 
 # What the page says of trainers
@@ -205,11 +227,24 @@ def test_labels_of_other_images_and_of_other_epochs_are_noticed():
 
 def test_without_its_loss_the_trainer_takes_soft_labels_for_answers_of_yes_and_no(photos, watch):
     pytest.importorskip("datasets")
-    loss = "compute_loss_func=lambda outputs, labels, **_: F.cross_entropy(outputs.logits, labels),"
+    loss = "    compute_loss_func=cross_entropy,\n"
     assert loss in PAGE.read_text()
     names = run("Hugging Face's Trainer", changes={loss: "", "epochs = 2": "epochs = 1"})
     assert "multi_label_classification" == names["trainer"].model.config.problem_type
     assert [] == watch.steps
+
+
+def test_the_loss_for_the_trainer_is_the_mean_of_all_images_of_a_step(photos):
+    pytest.importorskip("datasets")
+    sizes = "per_device_train_batch_size=4"
+    sgd = 'max_steps=1, optim="sgd", max_grad_norm=0.0, lr_scheduler_type="constant"'
+    trained = []
+    for options in (sizes, "per_device_train_batch_size=2, gradient_accumulation_steps=2"):
+        torch.manual_seed(0)
+        changes = {sizes: f"{options}, {sgd}, learning_rate=1.0"}
+        model = run("Hugging Face's Trainer", changes=changes)["trainer"].model
+        trained.append(model.classifier.weight.detach())
+    torch.testing.assert_close(*trained)
 
 
 def test_fastai_calls_a_class_for_images_with_the_image_of_training_alone(photos, watch):
@@ -255,3 +290,5 @@ def test_losses_take_soft_labels_as_the_page_says():
     one_hot = nn.functional.one_hot(hard, 3).float()
     by_number, by_weight = loss(logits, hard, weight=weight), loss(logits, one_hot, weight=weight)
     torch.testing.assert_close(by_number * weight[hard].sum(), by_weight * 4)
+    with pytest.raises(RuntimeError):
+        nn.functional.nll_loss(logs, labels)
