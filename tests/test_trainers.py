@@ -7,8 +7,8 @@ mean colour of an image is its soft label, also after crops, flips, CutMix and M
 
 import importlib.util
 import re
+import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -186,18 +186,30 @@ def test_lightning_draws_anew_in_workers_that_live_on_with_its_callback_and_with
 
 
 @pytest.mark.timeout(LIMIT)
-def test_the_processes_of_torchrun_train_on_labels_that_are_true_of_their_images(photos):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    program = command("torchrun_recipe", DISTRIBUTED)[1:]
-    done = subprocess.run(
-        [*launcher, *program], env=environment(), timeout=LIMIT, capture_output=True, text=True
+def test_two_processes_of_torchrun_train_on_labels_that_are_true_of_their_images(
+    photos, watch, monkeypatch
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # As torchrun sets them. This process is the first of the two.
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    other = subprocess.Popen(
+        command("torchrun_recipe", DISTRIBUTED, "steps.pt"),
+        env=environment() | variables | {"RANK": "1"},
     )
-    assert 0 == done.returncode, done.stderr[-4000:]
-    ranks = [torch.load(f"steps{rank}.pt", weights_only=True) for rank in range(2)]
+    try:
+        for name, value in {**variables, "RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        data = run(DISTRIBUTED)["data"]
+        assert 0 == other.wait(LIMIT)
+    finally:
+        other.kill()
+    ranks = [watch.steps, torch.load("steps.pt", weights_only=True)]
     assert [STEPS, STEPS] == [len(steps) for steps in ranks]
     together = [step for steps in zip(*ranks, strict=True) for step in steps]
     check_labels(together)
-    check_epochs(together, run()["data"])
+    check_epochs(together, data)
 
 
 def test_labels_of_other_images_and_of_other_epochs_are_noticed():
