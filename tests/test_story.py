@@ -25,6 +25,7 @@ from diffaug import (
     MixCollate,
     MixedDataset,
     RecordingBackend,
+    augment_dataset,
     augment_folder,
     few_shot_subset,
     load_image,
@@ -132,28 +133,67 @@ def numbers_in(dataset):
     return {number_of(values) for values in cells(images) / 255}
 
 
-def test_every_label_of_a_training_is_right_and_no_held_out_photograph_is_in_it(folder):
-    photos = ImageFolder(folder, loader=load_image, allow_empty=True)
-    assert NAMES == photos.classes and 11 * EACH == len(photos)
-    chosen = few_shot_subset(photos, shots=SHOTS, seed=0)
-    only = [os.path.relpath(photos.samples[index][0], folder) for index in chosen]
-    done = augment_folder(folder, "generated", mixer(), only=only, per_image=3, format="png")
-    assert 3 * len(chosen) == done.made == 66
-
-    train_set = MixedDataset(Subset(photos, chosen), "generated", replacement="concat")
-    assert len(chosen) + done.made == len(train_set)
-    noise = v2.GaussianNoise(sigma=0.002)
+def augmented(train_set):
+    """Wrap the training set as docs/data.md does; noise that is too weak to see shows each draw."""
     tensors = [v2.ToImage(), v2.Resize((HEIGHT, WIDTH)), v2.ToDtype(torch.float32, scale=True)]
-    data = JointTransform(train_set, v2.Compose([*tensors, noise]), seed=0)
-    rare = torch.stack([train_set[index][1] for index in range(len(train_set))])[:, 3] > 0
-    sampler = WeightedRandomSampler(1.0 + 4 * rare, len(train_set))
-    images, labels = train(data, sampler)
+    return JointTransform(train_set, v2.Compose([*tensors, v2.GaussianNoise(sigma=0.002)]), seed=0)
 
-    shown = cells(images)
-    torch.testing.assert_close(shown[:, :12], labels, atol=0.03, rtol=0)
-    assert 0.5 < (labels.amax(1) < 0.97).float().mean() < 0.9
+
+def oversampled(train_set):
+    """Draw images with something of class 3 in them five times as often as the others."""
+    labels = torch.stack([train_set[index][1] for index in range(len(train_set))])
+    return WeightedRandomSampler(1.0 + 4 * (labels[:, 3] > 0), len(train_set))
+
+
+def check(images, labels, photos, chosen):
+    """Check that labels are true, and that each photograph of the training was chosen for it."""
+    values = cells(images)
+    torch.testing.assert_close(values[:, :12], labels, atol=0.03, rtol=0)
+    assert 0.2 < (labels.amax(1) < 0.97).float().mean() < 0.9
     held_out = Subset(photos, sorted(set(range(len(photos))) - set(chosen)))
-    assert numbers_in(Subset(photos, chosen)) == {number_of(values) for values in shown}
-    assert not numbers_in(held_out) & {number_of(values) for values in shown}
+    shown = {number_of(row) for row in values}
+    assert numbers_in(Subset(photos, chosen)) == shown
+    assert not numbers_in(held_out) & shown
     # No two of them are copies: each time that an image is drawn, it is augmented anew.
     assert STEPS * BATCH == len({image.numpy().tobytes() for image in images})
+
+
+@pytest.fixture
+def photos(folder):
+    return ImageFolder(folder, loader=load_image, allow_empty=True)
+
+
+@pytest.fixture
+def chosen(photos):
+    return few_shot_subset(photos, shots=SHOTS, seed=0)
+
+
+@pytest.mark.parametrize("replacement", ["concat", "global", "local"])
+@pytest.mark.parametrize("way", ["folder", "dataset"])
+def test_every_label_is_true_and_no_held_out_photograph_is_trained_on(
+    photos, chosen, way, replacement
+):
+    assert NAMES == photos.classes and 11 * EACH == len(photos)
+    if way == "folder":
+        only = [os.path.relpath(photos.samples[index][0], "photos") for index in chosen]
+        done = augment_folder("photos", "set", mixer(), only=only, per_image=3, format="png")
+    else:
+        done = augment_dataset(Subset(photos, chosen), "set", mixer(), per_image=3, format="png")
+    assert 3 * 11 * SHOTS == done.made
+
+    p = None if replacement == "concat" else 0.5
+    train_set = MixedDataset(Subset(photos, chosen), "set", replacement=replacement, p=p, seed=0)
+    data = augmented(train_set)
+    check(*train(data, oversampled(train_set)), photos, chosen)
+
+
+@pytest.mark.parametrize("replacement", ["concat", "global"])
+def test_of_a_set_of_all_photographs_a_part_is_trained_on_what_is_its_own(
+    photos, chosen, replacement
+):
+    done = augment_folder("photos", "set", mixer(), per_image=3, format="png")
+    assert 3 * 11 * EACH == done.made
+    p = None if replacement == "concat" else 0.5
+    with pytest.warns(UserWarning, match="were made from images that are not in 'dataset'"):
+        train_set = MixedDataset(Subset(photos, chosen), "set", replacement=replacement, p=p)
+    check(*train(augmented(train_set), oversampled(train_set)), photos, chosen)
