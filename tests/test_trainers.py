@@ -116,9 +116,11 @@ def sections():
 def run(*recipes, changes=None):
     """Run the code at the top of the page, and recipes after it; return their variables."""
     names = {"__name__": "__main__", "painter": Painter(), "recorder": RecordingBackend()}
+    changes = CHANGES | (changes or {})
+    assert all(old in PAGE.read_text() for old in changes)
     for section in ("", *recipes):
         code = sections()[section]
-        for old, new in (CHANGES | (changes or {})).items():
+        for old, new in changes.items():
             code = code.replace(old, new)
         exec(compile(code, f"trainers.md, {section or 'top'}", "exec"), names)
     return names
@@ -155,8 +157,6 @@ def ordered(rows):
 
 def test_every_recipe_of_the_page_is_run():
     assert {"", DISTRIBUTED, *NEEDS} == set(sections())
-    page = PAGE.read_text()
-    assert all(old in page for old in CHANGES)
 
 
 @pytest.mark.parametrize("recipe", NEEDS)
@@ -183,6 +183,19 @@ def test_lightning_draws_anew_in_workers_that_live_on_with_its_callback_and_with
     assert STEPS == len(watch.steps)
     check_labels(watch.steps)
     check_epochs(watch.steps, data, told=bool(callback))
+
+
+@pytest.mark.timeout(240)
+def test_timm_s_prefetcher_leaves_labels_true_of_their_images(photos, watch):
+    pytest.importorskip("timm")
+    changes = {
+        ", mix=cutmix_or_mixup, mix_p=0.5": "",
+        "use_prefetcher=False": 'device=torch.device("cpu")',
+    }
+    data = run("timm", changes=changes)["data"]
+    assert STEPS == len(watch.steps)
+    check_labels(watch.steps)
+    check_epochs(watch.steps, data)
 
 
 @pytest.mark.timeout(LIMIT)
