@@ -9,6 +9,7 @@ import importlib.util
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,9 @@ def photos(tmp_path, monkeypatch):
             pixels = torch.zeros(3, 20, 24, dtype=torch.uint8)
             pixels[number] = 255
             save(Path("photos", name, f"{photo}.png"), pixels)
+    yield
+    if "accelerate.state" in sys.modules:  # which other tests would find as a recipe left it
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def sections():
