@@ -23,6 +23,7 @@ from diffaug.fractals import FractalBank
 from diffaug.labels.collate import MixCollate
 from diffaug.labels.dataset import class_counts, few_shot_subset
 from diffaug.labels.label import soft_label
+from diffaug.labels.origins import image_paths
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.offline.augment import augment_dataset, augment_folder
 from diffaug.offline.run import Summary
@@ -75,6 +76,7 @@ __all__ = [
     "filter_set",
     "finetune",
     "functional",
+    "image_paths",
     "merge",
     "preview",
     "serve",

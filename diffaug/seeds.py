@@ -2,12 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
 #: Seeds stay below this, since JSON readers turn larger integers into floats.
 MAX_SEED = 2**53
+
+#: The item for which datasets are asked now: its index, and what tells this time from others.
+_item: ContextVar[tuple[object, ...] | None] = ContextVar("item", default=None)
 
 
 def derive_seed(*parts: object) -> int:
@@ -26,3 +31,21 @@ def digest(parts: Sequence[object]) -> bytes:
             sha.update(json.dumps(part, sort_keys=True).encode())
         sha.update(b"\0")
     return sha.digest()
+
+
+@contextmanager
+def asking(index: int, *occurrence: object) -> Iterator[None]:
+    """Let the seeded datasets within draw for this item, without counting that they were asked.
+
+    Without an occurrence, they draw what they draw for an item that is asked for the first time.
+    """
+    token = _item.set((index, *occurrence))
+    try:
+        yield
+    finally:
+        _item.reset(token)
+
+
+def asked() -> tuple[object, ...] | None:
+    """Return the index and the occurrence of ``asking``; None outside it."""
+    return _item.get()

@@ -6,10 +6,9 @@ python examples/augment_a_folder.py --source photos/ --destination augmented/ --
 from pathlib import Path
 
 import typer
-from torch.utils.data import ConcatDataset
 from torchvision.datasets import ImageFolder
 
-from diffaug import DiffuseMix, augment_folder
+from diffaug import DiffuseMix, MixedDataset, augment_folder
 
 PHOTOS = Path(__file__).parent / "photos"
 
@@ -20,7 +19,7 @@ def main(
     backend: str = "tiny",
     per_image: int = 1,
     seed: int = 0,
-) -> ConcatDataset:
+) -> MixedDataset:
     """Augment every image, print a summary, and return originals and augmented images together."""
     transform = DiffuseMix(
         ["snowy", "sunset"],  # the authors advise starting with two styles
@@ -33,7 +32,7 @@ def main(
     for name, reason in summary.skipped:
         print(f"skipped {name}: {reason}")
     # The paper trains on the originals and the augmented images together.
-    together = ConcatDataset([ImageFolder(source), ImageFolder(destination)])
+    together = MixedDataset(ImageFolder(source), destination, replacement="concat")
     print(f"{len(together)} images to train on")
     return together
 

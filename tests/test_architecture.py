@@ -39,7 +39,8 @@ OWNERS = {
     "rich": {"cli"},
     "socket": {"backends.process"},
     "subprocess": {"backends.process.client"},
-    "multiprocessing": {"backends.process.client"},
+    # The client knows whether it is in a worker; a lock keeps the counts of a seeded dataset.
+    "multiprocessing": {"backends.process.client", "datasets.draws"},
     "pickle": set(),
 }
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from diffaug import images
 from diffaug.arguments import whole
 from diffaug.datasets.map_style import position
 from diffaug.errors import UnreadableImageError
+from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
 from diffaug.offline.manifest import Row, read_manifest, read_run
 
@@ -23,17 +24,22 @@ class GeneratedDataset(Dataset):
     The manifest keeps strengths, not weights, so you can try any gamma. Images that a filter
     dropped are left out. So are the copies of originals, unless ``originals`` is set.
 
+    The set alone does not know which of its sources are in your training split. Join it to your
+    images by :class:`MixedDataset`, which does, and which compares the class numbers, too.
+
     Args:
         folder: a finished set of ``augment_folder`` or ``diffaug augment``, moved or not.
-        classes: names in the order of the labels; None for those of the set itself, in the order
-            its transform or its source had them.
+        classes: names in the order of the labels, or the number of each name; None for those of
+            the set itself, in the order its transform or its source had them.
         gamma: at least 0, as in :func:`soft_label`; None gives 0.5 to sets of :class:`DiffMix`.
         num_classes: width of the labels; None for as many as there are classes.
         transform: of the image alone.
         originals: read the copies of sources, too.
 
     Shape:
-        ``(image, label)``: a PIL image, or what ``transform`` makes of it; float32 ``(C,)``.
+        ``(image, label)``: a PIL image, or what ``transform`` makes of it; float32 ``(C,)``. Where
+        the labels are no classes, they come as the source had them: several numbers as a tensor,
+        one as a number. Images without labels come alone.
 
     Raises:
         ValueError: there is no manifest, it has no images left, or ``classes`` misses a class.
@@ -55,7 +61,7 @@ class GeneratedDataset(Dataset):
         self,
         folder: str | os.PathLike[str],
         *,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str] | Mapping[str, int] | None = None,
         gamma: float | None = None,
         num_classes: int | None = None,
         transform: Any = None,
@@ -75,16 +81,31 @@ class GeneratedDataset(Dataset):
                 f"'folder' must hold generated images that are kept, and of {len(rows)} in "
                 f"'{folder}' none is."
             )
-        unnamed = [row["file_name"] for row in self.rows if not isinstance(row.get("label"), str)]
-        if unnamed:
-            raise ValueError(
-                f"'folder' must hold a set whose images have a label, and '{unnamed[0]}' in "
-                f"'{folder}' has none; make one with augment_folder or 'diffaug augment'."
-            )
-        self._number(self._own_classes() if classes is None else classes, num_classes)
-
-    def _own_classes(self) -> list[str]:
         run = read_run(self.folder) or {"identity": {}}
+        #: What the set was made from: a folder, or a dataset's type and length.
+        self.source: str | None = run.get("source")
+        names = [isinstance(row.get("label"), str) for row in self.rows]
+        #: Whether the labels are classes; else they are as the source had them.
+        self.has_classes = all(names)
+        #: Whether the caller said which class has which number.
+        self.is_numbered = classes is not None
+        if self.has_classes:
+            self._number(self._own_classes(run) if classes is None else classes, num_classes)
+        elif any(names):
+            row = self.rows[names.index(False)]
+            raise ValueError(
+                f"'folder' must hold a set whose images all have a class, or none has, and of "
+                f"{len(names)} in '{folder}' {names.count(False)} have none, such as "
+                f"'{row['file_name']}'; make a set of each kind."
+            )
+        elif classes is not None or num_classes is not None or gamma is not None:
+            raise ValueError(
+                "'classes', 'num_classes' and 'gamma' must be None, for the labels of "
+                f"'{folder}' are no "
+                f"classes, such as {self.rows[0].get('label')!r} of '{self.rows[0]['file_name']}'."
+            )
+
+    def _own_classes(self, run: Mapping[str, Any]) -> list[str]:
         if names := run["identity"].get("transform.class_names") or run.get("classes"):
             return list(names)
         names = {name for row in self.rows for name in (row["label"], source_label(row))}
@@ -93,34 +114,45 @@ class GeneratedDataset(Dataset):
             return [str(number) for number in range(max(map(int, names)) + 1)]
         return sorted(names)
 
-    def _number(self, classes: Sequence[str], num_classes: int | None = None) -> None:
-        self.classes = list(classes)
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"'classes' must name each class once, got {self.classes}.")
+    def _number(
+        self, classes: Sequence[str] | Mapping[str, int], num_classes: int | None = None
+    ) -> None:
+        numbers = numbers_of(classes)
+        #: The number of each class.
+        self.class_to_idx = numbers
+        #: The names of the classes in the order of their numbers; those of one number together.
+        self.classes = _by_number(numbers)
         self.num_classes = len(self.classes)
         if num_classes is not None:
             self.num_classes = whole("num_classes", num_classes, self.num_classes)
-        self._numbers = {name: number for number, name in enumerate(self.classes)}
         for row in self.rows:
             for name in (row["label"], source_label(row)):
-                if name not in self._numbers:
+                if name not in numbers:
                     raise ValueError(
                         f"'classes' must name every class of '{self.folder}', and {name!r} is not "
-                        f"among the {len(self.classes)}."
+                        f"among the {len(numbers)}."
                     )
 
-    def renumbered(self, classes: Sequence[str]) -> "GeneratedDataset":
-        """Return the same images with labels in the order of other names."""
+    def renumbered(self, classes: Sequence[str] | Mapping[str, int]) -> "GeneratedDataset":
+        """Return the same images with labels in the order of other names, or of other numbers."""
         other = copy.copy(self)
         other._number(classes)
+        other.is_numbered = True
+        return other
+
+    def selected(self, indices: Iterable[int]) -> "GeneratedDataset":
+        """Return some of the images, with the same numbers of classes."""
+        other = copy.copy(self)
+        other.rows = [self.rows[index] for index in indices]
         return other
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Any, torch.Tensor]:
+    def __getitem__(self, index: int) -> Any:
         index = position(index, len(self))
-        return self.image(index), self.label(index)
+        image, label = self.image(index), self.label(index)
+        return image if label is None else (image, label)
 
     def image(self, index: int) -> Any:
         """Read one image."""
@@ -134,21 +166,48 @@ class GeneratedDataset(Dataset):
             ) from error
         return image if self.transform is None else self.transform(image)
 
-    def label(
-        self, index: int, gamma: float | None = None, num_classes: int | None = None
-    ) -> torch.Tensor:
+    def label(self, index: int, gamma: float | None = None, num_classes: int | None = None) -> Any:
         """Return one soft label, at another gamma or width if given."""
         row = self.rows[index]
-        target, source = self._numbers[row["label"]], self._numbers[source_label(row)]
+        if not self.has_classes:
+            label = row.get("label")
+            return torch.tensor(label) if isinstance(label, list) else label
+        target, source = self.class_to_idx[row["label"]], self.class_to_idx[source_label(row)]
         gamma = self.gamma if gamma is None else gamma
         # An image made from text has no strength: it keeps nothing of its source.
         strength = 1.0 if row.get("strength") is None else row["strength"]
         return soft_label(source, target, strength, gamma, num_classes or self.num_classes)
 
     @property
-    def targets(self) -> list[int]:
+    def targets(self) -> list[Any]:
         """The target class of every image, as torchvision's datasets have it."""
-        return [self._numbers[row["label"]] for row in self.rows]
+        if not self.has_classes:
+            return [row.get("label") for row in self.rows]
+        return [self.class_to_idx[row["label"]] for row in self.rows]
+
+
+def numbers_of(classes: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
+    """Return the number of each class, of names in order or of a table."""
+    if isinstance(classes, Mapping):
+        return {str(name): whole("classes", number, 0) for name, number in classes.items()}
+    if isinstance(classes, str):
+        raise TypeError(f"'classes' must be several names in order, got {classes!r}.")
+    if any(isinstance(name, tuple) for name in classes):  # as torchvision's ImageNet has them
+        names = distinct(name[0] if isinstance(name, tuple) else name for name in classes)
+    else:
+        names = [str(name) for name in classes]
+    numbers = {name: number for number, name in enumerate(names)}
+    if len(numbers) < len(names):
+        raise ValueError(f"'classes' must name each class once, got {names}.")
+    return numbers
+
+
+def _by_number(numbers: Mapping[str, int]) -> list[str]:
+    names: dict[int, list[str]] = {}
+    for name, number in numbers.items():
+        names.setdefault(number, []).append(name)
+    count = max(names, default=-1) + 1
+    return [", ".join(names.get(number, [str(number)])) for number in range(count)]
 
 
 def source_label(row: Row) -> str:

@@ -1,8 +1,6 @@
 """Transforms that see the label, and draws that do not depend on the workers."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +8,10 @@ from torch.utils.data import Dataset
 
 from diffaug import images
 from diffaug.arguments import whole
-from diffaug.datasets.epoch import Epoch, pass_epoch
+from diffaug.datasets.draws import Draws
+from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.map_style import check_dataset, position
 from diffaug.labels import samples
-from diffaug.seeds import derive_seed
 from diffaug.transforms.base import augmenting
 
 
@@ -21,17 +19,24 @@ class JointTransform(Dataset):
     """Give transforms the label beside the image: ``transforms((image, label))``.
 
     A dataset's own ``transform`` sees the image alone, which is not enough for :class:`DiffMix`.
-    With a seed, everything that is drawn from torch's CPU generator follows from (seed, epoch,
-    index), with any number of workers: crops and flips, too, and what the dataset itself draws.
+    With a seed, all that is drawn from torch's CPU generator, by the dataset too, follows from
+    (seed, epoch, index, n), with any number of workers. An index that is asked for again, as
+    oversampling does, is drawn anew: n says how often it was asked for before in this epoch.
 
     Args:
         dataset: map-style, of ``(image, label, ...)`` or of dicts; without a transform of its own
             that makes tensors of 3 floats.
         transforms: called with the whole sample; a ``v2.Compose``, or any callable.
+        then: called with the image alone, after ``transforms``: what knows no labels, such as
+            timm's. With a seed, Python's and NumPy's generators are seeded for it, too.
         seed: at least 0; None draws from each worker's own random state.
+        image_getter: where the image is, if not first or under ``image``, ``img`` or
+            ``pixel_values``: a key, an index or a callable; by default that of the transforms.
+
+    Attributes ``classes``, ``class_to_idx`` and ``targets`` are those of the dataset.
 
     Raises:
-        TypeError: the dataset has no length or no indices, or ``transforms`` cannot be called.
+        TypeError: the dataset has no length or no indices, or a transform cannot be called.
 
     Example:
         >>> import torch
@@ -45,23 +50,33 @@ class JointTransform(Dataset):
         (torch.Size([3, 28, 28]), torch.Size([2]))
     """
 
-    def __init__(self, dataset: Any, transforms: Any, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        transforms: Any,
+        *,
+        then: Callable[[Any], Any] | None = None,
+        seed: int | None = None,
+        image_getter: samples.Getter = "default",
+    ) -> None:
         check_dataset(dataset)
         if not callable(transforms):
             raise TypeError(f"'transforms' must be callable, got {type(transforms).__name__}.")
+        if then is not None and not callable(then):
+            raise TypeError(f"'then' must be callable, got {type(then).__name__}.")
         self.dataset = dataset
         self.transforms = transforms
-        self.seed = None if seed is None else whole("seed", seed, 0)
-        self._epoch = Epoch()
+        self.then = then
+        self._then_is_given = then is not None
+        if image_getter == "default":
+            image_getter = samples.getters_in(transforms)[0]
+        self.image_getter = samples.check_getter("image_getter", image_getter)
+        self._draws = Draws("sample", seed, len(dataset))
         self._enabled = torch.ones((), dtype=torch.bool).share_memory_()
-        #: Which indices were asked for in this epoch, in memory that workers share.
-        self._asked = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
-        self._warned = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for shared in (self._enabled, self._asked):
-            shared.share_memory_()  # a plain copy is in memory of its own
+        self._enabled.share_memory_()  # a plain copy is in memory of its own
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -71,26 +86,18 @@ class JointTransform(Dataset):
         with augmenting(self.enabled):
             if self.seed is None:
                 return self._sample(index)
-            self._note(index)
-            with _seeded(derive_seed("sample", self.seed, int(self._epoch), index)):
+            with self._draws.seeded(index, everywhere=self.then is not None):
                 return self._sample(index)
 
     def _sample(self, index: int) -> Any:
         sample = self.dataset[index]
-        place = samples.image_place(sample)
+        place = samples.image_place(sample, self.image_getter)
         sample = samples.put(sample, place, images.mark_image(samples.get(sample, place)))
-        return self.transforms(sample)
-
-    def _note(self, index: int) -> None:
-        if self._asked[index] and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"item {index} was asked for twice in epoch {int(self._epoch)} and is the same "
-                "both times; call set_epoch(epoch) before each epoch.",
-                UserWarning,
-                stacklevel=3,
-            )
-        self._asked[index] = True
+        sample = self.transforms(sample)
+        if self.then is None:
+            return sample
+        place = samples.image_place(sample, self.image_getter)
+        return samples.put(sample, place, self.then(samples.get(sample, place)))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that begins, in every worker; each epoch draws other numbers.
@@ -98,24 +105,60 @@ class JointTransform(Dataset):
         Args:
             epoch: at least 0.
         """
-        self._epoch.set(epoch)
-        self._asked.zero_()
+        epoch = whole("epoch", epoch, 0)
         pass_epoch(self.dataset, epoch)
+        self._draws.set_epoch(epoch, len(self))
+
+    @property
+    def seed(self) -> int | None:
+        """The seed, or None where each worker draws from its own random state."""
+        return self._draws.seed
 
     @property
     def enabled(self) -> bool:
-        """Whether diffaug's transforms change images; if not, these pass as if ``p`` were 0."""
+        """Whether diffaug's transforms change images; if not, these pass as if ``p`` were 0.
+
+        It reaches workers that live on (``persistent_workers=True``). Attributes of a transform,
+        such as ``mix.p``, do not: each worker has a copy of its own.
+        """
         return bool(self._enabled)
 
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
         self._enabled.fill_(bool(enabled))
 
+    @property
+    def transform(self) -> Callable[[Any], Any] | None:
+        """What is done to the image alone: ``then``. timm's ``create_loader`` sets it."""
+        return self.then
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generator, and restore it afterwards."""
-    # Not torch.manual_seed: it would seed every GPU, too, and only this generator is restored.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
+    @transform.setter
+    def transform(self, transform: Callable[[Any], Any] | None) -> None:
+        if transform is not None and not callable(transform):
+            raise TypeError(f"'transform' must be callable, got {type(transform).__name__}.")
+        if self._then_is_given and transform is not None:
+            raise ValueError(
+                "'transform' must not be set where 'then' was given, for it would replace it; "
+                "leave out one of them."
+            )
+        self.then = transform
+
+    @property
+    def classes(self) -> Any:
+        """The names of the classes, where the dataset has them."""
+        return self.dataset.classes
+
+    @property
+    def class_to_idx(self) -> Any:
+        """The number of each class, where the dataset has it."""
+        return self.dataset.class_to_idx
+
+    @property
+    def targets(self) -> Any:
+        """The class of each item, where the dataset has them; before its ``target_transform``."""
+        return self.dataset.targets
+
+    @property
+    def target_transform(self) -> Any:
+        """What the dataset does to its labels, where it has that."""
+        return self.dataset.target_transform

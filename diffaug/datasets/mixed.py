@@ -1,23 +1,28 @@
 """Generated images among real ones."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Never
 
 import torch
 from torch.utils.data import Dataset
 
 from diffaug.arguments import unit, whole
-from diffaug.datasets.epoch import Epoch, pass_epoch
+from diffaug.datasets.draws import Draws
+from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.map_style import check_dataset, position
+from diffaug.datasets.numbering import (
+    class_numbers,
+    may_be_a_part,
+    source_keys,
+    sources_outside,
+)
 from diffaug.labels import samples
-from diffaug.labels.class_names import class_names_of
-from diffaug.labels.dataset import class_counts
-from diffaug.labels.label import as_probabilities, check_gamma
-from diffaug.labels.origins import image_paths
+from diffaug.labels.dataset import class_counts, known_labels
+from diffaug.labels.label import as_probabilities, check_gamma, class_number
 from diffaug.labels.pairs import long_tail_weights
-from diffaug.seeds import derive_seed
 from diffaug.transforms.strategies import warn_of_large_p
 
 REPLACEMENTS = ("global", "local", "concat")
@@ -26,10 +31,16 @@ REPLACEMENTS = ("global", "local", "concat")
 class MixedDataset(Dataset):
     """Put generated images among real ones; every label is soft.
 
+    A class has one number in both. Names are compared, and the labels of images that both know: a
+    contradiction is an error, and where nothing can be compared, a warning says what is assumed.
+    Images that were made from others than those of ``dataset``, such as those of a validation
+    split, are left out, with a warning that counts them.
+
     Args:
         dataset: the real images: map-style, of ``(image, label)`` or of dicts.
-        generated: a :class:`GeneratedDataset` or its folder; its classes are matched to those of
-            the dataset by name, if the dataset has names.
+        generated: a :class:`GeneratedDataset` or its folder.
+        classes: the names of the classes in the order of the dataset's labels, or the number of
+            each name; None for what the dataset says, after its ``target_transform``.
         p: probability in [0, 1] that a real image is replaced; None for 0.3. ``"concat"`` takes
             None only.
         gamma: of the soft labels, at least 0; None for the generated dataset's own.
@@ -39,16 +50,18 @@ class MixedDataset(Dataset):
             stays), or ``"concat"`` (generated images follow the real ones, as DiffuseMix does).
         long_tail: for ``"global"``: draw the target class with weight ``1 / (n_c + 1)``, n_c being
             the dataset's images of it, then an image of that class.
-        seed: draws follow from (seed, epoch, index), with any number of workers; None draws from
-            torch's global random state.
+        seed: draws follow from (seed, epoch, index, n), as in :class:`JointTransform`; None draws
+            from torch's global random state.
+        own_sources: leave out images made from others; False keeps them all, and takes no index of
+            a source for one of ``dataset``.
+        image_getter, labels_getter: where image and label are, if not at the usual places.
 
     Shape:
         ``(image, label)``: the image as the real or the generated dataset gives it; float32
-        ``(C,)``.
+        ``(C,)``, or the label itself where those of the set are no classes.
 
     Raises:
-        ValueError: an argument is outside its range, classes do not match, or with ``"local"`` no
-            image of the dataset is the source of a generated one.
+        ValueError: an argument is outside its range, classes do not match, or no image is left.
 
     Example:
         >>> import tempfile, torch
@@ -71,12 +84,16 @@ class MixedDataset(Dataset):
         dataset: Any,
         generated: GeneratedDataset | str | os.PathLike[str],
         *,
+        classes: Sequence[str] | Mapping[str, int] | None = None,
         p: float | None = None,
         gamma: float | None = None,
         num_classes: int | None = None,
         replacement: str = "global",
         long_tail: bool = False,
         seed: int | None = None,
+        own_sources: bool = True,
+        image_getter: samples.Getter = "default",
+        labels_getter: samples.Getter = "default",
     ) -> None:
         check_dataset(dataset)
         if replacement not in REPLACEMENTS:
@@ -88,30 +105,46 @@ class MixedDataset(Dataset):
         if long_tail and replacement != "global":
             raise ValueError(f"'long_tail' is for replacement='global', got {replacement!r}.")
         self.dataset = dataset
-        names = class_names_of(dataset)
+        self.image_getter = samples.check_getter("image_getter", image_getter)
+        self.labels_getter = samples.check_getter("labels_getter", labels_getter)
         if not isinstance(generated, GeneratedDataset):
-            generated = GeneratedDataset(generated, classes=names)
-        elif names is not None:
-            generated = generated.renumbered(names)
+            generated = GeneratedDataset(generated)
+        keys = source_keys(dataset, generated)
+        if generated.has_classes:
+            # An index alone does not show that an item is that of the set's own dataset.
+            known = keys if own_sources or _has_paths(keys) else None
+            numbers = class_numbers(
+                dataset, generated, classes, known, labels_getter=labels_getter, stacklevel=2
+            )
+            generated = generated.renumbered(numbers)
+        elif given := _first_given(
+            classes=classes, num_classes=num_classes, gamma=gamma, long_tail=long_tail or None
+        ):
+            raise ValueError(
+                f"'{given}' must be None where the labels of the set are no classes, such as "
+                f"{generated.rows[0].get('label')!r}."
+            )
+        if own_sources and replacement != "local":
+            generated = _own(dataset, generated, keys)
         self.generated = generated
         self.p = 0.3 if p is None else unit("p", p)
         if replacement != "concat":
             warn_of_large_p(self.p, "with generated images alone", stacklevel=2)
         self.gamma = generated.gamma if gamma is None else check_gamma(gamma)
-        self.num_classes = generated.num_classes
-        if num_classes is not None:
-            self.num_classes = whole("num_classes", num_classes, len(generated.classes))
         self.replacement = replacement
-        self.seed = None if seed is None else whole("seed", seed, 0)
-        self._epoch = Epoch()
-        self._pools = self._make_pools(long_tail)
+        self._draws = Draws("mixed", seed, len(dataset))
+        if generated.has_classes:
+            self.num_classes = len(generated.classes)
+            if num_classes is not None:
+                self.num_classes = whole("num_classes", num_classes, len(generated.classes))
+        self._pools = self._make_pools(long_tail, keys)
         self._weights: torch.Tensor | None = None
         if long_tail:
-            counts = class_counts(dataset, self.num_classes)
+            counts = class_counts(dataset, self.num_classes, labels_getter=labels_getter)
             present = [len(pool) > 0 for pool in self._pools]
             self._weights = long_tail_weights(counts) * torch.tensor(present)
 
-    def _make_pools(self, long_tail: bool) -> list[list[int]]:
+    def _make_pools(self, long_tail: bool, keys: Sequence[str | None] | None) -> list[list[int]]:
         """Group the generated images by what they can replace: a class, or a real image."""
         if long_tail:
             pools: list[list[int]] = [[] for _ in range(self.num_classes)]
@@ -123,9 +156,7 @@ class MixedDataset(Dataset):
         by_source: dict[str, list[int]] = {}
         for index, row in enumerate(self.generated.rows):
             by_source.setdefault(str(row["source"]), []).append(index)
-        pools = [by_source.get(key, []) for key in image_paths(self.dataset) or ()]
-        if not any(pools):  # made by augment_dataset
-            pools = [by_source.get(str(index), []) for index in range(len(self.dataset))]
+        pools = [by_source.get(key or "", []) for key in keys or ()]
         if not any(pools):
             raise ValueError(
                 "'generated' must have been made from the images of 'dataset' for "
@@ -143,8 +174,7 @@ class MixedDataset(Dataset):
             return self._real(index) if index < real else self._generated(index - real)
         generator = None
         if self.seed is not None:
-            salt = derive_seed("mixed", self.seed, int(self._epoch), index)
-            generator = torch.Generator().manual_seed(salt)
+            generator = torch.Generator().manual_seed(self._draws.seed_of(index))
         gate = torch.rand((), generator=generator) < self.p
         chosen = self._choose(index, generator)
         return self._generated(chosen) if gate and chosen is not None else self._real(index)
@@ -160,14 +190,19 @@ class MixedDataset(Dataset):
         drawn = int(torch.randint(max(1, len(pool)), (), generator=generator))
         return pool[drawn] if pool else None
 
-    def _real(self, index: int) -> tuple[Any, torch.Tensor]:
+    def _real(self, index: int) -> tuple[Any, Any]:
         sample = self.dataset[index]
-        label = samples.get(sample, samples.label_place(sample))
-        image = samples.get(sample, samples.image_place(sample))
-        return image, as_probabilities(label, self.num_classes)
+        image = samples.get(sample, samples.image_place(sample, self.image_getter))
+        label = samples.get(sample, samples.label_place(sample, self.labels_getter))
+        if self.generated.has_classes:
+            return image, as_probabilities(label, self.num_classes)
+        return image, _like_generated(label)
 
-    def _generated(self, index: int) -> tuple[Any, torch.Tensor]:
-        label = self.generated.label(index, self.gamma, self.num_classes)
+    def _generated(self, index: int) -> tuple[Any, Any]:
+        if self.generated.has_classes:
+            label = self.generated.label(index, self.gamma, self.num_classes)
+        else:
+            label = self.generated.label(index)
         return self.generated.image(index), label
 
     def set_epoch(self, epoch: int) -> None:
@@ -176,5 +211,95 @@ class MixedDataset(Dataset):
         Args:
             epoch: at least 0.
         """
-        self._epoch.set(epoch)
+        epoch = whole("epoch", epoch, 0)
         pass_epoch(self.dataset, epoch)
+        self._draws.set_epoch(epoch, len(self.dataset))
+
+    @property
+    def seed(self) -> int | None:
+        """The seed, or None where draws follow torch's global random state."""
+        return self._draws.seed
+
+    @property
+    def datasets(self) -> list[Any]:
+        """The two that follow each other with ``"concat"``, as ``ConcatDataset`` has them."""
+        if self.replacement != "concat":
+            raise AttributeError("only replacement='concat' has 'datasets'.")
+        return [self.dataset, self.generated]
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the labels."""
+        return self.generated.classes
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """The number of each class."""
+        return self.generated.class_to_idx
+
+    @property
+    def targets(self) -> list[int]:
+        """The class of each item as if nothing were replaced, where the dataset lists them."""
+        known = known_labels(self.dataset, self.labels_getter)
+        numbers = [class_number(label) for label in known or [None]]
+        if any(number is None for number in numbers) or not self.generated.has_classes:
+            raise AttributeError("this MixedDataset has no 'targets': its dataset lists none.")
+        if self.replacement == "concat":
+            numbers += self.generated.targets
+        return [int(number) for number in numbers]  # type: ignore[arg-type]
+
+    @property
+    def transform(self) -> Never:
+        raise AttributeError("a MixedDataset has no 'transform' of its own.")
+
+    @transform.setter
+    def transform(self, transform: Any) -> None:
+        raise AttributeError(
+            "a MixedDataset has no 'transform' of its own; put it around the whole: "
+            "JointTransform(mixed, v2.Identity(), then=transform)."
+        )
+
+
+def _own(
+    dataset: Any, generated: GeneratedDataset, keys: Sequence[str | None] | None
+) -> GeneratedDataset:
+    """Leave out the images that were made from others than those of a dataset."""
+    outside = set(sources_outside(dataset, generated, keys))
+    if keys is None and may_be_a_part(dataset, generated):
+        warnings.warn(
+            f"'generated' was made from a {generated.source}, and 'dataset' seems to be a part of "
+            "it: images that were made from those of a validation split would not be noticed. "
+            "Augment the part alone, or take a Subset of the whole; own_sources=False accepts it.",
+            UserWarning,
+            stacklevel=3,
+        )
+    if not outside:
+        return generated
+    count, source = len(outside), generated.rows[min(outside)]["source"]
+    if count == len(generated):
+        raise ValueError(
+            f"'generated' must have been made from images of 'dataset', and all {count} were made "
+            f"from others beside them, such as {source!r}; own_sources=False keeps them."
+        )
+    warnings.warn(
+        f"{count} of {len(generated)} generated images were made from images that are not in "
+        f"'dataset', such as {source!r}, and are left out: a validation split must not be trained "
+        "on. Split first, then augment with only=; own_sources=False keeps them.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return generated.selected(n for n in range(len(generated)) if n not in outside)
+
+
+def _has_paths(keys: Sequence[str | None] | None) -> bool:
+    return any("/" in (key or "") for key in keys or ())
+
+
+def _first_given(**arguments: Any) -> str | None:
+    return next((name for name, value in arguments.items() if value is not None), None)
+
+
+def _like_generated(label: Any) -> Any:
+    """Return a label that is no class as a set gives it: numbers as a tensor, one as it is."""
+    several = isinstance(label, (list, tuple)) or getattr(label, "ndim", 0) > 0
+    return torch.as_tensor(label) if several else label

@@ -14,42 +14,89 @@ from diffaug.labels.label import class_number
 from diffaug.seeds import derive_seed
 
 
-def dataset_labels(dataset: Any) -> list[Any]:
+def dataset_labels(dataset: Any, labels_getter: samples.Getter = "default") -> list[Any]:
     """Return every label of a dataset, without reading its images where that is possible.
 
-    It uses torchvision's ``targets`` and ``labels`` (after the ``target_transform``), or a Hugging
-    Face column, also inside subsets, concatenations, and datasets that wrap another of the same
-    length. Other datasets are read item by item.
+    Labels that ``known_labels`` does not find are read item by item.
     """
+    listed = known_labels(dataset, labels_getter)
+    if listed is not None:
+        return listed
     if isinstance(dataset, Subset):
-        inside = dataset_labels(dataset.dataset)
+        inside = dataset_labels(dataset.dataset, labels_getter)
         return [inside[index] for index in dataset.indices]
     if isinstance(dataset, ConcatDataset):
-        return [label for part in dataset.datasets for label in dataset_labels(part)]
+        return [label for part in dataset.datasets for label in dataset_labels(part, labels_getter)]
+    inner = _wrapped(dataset)
+    if inner is not None:
+        return dataset_labels(inner, labels_getter)
+    items = (dataset[index] for index in range(len(dataset)))
+    return [samples.get(item, samples.label_place(item, labels_getter)) for item in items]
+
+
+def known_labels(dataset: Any, labels_getter: samples.Getter = "default") -> list[Any] | None:
+    """Return every label of a dataset, without reading its images; None where that is impossible.
+
+    It uses torchvision's ``targets`` and ``labels``, timm's reader (after the
+    ``target_transform``), or a Hugging Face column, also inside subsets, concatenations, and
+    datasets that wrap another of the same length.
+    """
+    if isinstance(dataset, Subset):
+        inside = known_labels(dataset.dataset, labels_getter)
+        return inside and [inside[index] for index in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [known_labels(part, labels_getter) for part in dataset.datasets]
+        if any(part is None for part in parts):
+            return None
+        return [label for part in parts for label in part or ()]
+    if isinstance(features := getattr(dataset, "features", None), Mapping):
+        keys = samples.LABEL_KEYS if labels_getter == "default" else (labels_getter,)
+        key = next((key for key in keys if key in features), None)
+        if key is not None:
+            return list(dataset[key])
+    if labels_getter == "default" and (listed := _listed(dataset)) is not None:
+        return listed
+    inner = _wrapped(dataset)
+    return None if inner is None else known_labels(inner, labels_getter)
+
+
+def _changed(dataset: Any, labels: Sequence[Any]) -> list[Any]:
+    change = getattr(dataset, "target_transform", None)
+    return [change(label) for label in labels] if change else list(labels)
+
+
+def _wrapped(dataset: Any) -> Any:
+    """Return the dataset that one wraps item by item; None where there is none."""
+    inner: Any = getattr(dataset, "dataset", None)
+    return inner if hasattr(inner, "__len__") and len(inner) == len(dataset) else None
+
+
+def _listed(dataset: Any) -> list[Any] | None:
+    """Return the labels that a dataset itself lists."""
     for name in ("targets", "labels", "_labels"):
         labels = getattr(dataset, name, None)
         if isinstance(labels, (torch.Tensor, np.ndarray)):
             labels = labels.tolist()
         if isinstance(labels, (list, tuple)) and len(labels) == len(dataset):
-            change = getattr(dataset, "target_transform", None)
-            return [change(label) for label in labels] if change else list(labels)
-    if isinstance(features := getattr(dataset, "features", None), Mapping):
-        key = next((key for key in samples.LABEL_KEYS if key in features), None)
-        if key is not None:
-            return list(dataset[key])
-    inner = getattr(dataset, "dataset", None)
-    if inner is not None and hasattr(inner, "__len__") and len(inner) == len(dataset):
-        return dataset_labels(inner)
-    items = (dataset[index] for index in range(len(dataset)))
-    return [samples.get(item, samples.label_place(item)) for item in items]
+            return _changed(dataset, labels)
+    pairs = getattr(getattr(dataset, "reader", None), "samples", None)  # timm's
+    if isinstance(pairs, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs
+    ):
+        return _changed(dataset, [label for _, label in pairs])
+    return None
 
 
-def class_counts(dataset: Any, num_classes: int | None = None) -> torch.Tensor:
+def class_counts(
+    dataset: Any, num_classes: int | None = None, *, labels_getter: samples.Getter = "default"
+) -> torch.Tensor:
     """Count the images of each class of a dataset.
 
     Args:
         dataset: map-style, with class numbers as labels.
         num_classes: C; None for the largest number found, plus one.
+        labels_getter: where a sample has its label: a key, an index or a callable; by default
+            second in a tuple, or under ``label`` or ``labels``.
 
     Shape:
         int64 ``(C,)``.
@@ -63,7 +110,7 @@ def class_counts(dataset: Any, num_classes: int | None = None) -> torch.Tensor:
     """
     least = 0 if num_classes is None else whole("num_classes", num_classes, 1)
     numbers = []
-    for index, label in enumerate(dataset_labels(dataset)):
+    for index, label in enumerate(dataset_labels(dataset, labels_getter)):
         number = class_number(label)
         if number is None or number < 0:
             raise ValueError(f"the label of item {index} must be a class number, got {label!r}.")

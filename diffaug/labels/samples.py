@@ -1,6 +1,6 @@
 """Where a sample keeps its image and its label: at an index of a tuple, or at a key of a dict."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
@@ -8,15 +8,27 @@ LABEL_KEYS = ("label", "labels", "fine_label")
 
 #: The keys and positions that lead to a part of a sample, the outermost first.
 Place = tuple[Any, ...]
-LabelsGetter = str | int | Callable[[Any], Any]
+#: A key, an index, a callable that returns the part itself, or ``"default"``: the usual places.
+Getter = str | int | Callable[[Any], Any]
+LabelsGetter = Getter
 
 
-def image_place(sample: Any) -> Place:
+def check_getter(name: str, getter: Any) -> Getter:
+    """Return an argument that says where a part of a sample is."""
+    whole = isinstance(getter, int) and not isinstance(getter, bool)
+    if not callable(getter) and not isinstance(getter, str) and not whole:
+        raise TypeError(f"'{name}' must be a key, an index or callable, got {getter!r}.")
+    return getter
+
+
+def image_place(sample: Any, getter: Getter = "default") -> Place:
     """Return where a sample's image is: under a usual key, or first.
 
     Raises:
         TypeError: the sample is neither a tuple, a list nor a dict with such a key.
     """
+    if callable(getter) or getter != "default":
+        return _given_place(sample, getter, "image_getter")
     if isinstance(sample, Mapping):
         return (_key(sample, IMAGE_KEYS, "image"),)
     if isinstance(sample, (tuple, list)) and sample:
@@ -41,17 +53,8 @@ def label_place(sample: Any, getter: LabelsGetter = "default") -> Place:
         >>> label_place(("image", 3)), label_place({"img": "image", "labels": 3})
         ((1,), ('labels',))
     """
-    if callable(getter):
-        return _place_of(sample, getter(sample))
-    if getter != "default":
-        place = (getter,)
-        try:
-            get(sample, place)
-        except (KeyError, IndexError, TypeError) as error:
-            raise TypeError(
-                f"'labels_getter' is {getter!r}, and a sample has no such place."
-            ) from error
-        return place
+    if callable(getter) or getter != "default":
+        return _given_place(sample, getter, "labels_getter")
     if isinstance(sample, Mapping):
         return (_key(sample, LABEL_KEYS, "label"),)
     if isinstance(sample, (tuple, list)) and len(sample) >= 2:
@@ -60,6 +63,25 @@ def label_place(sample: Any, getter: LabelsGetter = "default") -> Place:
     raise TypeError(
         f"a sample must be (image, label) or a dict of them, got {type(sample).__name__}."
     )
+
+
+def getters_in(transforms: Any) -> tuple[Getter, Getter]:
+    """Return the getters of image and label that a transform has, or one inside a ``Compose``."""
+    steps = list(_steps(transforms))
+
+    def first(name: str) -> Getter:
+        given = (getattr(step, name, "default") for step in steps)
+        return next((found for found in given if callable(found) or found != "default"), "default")
+
+    return first("image_getter"), first("labels_getter")
+
+
+def _steps(transforms: Any) -> Iterator[Any]:
+    yield transforms
+    inside = getattr(transforms, "transforms", None)
+    if inside is not None and not isinstance(inside, (str, Mapping)):
+        for step in inside if hasattr(inside, "__iter__") else [inside]:
+            yield from _steps(step)
 
 
 def get(sample: Any, place: Place) -> Any:
@@ -95,12 +117,23 @@ def _key(sample: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> str:
     )
 
 
-def _place_of(sample: Any, label: Any) -> Place:
+def _given_place(sample: Any, getter: Getter, argument: str) -> Place:
+    """Return the place that an argument of the caller names."""
+    if callable(getter):
+        return _place_of(sample, getter(sample), argument)
+    try:
+        get(sample, (getter,))
+    except (KeyError, IndexError, TypeError) as error:
+        raise TypeError(f"'{argument}' is {getter!r}, and a sample has no such place.") from error
+    return (getter,)
+
+
+def _place_of(sample: Any, part: Any, argument: str) -> Place:
     """Find an object in a sample; if it is there twice, as equal small integers are, raise."""
-    places = list(_places(sample, label))
+    places = list(_places(sample, part))
     if len(places) != 1:
         raise TypeError(
-            f"'labels_getter' must return one value of the sample itself, and this one is there "
+            f"'{argument}' must return one value of the sample itself, and this one is there "
             f"{len(places)} times; give a key or an index instead."
         )
     return places[0]

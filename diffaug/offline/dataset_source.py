@@ -10,6 +10,7 @@ from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import dataset_labels
 from diffaug.labels.label import class_number
 from diffaug.offline.sources import Source, SourceImage, class_folder
+from diffaug.seeds import asking
 
 
 class DatasetSource(Source):
@@ -43,7 +44,8 @@ class DatasetSource(Source):
     def load(self, key: str) -> SourceImage:
         index = int(key)
         try:
-            item = self.dataset[index]
+            with asking(index):  # a seeded dataset gives each copy the same image
+                item = self.dataset[index]
             image_at, label_at = _places(item, index)
             image = samples.get(item, image_at)
             if image is None:

@@ -55,7 +55,7 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
 @contextmanager
 def augmenting(switch: bool) -> Iterator[None]:
     """While the switch is off, pass every image as if ``p`` were 0, in this thread."""
-    token = _augmenting.set(switch)
+    token = _augmenting.set(switch and _augmenting.get())  # one within does not turn it on again
     try:
         yield
     finally:

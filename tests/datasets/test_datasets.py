@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from image_folders import picture, save_photos
+from image_folders import picture, save, save_photos
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
@@ -128,6 +128,15 @@ def test_what_a_filter_dropped_is_left_out(own_set):
         GeneratedDataset(own_set)
 
 
+def test_names_may_be_of_any_type_that_datasets_have(mixed_set):
+    tuples = [("cat", "Felis"), ("ant",), ("crane", "bird"), ("bee",), ("crane", "machine")]
+    data = GeneratedDataset(mixed_set, classes=tuples)
+    assert ["cat", "ant", "crane (2)", "bee", "crane (4)"] == data.classes
+    words = GeneratedDataset(mixed_set, classes=np.array(["cat", "ant", "bee"]))
+    assert ["cat", "ant", "bee"] == words.classes
+    assert [type(name) for name in words.classes] == [str] * 3
+
+
 def test_a_set_may_be_moved(own_set, tmp_path):
     before = GeneratedDataset(own_set)
     image, label = before[5]
@@ -237,11 +246,62 @@ def test_a_folder_without_a_set_is_named(photos, tmp_path):
             GeneratedDataset(folder)
 
 
-def test_a_manifest_without_labels_is_named(tmp_path):
-    write_manifest(tmp_path, [{"file_name": "1.png", "source": "1.png"}])
-    for classes in (NAMES, None):
-        with pytest.raises(ValueError, match="images have a label, and '1.png' in .* has none"):
-            GeneratedDataset(tmp_path, classes=classes)
+def labelled(folder, labels):
+    """Write a set with these labels, as an offline run does."""
+    rows = []
+    for number, label in enumerate(labels):
+        save(folder / f"{number}.png", picture(number))
+        rows.append({"file_name": f"{number}.png", "source": str(number), "label": label})
+    write_manifest(folder, rows)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([[0, 1, 1], [1, 0, 0]], torch.tensor([[0, 1, 1], [1, 0, 0]])),
+        ([[0.5, 0.25], [1.0, 0.0]], torch.tensor([[0.5, 0.25], [1.0, 0.0]])),
+        ([0.5, 2.0], torch.tensor([0.5, 2.0], dtype=torch.float64)),
+    ],
+    ids=["several classes", "weights", "a number"],
+)
+def test_labels_that_are_no_classes_come_as_they_were(tmp_path, labels, expected):
+    data = GeneratedDataset(labelled(tmp_path / "set", labels), transform=v2.ToImage())
+    [(images, batch)] = DataLoader(data, 2)
+    assert torch.equal(expected, batch) and expected.dtype == batch.dtype
+    assert torch.equal(picture(1), images[1])
+    assert labels == data.targets and not hasattr(data, "classes")
+
+
+def test_images_without_labels_come_alone(tmp_path):
+    data = GeneratedDataset(labelled(tmp_path / "set", [None, None]), transform=v2.ToImage())
+    assert torch.equal(picture(1), data[1])
+    [batch] = DataLoader(data, 2)
+    assert (2, 3, 24, 32) == batch.shape
+
+
+def test_a_set_has_classes_or_has_none(tmp_path):
+    folder = labelled(tmp_path / "set", ["cat", None])
+    with pytest.raises(ValueError, match="all have a class, or none has, and of 2 in .* 1 have no"):
+        GeneratedDataset(folder)
+    folder = labelled(tmp_path / "other", [[0, 1]])
+    with pytest.raises(ValueError, match=r"must be None, for the labels .* such as \[0, 1\] of '0"):
+        GeneratedDataset(folder, classes=NAMES)
+    for option in ({"classes": NAMES}, {"gamma": 0.5}, {"num_classes": 2}, {"long_tail": True}):
+        name = next(iter(option))
+        with pytest.raises(ValueError, match=f"'{name}' must be None where the labels of the set"):
+            MixedDataset([(picture(0), [0, 1])], folder, **option)
+
+
+def test_real_and_generated_images_may_have_labels_that_are_no_classes(tmp_path):
+    folder = labelled(tmp_path / "set", [[0, 1, 1], [1, 0, 0]])
+    real = [(picture(8), np.array([0, 1, 1])), (picture(9), np.array([1, 0, 0]))]
+    data = MixedDataset(real, folder, replacement="concat")
+    batch = next(iter(DataLoader(Subset(data, range(4)), 4, collate_fn=lambda batch: batch)))
+    assert [[0, 1, 1], [1, 0, 0]] * 2 == [label.tolist() for _, label in batch]
+    assert all(isinstance(label, torch.Tensor) for _, label in batch)
+    local = MixedDataset(real, folder, p=0.5, replacement="local", seed=1)
+    assert [0, 1, 1] == local[0][1].tolist()
 
 
 # MixedDataset.
@@ -411,8 +471,9 @@ def test_classes_are_matched_by_name(photos, tmp_path):
 def test_a_dataset_without_names_has_the_numbers_of_the_set(photos, tmp_path):
     names = ["cat", "bee", "ant"]
     augment_folder(photos, tmp_path / "set", mixer(names), per_image=3)
-    data = MixedDataset(Reals([0, 1, 2]), tmp_path / "set", replacement="concat")
-    assert names == data.generated.classes
+    with pytest.warns(UserWarning, match="assumes the order cat, bee, ant for its labels"):
+        data = MixedDataset(Reals([0, 1, 2]), tmp_path / "set", replacement="concat")
+    assert names == data.generated.classes == data.classes
     torch.testing.assert_close(formula(data.generated.rows[0], 0.5, names), data[3][1])
 
 
@@ -438,7 +499,7 @@ def test_labels_may_be_soft_or_in_dicts_and_wider(mixed_set):
         {"img": image, "fine_label": 2},
         {"img": image, "fine_label": np.array([0.5, 0.5, 0, 0, 0])},
     ]
-    data = MixedDataset(real, mixed_set, p=0.0, num_classes=5)
+    data = MixedDataset(real, mixed_set, classes=NAMES, p=0.0, num_classes=5)
     assert [[0, 0, 1, 0, 0], [0.5, 0.5, 0, 0, 0]] == [data[n][1].tolist() for n in range(2)]
     assert data[0][0] is image
 
@@ -456,7 +517,10 @@ def test_seeded_draws_do_not_depend_on_workers_and_differ_by_epoch(mixed_set):
     assert first == items(data(), workers=2)
     later = data()
     later.set_epoch(1)
-    assert first != items(later) == items(later, workers=2)
+    second = items(later)
+    later.set_epoch(1)
+    assert first != second == items(later, workers=2)
+    assert second != items(later)  # asked for again, each item is drawn anew
     torch.manual_seed(1234)
     assert first == items(data())
     other = MixedDataset(reals(40), mixed_set, p=0.5, seed=8)
@@ -512,7 +576,7 @@ class Told(Dataset):
 @pytest.mark.parametrize("wrap", [lambda told: told, lambda told: Subset(told, [0, 1])])
 def test_the_epoch_reaches_the_dataset_inside_once(mixed_set, wrap):
     told = Told(reals(3))
-    data = MixedDataset(wrap(told), mixed_set)
+    data = MixedDataset(wrap(told), mixed_set, classes=NAMES)
     data.set_epoch(1)
     data.set_epoch(2)
     assert [1, 2] == told.epochs

@@ -58,6 +58,7 @@ class EpochSeen:
 
     def __init__(self):
         self.epoch = 0
+        self.told = []
 
     def __len__(self):
         return 2
@@ -67,6 +68,7 @@ class EpochSeen:
 
     def set_epoch(self, epoch):
         self.epoch = epoch
+        self.told.append(epoch)
 
 
 def mixer(**options):
@@ -93,7 +95,7 @@ def read(data, order=None):
     """Read items, in some order, and return them stacked in their own order."""
     order = list(range(len(data))) if order is None else order
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* was asked for twice")
+        warnings.filterwarnings("ignore", "the dataset is gone through again")
         items = {index: data[index] for index in order}
     pairs = [items[index] for index in sorted(items)]
     return torch.stack([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
@@ -187,6 +189,7 @@ def test_an_item_follows_from_seed_epoch_and_index_alone():
     assert not torch.equal(first[0], read(data)[0])
     data.set_epoch(0)
     assert same(first, read(data))
+    assert not torch.equal(first[0], read(data)[0])
 
 
 def test_items_draw_apart():
@@ -305,23 +308,59 @@ def test_it_pickles_as_it_stands_and_stays_small():
 # Epochs
 
 
-def test_an_item_asked_for_twice_is_warned_of_once_in_the_caller_s_line():
-    data = joint()
-    data.set_epoch(4)
+def test_an_item_asked_for_twice_in_an_epoch_is_drawn_twice():
+    data = joint([Photos()[0]], v2.RandomCrop(12))
+    data.set_epoch(0)
+    first = [data[0][0] for _ in range(6)]
+    assert 5 <= len({image.numpy().tobytes() for image in first})
+    data.set_epoch(0)
+    assert same(first, [data[0][0] for _ in range(6)])
+
+
+def warned(data, indices):
+    """Ask for items, and return the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for index in range(8):
+        for index in indices:
             data[index]
-        assert [] == caught
-        for index in [3, 3, 5]:
-            data[index]
-    [warning] = caught
+    return caught
+
+
+def test_a_second_pass_without_an_epoch_is_warned_of_once_in_the_caller_s_line():
+    data = joint()
+    [warning] = warned(data, [*range(8), 3, 3, *range(8)])
     message = (
-        "item 3 was asked for twice in epoch 4 and is the same both times; "
-        "call set_epoch(epoch) before each epoch."
+        "the dataset is gone through again (item 3), and set_epoch was never called: each pass "
+        "draws anew, but a resumed run cannot repeat it; call set_epoch(epoch) before each epoch."
     )
     assert (message, UserWarning) == (str(warning.message), warning.category)
     assert __file__ == warning.filename
+
+
+def test_the_last_batch_may_be_dropped_from_a_pass():
+    data = joint([Photos()[0]] * 20, v2.Identity())
+    assert 1 == len(warned(data, [*range(18), *range(2, 20), *range(20)]))
+
+
+def test_a_look_at_an_item_hides_no_second_pass():
+    data = joint([Photos()[0]] * 20, v2.Identity())
+    assert [] == warned(data, [0, *range(20)])
+    assert 1 == len(warned(data, range(20)))
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [[3, 3, 5, *range(8), *range(8)], [n for n in range(8) for _ in range(3)]],
+    ids=["weighted", "repeated"],
+)
+def test_oversampling_is_not_warned_of(indices):
+    assert [] == warned(joint(transforms=v2.Identity()), indices)
+
+
+def test_once_an_epoch_was_set_nothing_is_warned_of():
+    data = joint(transforms=v2.Identity())
+    data.set_epoch(0)
+    assert [] == warned(data, [*range(8), *range(8)])
 
 
 def test_a_new_epoch_or_no_seed_is_no_reason_to_warn():
@@ -337,9 +376,10 @@ def test_a_new_epoch_or_no_seed_is_no_reason_to_warn():
 @pytest.mark.timeout(120)
 def test_what_a_worker_was_asked_for_counts():
     data = joint()
-    loader, _ = loaded(data, 2, "fork")
-    with pytest.warns(UserWarning, match="item 6 was asked for twice in epoch 0"):
-        data[6]
+    loader, made = loaded(data, 2, "fork")
+    with pytest.warns(UserWarning, match="is gone through again .item 6., and set_epoch"):
+        image, _ = data[6]
+    assert not torch.equal(made[0][6], image)
 
 
 @pytest.mark.parametrize(
@@ -350,12 +390,18 @@ def test_what_a_worker_was_asked_for_counts():
         lambda inner: Subset(Subset(inner, [1, 0]), [1]),
         lambda inner: ConcatDataset([Photos(), Subset(inner, [0])]),
         lambda inner: JointTransform(Subset(inner, [0]), v2.Identity()),
+        lambda inner: ConcatDataset([inner, inner]),
+        lambda inner: ConcatDataset([JointTransform(inner, v2.Identity())] * 2),
+        lambda inner: ConcatDataset([JointTransform(inner, v2.Identity()) for _ in range(2)]),
     ],
 )
-def test_a_dataset_within_is_told_the_epoch(around):
-    data = JointTransform(around(EpochSeen()), v2.Identity())
+def test_a_dataset_within_is_told_the_epoch_once(around):
+    inner = EpochSeen()
+    data = JointTransform(around(inner), v2.Identity())
     data.set_epoch(7)
     assert 7 == data[-1][1]
+    data.set_epoch(8)
+    assert [7, 8] == inner.told
 
 
 @pytest.fixture(scope="module")
@@ -442,6 +488,12 @@ def test_off_labels_are_one_hot_and_nothing_is_generated():
     assert [] == backend.requests
 
 
+def test_off_it_turns_off_those_within():
+    data = JointTransform(joint(transforms=composed(always())), v2.Identity())
+    data.enabled = False
+    assert [0, 1, 0] == data[4][1].tolist()
+
+
 def test_one_transform_in_two_datasets_follows_the_one_that_is_read():
     transforms = composed(always())
     train, plain = joint(transforms=transforms), joint(transforms=transforms)
@@ -450,7 +502,121 @@ def test_one_transform_in_two_datasets_follows_the_one_that_is_read():
     assert all(mixed and one_hot for mixed, one_hot in labels)
 
 
+# Then
+
+
+def test_what_comes_then_is_given_the_image_alone():
+    seen = []
+    mix = always(strength=0.49)
+    data = joint(transforms=mix)
+    then = JointTransform(
+        Photos(), mix, then=lambda image: seen.append(image) or image.flip(-1), seed=0
+    )
+    (image, label), (flipped, same_label) = data[4], then[4]
+    assert torch.equal(image, seen[0]) and isinstance(seen[0], tv_tensors.Image)
+    assert torch.equal(image.flip(-1), flipped) and torch.equal(label, same_label)
+
+
+class ManyDice(torch.nn.Module):
+    """A transform that draws from every global generator."""
+
+    def forward(self, image):
+        return torch.tensor([random.random(), np.random.rand(), float(torch.rand(()))])
+
+
+def test_with_a_seed_what_comes_then_draws_alike_from_every_generator():
+    data = [JointTransform(Photos(), v2.Identity(), then=ManyDice(), seed=0) for _ in range(2)]
+    state = random.getstate(), np.random.get_state()[1].tolist()
+    first = data[0][3][0]
+    assert state == (random.getstate(), np.random.get_state()[1].tolist())
+    random.seed(7), np.random.seed(7)
+    assert torch.equal(first, data[1][3][0])
+    assert not (first == data[1][3][0]).any()
+
+
+def test_a_trainer_that_sets_the_transform_of_a_dataset_sets_what_comes_then():
+    data = joint()
+    assert data.transform is None
+    data.transform = flip = v2.RandomHorizontalFlip(p=1.0)
+    assert flip is data.transform is data.then
+    assert torch.equal(joint()[2][0].flip(-1), data[2][0])
+    data.transform = None
+    data.set_epoch(0)
+    assert torch.equal(joint()[2][0], data[2][0])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: JointTransform(Photos(), v2.Identity(), then=3), TypeError, "'then' must be"),
+        (lambda: setattr(joint(), "transform", 3), TypeError, "'transform' must be callable, got"),
+        (
+            lambda: setattr(
+                JointTransform(Photos(), v2.Identity(), then=v2.Identity()), "transform", abs
+            ),
+            ValueError,
+            "'transform' must not be set where 'then' was given, for it would replace it; leave",
+        ),
+    ],
+)
+def test_what_cannot_come_then_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
 # As a dataset
+
+
+@pytest.mark.parametrize("getter", ["jpg", lambda sample: sample["jpg"]])
+def test_the_image_may_be_elsewhere(getter):
+    data = [{"cls": 0, "jpg": Photos()[0][0]}]
+    mix = always(labels_getter="cls")
+    made = JointTransform(data, mix, image_getter=getter, then=v2.CenterCrop(4))[0]
+    assert (3, 4, 4) == made["jpg"].shape and (3,) == made["cls"].shape
+    with pytest.raises(TypeError, match="its image under one of the keys image, img, pixel_value"):
+        JointTransform(data, mix)[0]
+
+
+def test_the_getter_of_a_transform_within_is_used():
+    class Getting:
+        image_getter = "jpg"
+
+        def __call__(self, sample):
+            return sample
+
+    data = JointTransform([{"jpg": Photos()[0][0]}], v1.Compose([v2.Identity(), Getting()]))
+    assert isinstance(data[0]["jpg"], tv_tensors.Image)
+
+
+def test_it_has_the_classes_of_its_dataset_where_that_has_any():
+    class Named(Photos):
+        classes, class_to_idx, targets = NAMES, {"cat": 0}, [0, 1]
+
+    data = JointTransform(joint(Named()), v2.Identity())
+    assert (NAMES, {"cat": 0}, [0, 1]) == (data.classes, data.class_to_idx, data.targets)
+    for name in ("classes", "class_to_idx", "targets", "target_transform"):
+        assert not hasattr(joint(), name)
+
+
+class Growing(Photos):
+    """A dataset that has more items in later epochs."""
+
+    length = 2
+
+    def __len__(self):
+        return self.length
+
+    def set_epoch(self, epoch):
+        self.length = 2 + epoch
+
+
+def test_a_dataset_may_grow():
+    data = joint(Growing(), v2.RandomCrop(4))
+    data.dataset.length = 8
+    assert not torch.equal(data[7][0], data[7][0])
+    data.dataset.length = 2
+    data.set_epoch(3)
+    assert not torch.equal(data[4][0], data[4][0])
 
 
 def test_it_has_the_length_and_the_indices_of_its_dataset():
@@ -473,12 +639,24 @@ class Endless(IterableDataset):
     def __iter__(self):
         yield from ()
 
+    def __len__(self):
+        return 1
+
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: JointTransform(iter([]), v2.Identity()), TypeError, "a length and integer indic"),
-        (lambda: JointTransform(Endless(), v2.Identity()), TypeError, "indices, got Endless"),
+        (
+            lambda: JointTransform(Endless(), v2.Identity()),
+            TypeError,
+            "indices, got Endless; map the transform over what can .* iterated: dataset.map.mix",
+        ),
+        (
+            lambda: JointTransform({"train": Photos()}, v2.Identity()),
+            TypeError,
+            "indices, got dict; pass one of its splits.",
+        ),
         (lambda: JointTransform(Photos(), None), TypeError, "must be callable, got NoneType"),
         (lambda: JointTransform(Photos(), [v2.Identity()]), TypeError, "callable, got list"),
         (lambda: joint(seed=-1), ValueError, "'seed' must be at least 0, got -1"),
