@@ -154,12 +154,12 @@ def augment_dataset(
         >>> import tempfile, torch
         >>> from pathlib import Path
         >>> from diffaug import PromptEdit, RecordingBackend, augment_dataset
-        >>> data = [(torch.rand(3, 32, 32), 1)]
+        >>> data = [(torch.rand(3, 32, 32), 0), (torch.rand(3, 32, 32), 1)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     edit = PromptEdit(backend=RecordingBackend())
         ...     done = augment_dataset(data, folder, edit, class_names=["cat", "dog"])
         ...     [path.name for path in Path(folder, "dog").iterdir()]
-        ['000000__0.jpg']
+        ['000001__0.jpg']
     """
     options = Options(
         per_image=per_image, seed=seed, size=size, format=format,
