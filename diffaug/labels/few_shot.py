@@ -1,6 +1,6 @@
 """A few images of each class, the same for fine-tuning, generation and training."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,6 +91,10 @@ def _chosen(labels: Any, paths: Sequence[str] | None, shots: int, seed: int) -> 
 
 
 def _ordered_by_path(indices: Sequence[int], paths: Sequence[str], seed: int) -> list[int]:
-    """Order images by a hash of their path; an image that is there twice counts once."""
-    first = {paths[index]: index for index in reversed(indices)}
-    return [first[path] for path in sorted(first, key=lambda path: derive_seed("shot", seed, path))]
+    """Order images by a hash of their path; a path that is there again comes after all others."""
+    seen = Counter[str]()
+    keys = {}
+    for index in indices:
+        keys[index] = (seen[paths[index]], derive_seed("shot", seed, paths[index]))
+        seen[paths[index]] += 1
+    return sorted(indices, key=lambda index: keys[index])

@@ -52,10 +52,11 @@ def augment_folder(
 
     Run it again after any interruption, and it makes what is missing. The set holds
     ``<class>/<path and stem>__<n>.<format>`` (the source's extension stays where two stems are the
-    same), ``metadata.jsonl`` with a row for each image, and ``run.json``. It loads with
-    torchvision's ``ImageFolder``, and with Hugging Face's ``load_dataset("imagefolder",
-    data_dir=..., data_files={"train": "**"})``. Without ``data_files``, Hugging Face takes names
-    like ``val_1`` for splits.
+    same), ``metadata.jsonl`` with a row for each image, and ``run.json``. Every class has its
+    folder, also one without images. The set loads with :class:`GeneratedDataset`; with
+    torchvision's ``ImageFolder`` if every class has images; and with Hugging Face's
+    ``load_dataset("imagefolder", data_dir=..., data_files={"train": "**"})``. Without
+    ``data_files``, Hugging Face takes names like ``val_1`` for splits.
 
     Args:
         source: a folder with one folder per class, or an address that fsspec reads, such as
@@ -167,12 +168,12 @@ def augment_dataset(
         >>> import tempfile, torch
         >>> from pathlib import Path
         >>> from diffaug import PromptEdit, RecordingBackend, augment_dataset
-        >>> data = [(torch.rand(3, 32, 32), 1)]
+        >>> data = [(torch.rand(3, 32, 32), 0), (torch.rand(3, 32, 32), 1)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     edit = PromptEdit(backend=RecordingBackend())
         ...     done = augment_dataset(data, folder, edit, class_names=["cat", "dog"])
         ...     [path.name for path in Path(folder, "dog").iterdir()]
-        ['000000__0.jpg']
+        ['000001__0.jpg']
     """
     options = Options(
         per_image=per_image, seed=seed, size=size, format=format,

@@ -55,6 +55,7 @@ class Run:
         self.labels = self.source.labels() if pairs_up(self.transform) else []
         # As GeneratedDataset numbers them: a transform that moves images has names of its own.
         own = getattr(self.transform, "class_names", ()) if pairs_up(self.transform) else ()
+        self.own_classes = list(own)
         self.classes = list(dict.fromkeys([*own, *(self.source.classes or ())]))
         self.bar: Any = None
         self.engine = engine_for(maker)
@@ -114,7 +115,8 @@ class Run:
     def told(self, summary: Summary, tally: Tally) -> Summary:
         """Return a summary with what the rows of the set say."""
         images = tally.images_of(self.classes)
-        folders = [self.source.folder_of(name) for name in images]
+        folders = sorted(map(self.source.folder_of, images))
+        numbered = list(map(self.source.folder_of, self.own_classes or images))
         return replace(
             summary,
             classes=tuple(images),
@@ -122,7 +124,7 @@ class Run:
             empty=tuple(name for name, count in images.items() if not count),
             differs=dict(tally.differs),
             sources=tally.sources,
-            reordered=folders != sorted(folders),
+            reordered=numbered != folders[: len(numbered)],
         )
 
     def dry(self) -> Summary:

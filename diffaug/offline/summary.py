@@ -128,13 +128,14 @@ class Summary:
     def lines(self) -> list[str]:
         """Say in lines how many images there are, of which classes, and what was left out."""
         dry = self.estimate is not None
-        images = self.planned if dry else sum(self.images.values())
+        images = sum(self.images.values()) or self.made + self.taken_over
+        images = self.planned if dry else images
         return [*self._counts(images), *left_out_lines(self.left_out), *self.warnings()]
 
     def _counts(self, images: int) -> list[str]:
         names = list(self.classes or self.images)
-        if not names or not images:
-            return []
+        if not images or not names:  # no class is known where labels are no classes
+            return [_count(images, "image")] if images else []
         shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
         return [f"{_count(images, 'image')} of {_count(len(names), 'class')} ({shown})"]
 
@@ -200,7 +201,8 @@ def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
             lines.append(f"left out: {total} of kinds that are not read ({listed}){note}")
     if hidden := left_out.get(HIDDEN):
         lines.append(
-            f"left out: {hidden} hidden images or folders, which torchvision's ImageFolder takes"
+            f"left out: {hidden} that are hidden, images or folders; torchvision's ImageFolder "
+            "takes them: rename or remove them"
         )
     return lines
 

@@ -131,6 +131,19 @@ def test_an_order_that_is_not_that_of_the_folders_is_said(tmp_path):
     assert list(done.classes) == GeneratedDataset(tmp_path / "set").classes
 
 
+def test_an_empty_class_that_a_transform_does_not_know_is_no_number_of_the_set(tmp_path):
+    root = photos(tmp_path)
+    (root / "ant").mkdir()
+    mix = DiffMix(["bird", "cat", "dog"], strategy="real-mix", backend=RecordingBackend(16))
+    with pytest.warns(SummaryWarning) as told:
+        augment_folder(root, tmp_path / "set", mix, per_image=4)
+    assert 0 == GeneratedDataset(tmp_path / "set").classes.index("bird")
+    assert 1 == ImageFolder(tmp_path / "set", allow_empty=True).class_to_idx["bird"]
+    [empty, order] = [str(warning.message) for warning in told]
+    assert empty.endswith("ImageFolder refuses the set: use GeneratedDataset.")
+    assert "another order than that of the labels: use GeneratedDataset" in order
+
+
 def test_eleven_numbers_are_in_another_order_as_folders(tmp_path):
     data = [(torch.rand(3, 20, 20), number) for number in range(11)]
     done = augment_dataset(data, tmp_path / "set", edit())
@@ -164,7 +177,8 @@ def test_what_was_left_out_is_counted_by_kind(tmp_path):
         "left out: 12 files of kinds that are not read (.txt 12)",
         "left out: 3 files of kinds that are not read (.avif 1, .heic 2); convert them if they "
         "are images",
-        "left out: 1 hidden images or folders, which torchvision's ImageFolder takes",
+        "left out: 1 that are hidden, images or folders; torchvision's ImageFolder takes them: "
+        "rename or remove them",
     ] == done.lines()
     assert {".txt": 12, ".heic": 2, ".avif": 1, "hidden": 1} == read_run(done.destination)[
         "left_out"
@@ -250,6 +264,10 @@ def test_names_of_many_classes_are_cut(tmp_path):
     names = tuple("abcdefgh")
     summary = Summary(tmp_path, 8, classes=names, images=dict.fromkeys(names, 1))
     assert ["8 images of 8 classes (a, b, c, d, e, f, ...)"] == summary.lines()
+
+
+def test_images_of_no_class_are_counted(tmp_path):
+    assert ["3 images"] == Summary(tmp_path, 4, made=2, taken_over=1).lines()
 
 
 def test_other_pixels_name_a_loader_that_knows_the_white(tmp_path):
