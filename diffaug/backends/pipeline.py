@@ -15,17 +15,16 @@ import torch
 
 from diffaug.backends.base import ModelBackend
 from diffaug.backends.batches import Job, Output, kind, run_batch
-from diffaug.backends.encodings import keep_encodings
-from diffaug.backends.hub import pin
-from diffaug.backends.loading import (
-    EDITORS,
+from diffaug.backends.devices import (
     REPAIR,
     choose_device,
     is_out_of_memory,
-    load_pipeline,
     refuse_forked_cuda,
     why_no_gpu,
 )
+from diffaug.backends.encodings import keep_encodings
+from diffaug.backends.hub import pin
+from diffaug.backends.loading import EDITORS, load_pipeline
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError, RefusedError, first_line

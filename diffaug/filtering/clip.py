@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from diffaug.arguments import whole
-from diffaug.backends import loading
+from diffaug.backends import devices, loading
 from diffaug.backends.hub import download_flat, folder_of, pin
 from diffaug.backends.model_files import flat_files
 from diffaug.backends.spec import ModelSpec
@@ -118,7 +118,7 @@ class ClipFilter:
 
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         """Return the probability that each image shows what its captions say."""
-        with own_switches(loading.choose_device(self._spec.device), exact=True):
+        with own_switches(devices.choose_device(self._spec.device), exact=True):
             return self._score(images, rows)
 
     def _score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
@@ -172,7 +172,7 @@ class _Clip(NamedTuple):
 
 def _load_clip(spec: ModelSpec) -> _Clip:
     """Load a CLIP model onto its device; raise for anything that is missing or unsafe."""
-    device = loading.choose_device(spec.device)
+    device = devices.choose_device(spec.device)
     try:
         spec = pin(spec)
         clip, missing = _read_or_fetch(spec)

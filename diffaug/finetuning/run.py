@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from diffaug.backends.devices import choose_device
 from diffaug.backends.hub import download
-from diffaug.backends.loading import choose_device, load_pipeline, load_tokenizer
+from diffaug.backends.loading import load_pipeline, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.file_warnings import naming_files

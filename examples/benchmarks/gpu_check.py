@@ -62,7 +62,7 @@ from diffaug import (
     finetune,
     unload,
 )
-from diffaug.backends.loading import is_out_of_memory
+from diffaug.backends.devices import is_out_of_memory
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend
 from diffaug.finetuning import trainer

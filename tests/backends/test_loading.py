@@ -19,14 +19,9 @@ from tiny_pipelines import (
 
 from diffaug import DiffusersBackend, ModelSpec
 from diffaug.backends import loading
+from diffaug.backends.devices import choose_device, is_out_of_memory, local_rank, why_no_gpu
 from diffaug.backends.hub import pin
-from diffaug.backends.loading import (
-    choose_device,
-    is_out_of_memory,
-    load_pipeline,
-    local_rank,
-    why_no_gpu,
-)
+from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
 from diffaug.errors import GenerationError, ModelError
 

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from diffaug.backends.base import ModelBackend
+from diffaug.backends.devices import has_lost_cuda, local_rank
 from diffaug.backends.hub import pin
-from diffaug.backends.loading import has_lost_cuda, local_rank
 from diffaug.backends.pipeline import check_requests
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import Owner, process_started, sweep

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from diffaug.backends.base import Backend
+from diffaug.backends.devices import choose_device, why_no_gpu
 from diffaug.backends.hub import pin
-from diffaug.backends.loading import choose_device, why_no_gpu
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend
 from diffaug.backends.process.watchdog import process_started
