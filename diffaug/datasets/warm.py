@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -159,7 +158,7 @@ def warm_cache(
 
 def _split(transform: Any) -> tuple[list[Any], ImageTransform]:
     """Return the steps before the one transform that generates, and that transform."""
-    steps = list(_steps(transform))
+    steps = [step for step in samples.steps_of(transform) if not samples.steps_inside(step)]
     indices = [
         index
         for index, step in enumerate(steps)
@@ -171,15 +170,6 @@ def _split(transform: Any) -> tuple[list[Any], ImageTransform]:
             f"{len(indices)}."
         )
     return steps[: indices[0]], steps[indices[0]]
-
-
-def _steps(transform: Any) -> Iterator[Any]:
-    inside = getattr(transform, "transforms", None)
-    if isinstance(inside, (list, tuple, nn.ModuleList)):
-        for step in inside:
-            yield from _steps(step)
-    else:
-        yield transform
 
 
 def _cached(ours: ImageTransform) -> CachedBackend:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffaug.arguments import texts
-from diffaug.labels.samples import LABEL_KEYS
+from diffaug.labels.samples import LABEL_KEYS, steps_of
 
 
 def first_name(name: Any) -> Any:
@@ -148,16 +148,15 @@ def check_order(dataset: Any, transforms: Any) -> None:
 
     Names that only one of them has are not compared: words may stand for folders.
     """
-    inside = getattr(transforms, "transforms", None)
-    for step in inside if isinstance(inside, Iterable) else ():
-        check_order(dataset, step)
-    numbers = {name: number for number, name in enumerate(getattr(transforms, "class_names", ()))}
-    for number, name in enumerate(class_names_of(dataset) or () if numbers else ()):
-        if numbers.get(name, number) != number:
-            raise ValueError(
-                f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
-                f"class {number} there and class {numbers[name]} in {type(transforms).__name__}."
-            )
+    for step in steps_of(transforms):
+        numbers = {name: number for number, name in enumerate(getattr(step, "class_names", ()))}
+        for number, name in enumerate(class_names_of(dataset) or () if numbers else ()):
+            if numbers.get(name, number) != number:
+                raise ValueError(
+                    f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
+                    f"class {number} there and class {numbers[name]} in {type(step).__name__}; "
+                    "give class_names_of(dataset)."
+                )
 
 
 def _common_names(parts: list[list[str] | None]) -> list[str] | None:

@@ -81,7 +81,7 @@ def getters_in(transforms: Any) -> tuple[Getter, Getter]:
         >>> getters_in(mix)
         ('default', 'cls')
     """
-    steps = list(_steps(transforms))
+    steps = list(steps_of(transforms))
 
     def first(name: str) -> Getter:
         for step in steps:
@@ -93,13 +93,20 @@ def getters_in(transforms: Any) -> tuple[Getter, Getter]:
     return first("image_getter"), first("labels_getter")
 
 
-def _steps(transforms: Any) -> Iterator[Any]:
+def steps_of(transforms: Any) -> Iterator[Any]:
+    """Yield a transform and all that are inside it, such as those of a ``Compose``, in order."""
     yield transforms
+    for step in steps_inside(transforms):
+        yield from steps_of(step)
+
+
+def steps_inside(transforms: Any) -> list[Any]:
+    """Return the transforms directly inside one; none where it is no ``Compose`` or the like."""
     inside = getattr(transforms, "transforms", None)
-    if inside is not None and not isinstance(inside, (str, Mapping)):
-        # A list, nn.ModuleList, or one transform, as some wrappers have it.
-        for step in inside if hasattr(inside, "__iter__") else [inside]:
-            yield from _steps(step)
+    if inside is None or isinstance(inside, (str, Mapping)):
+        return []
+    # A list, nn.ModuleList, or one transform, as some wrappers have it.
+    return list(inside) if hasattr(inside, "__iter__") else [inside]
 
 
 def get(sample: Any, place: Place) -> Any:
