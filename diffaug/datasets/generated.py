@@ -193,7 +193,7 @@ def numbers_of(classes: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
     if isinstance(classes, str):
         raise TypeError(f"'classes' must be several names in order, got {classes!r}.")
     if any(isinstance(name, tuple) for name in classes):  # as torchvision's ImageNet has them
-        names = distinct(name[0] if isinstance(name, tuple) else name for name in classes)
+        names = distinct(classes)
     else:
         names = [str(name) for name in classes]
     numbers = {name: number for number, name in enumerate(names)}
