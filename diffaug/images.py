@@ -243,9 +243,8 @@ def load_image(path: PathOrFile, *, white: int | None = None) -> Image.Image:
         ...     load_image(f"{folder}/photo.jpg").size
         (20, 40)
     """
-    return image_files.read_rgb(path, None, white)[
-        0
-    ].copy()  # a plain image, without the file it came from
+    image, _ = image_files.read_rgb(path, None, white)
+    return image.copy()  # a plain one, without the file it came from
 
 
 def pixel_count(path: PathOrFile) -> int:

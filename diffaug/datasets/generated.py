@@ -15,7 +15,7 @@ from diffaug.datasets.map_style import position
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
-from diffaug.offline.manifest import Row, read_manifest, read_run
+from diffaug.offline.manifest import read_manifest, read_run, source_label
 
 
 class GeneratedDataset(Dataset):
@@ -208,8 +208,3 @@ def _by_number(numbers: Mapping[str, int]) -> list[str]:
         names.setdefault(number, []).append(name)
     count = max(names, default=-1) + 1
     return [", ".join(names.get(number, [str(number)])) for number in range(count)]
-
-
-def source_label(row: Row) -> str:
-    """Return the class of the image that a row was made from; by default that of the row."""
-    return str(row.get("source_label") or row["label"])

@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 from diffaug.datasets.draws import seeded_globally
-from diffaug.datasets.generated import GeneratedDataset, numbers_of, source_label
+from diffaug.datasets.generated import GeneratedDataset, numbers_of
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, listed_classes, listed_numbers
 from diffaug.labels.dataset import known_labels
 from diffaug.labels.label import class_number
 from diffaug.labels.origins import chain_of, known_paths, parts_of, root_of, through
+from diffaug.offline.manifest import source_label
 from diffaug.seeds import asking
 from diffaug.transforms.base import augmenting
 

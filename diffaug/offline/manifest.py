@@ -190,6 +190,11 @@ def parse_row(line: bytes) -> Row | None:
     return row if named else None
 
 
+def source_label(row: Row) -> str:
+    """Return the class of the image that a row was made from; by default that of the row."""
+    return str(row.get("source_label") or row["label"])
+
+
 def row_line(row: Row) -> bytes:
     """Write a row as one line of JSON."""
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"

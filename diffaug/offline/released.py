@@ -28,7 +28,14 @@ from diffaug.offline.layouts import (
     spelling,
     table_of,
 )
-from diffaug.offline.manifest import Row, each_row, is_set, read_manifest, read_run
+from diffaug.offline.manifest import (
+    Row,
+    each_row,
+    is_set,
+    read_manifest,
+    read_run,
+    source_label,
+)
 from diffaug.offline.sources import Skipped, class_folder
 from diffaug.progress import progress_bar
 from diffaug.seeds import derive_seed
@@ -260,11 +267,11 @@ def export_set(
         >>> from diffaug import DiffMix, RecordingBackend, augment_dataset, export_set
         >>> mix = DiffMix(["cat", "dog"], pairs="other", backend=RecordingBackend())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = [(torch.rand(3, 32, 32), 0)]
+        ...     data = [(torch.rand(3, 32, 32), 0), (torch.rand(3, 32, 32), 1)]
         ...     done = augment_dataset(data, f"{folder}/set", mix, class_names=["cat", "dog"])
         ...     export_set(f"{folder}/set", f"{folder}/release").images
         ...     print(Path(folder, "release", "meta.csv").read_text().splitlines()[1])
-        5
+        10
         cat,dog,0,0.7,cat/dog-000000-0.7.jpg
     """
     root = Path(folder).expanduser().absolute()
@@ -278,7 +285,7 @@ def export_set(
         )
     check_outside(destination, root)
     spelled: dict[str, str] = run.get("directories", {})
-    names = {name for row in rows for name in _classes_of(row)}
+    names = {name for row in rows for name in (source_label(row), row["label"])}
     classes = list(run["identity"].get("transform.class_names") or run.get("classes") or ())
     classes += sorted(names.difference(classes))
     folders: dict[str, str] = {}
@@ -314,14 +321,9 @@ def export_set(
     return ReleaseSummary(out.folder, len(written), len(kept), tuple(classes), tuple(skipped))
 
 
-def _classes_of(row: Row) -> tuple[str, str]:
-    """Return the class of the source of an image, and that of the image."""
-    return str(row.get("source_label") or row["label"]), str(row["label"])
-
-
 def _entry(number: int, row: Row, spelled: dict[str, str]) -> dict[str, Any]:
     """Turn a row of a manifest into a line of Diff-Mix's table."""
-    source, target = _classes_of(row)
+    source, target = source_label(row), row["label"]
     strength = 1.0 if row.get("strength") is None else float(row["strength"])
     path = row.get(PATH) if row.get("method") == "DiffMix" else None
     if isinstance(path, str) and is_image_path(path):  # a manifest may come from anywhere

@@ -6,11 +6,10 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from diffaug import images
-from diffaug.datasets.generated import source_label
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.offline.destination import Destination, Journal
 from diffaug.offline.lookalikes import describe_set
-from diffaug.offline.manifest import MANIFEST, Row, read_run
+from diffaug.offline.manifest import MANIFEST, Row, read_run, source_label
 from diffaug.offline.shards import parts_of
 from diffaug.previews.captions import (
     REFUSED,
