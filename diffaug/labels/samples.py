@@ -160,7 +160,14 @@ def _given_place(sample: Any, getter: Getter, argument: str) -> Place:
     try:
         get(sample, (getter,))
     except (KeyError, IndexError, TypeError) as error:
-        raise TypeError(f"'{argument}' is {getter!r}, and a sample has no such place.") from error
+        what = type(sample).__name__
+        if isinstance(sample, (Mapping, tuple, list)):
+            places = sample if isinstance(sample, Mapping) else range(len(sample))
+            what += f" with {', '.join(map(repr, places))}"
+        raise TypeError(
+            f"'{argument}' must be a place in every sample, got {getter!r}, and a sample is a "
+            f"{what}; give one of its keys or indices."
+        ) from error
     return (getter,)
 
 

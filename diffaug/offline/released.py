@@ -13,6 +13,7 @@ from typing import Any
 from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.arguments import texts
+from diffaug.labels.class_names import twins
 from diffaug.offline.destination import Destination, OutputFolder, check_outside
 from diffaug.offline.layouts import (
     COLUMNS,
@@ -155,13 +156,12 @@ def _with_classes(
         How the release spells each class; the rows; and those of unknown classes, with the others
         that are skipped.
     """
-    known: dict[str, str] = {}
-    for name in names:
-        if (other := known.setdefault(spelling(name), name)) != name:
-            raise ValueError(
-                f"'classes' must differ in more than case, spaces, underscores and slashes, got "
-                f"{other!r} and {name!r}."
-            )
+    for earlier, later in twins(names, spelling):
+        raise ValueError(
+            "'classes' must differ in more than case, spaces, underscores and slashes, got "
+            f"{names[earlier]!r} and {names[later]!r}; rename one of them."
+        )
+    known = {spelling(name): name for name in names}
     directories: dict[str, str] = {}
     rows, skipped, taken = [], list(release.skipped), set[str]()
     for row in release.rows:
@@ -288,14 +288,12 @@ def export_set(
     names = {name for row in rows for name in (source_label(row), row["label"])}
     classes = list(run["identity"].get("transform.class_names") or run.get("classes") or ())
     classes += sorted(names.difference(classes))
-    folders: dict[str, str] = {}
-    for name in classes:
-        if (other := folders.setdefault(directory_name(name), name)) != name:
-            raise ValueError(
-                f"'folder' must hold classes that differ in more than spaces, underscores and "
-                f"slashes, which Diff-Mix's code writes alike, got {other!r} and {name!r}; rename "
-                "one of them."
-            )
+    for earlier, later in twins(classes, directory_name):
+        raise ValueError(
+            "'folder' must hold classes that differ in more than spaces, underscores and slashes, "
+            f"which Diff-Mix's code writes alike, got {classes[earlier]!r} and {classes[later]!r}; "
+            "rename one of them."
+        )
     entries = [_entry(number, row, spelled) for number, row in enumerate(rows)]
     out = OutputFolder(destination, {"exported": str(root)}, RECORD)
     out.recorded()

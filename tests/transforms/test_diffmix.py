@@ -785,8 +785,12 @@ def test_a_class_beyond_the_names_is_named_though_labels_are_wider():
 @pytest.mark.parametrize(
     ("getter", "sample", "message"),
     [
-        ("kind", {"image": photograph(), "label": 1}, "'labels_getter' is 'kind', and a sample"),
-        (7, (photograph(), 1), "'labels_getter' is 7, and a sample has no such place"),
+        (
+            "kind",
+            {"image": photograph(), "label": 1},
+            "must be a place in every sample, got 'kind', and",
+        ),
+        (7, (photograph(), 1), "'labels_getter' must be a place in every sample, got 7, and"),
         (lambda sample: sample[1], (photograph(), 1, 1), "there 2 times; give a key or an index"),
         (lambda sample: 17.5, (photograph(), 1), "there 0 times; give a key or an index"),
     ],
