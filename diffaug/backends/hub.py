@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
 from diffaug.backends.model_files import TEXT, components, flat_files, needed_files, read_index
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
+from diffaug.backends.wholeness import has_vocabulary, is_whole
 from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError, first_line
 
 _log = logging.getLogger("diffaug")
@@ -124,19 +126,62 @@ def downloaded(spec: ModelSpec) -> bool:
 
 
 def _local(spec: ModelSpec) -> Path | None:
-    """Return the folder of a model whose needed files are all on this machine."""
+    """Return the folder of a model whose needed files are all on this machine, and whole."""
     folder = folder_of(spec)
-    if not (folder / "model_index.json").is_file():
+    fetched = not Path(spec.model).expanduser().is_dir()
+    if not (folder / "model_index.json").is_file() or (fetched and _unfinished(folder).exists()):
         return None
     index = read_index(folder)
     files = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
     needed = needed_files(files, index, spec)
-    for name in components(index, spec):
-        part = [file for file in needed if file.startswith(f"{name}/")]
-        is_model = f"{name}/config.json" in part
+    for name, (_, kind) in components(index, spec).items():
+        part = [file.partition("/")[2] for file in needed if file.startswith(f"{name}/")]
+        is_model = "config.json" in part
         if not part or (is_model and not any(file.endswith(".safetensors") for file in part)):
             return None
-    return folder
+        if "Tokenizer" in kind and not has_vocabulary(kind, part):
+            return None
+    # Loading says better what is wrong with a file of a user's own.
+    check = is_whole if fetched else Path.is_file
+    return folder if all(check(folder / file) for file in needed) else None
+
+
+def _unfinished(snapshot: Path) -> Path:
+    """Return the file that is there while a download runs, and after one that was cut off.
+
+    What a repository lists is known online alone, and each file that came is whole: without this
+    mark, nothing here would show that a small file, such as that of special tokens, never came.
+    """
+    return snapshot.parents[1] / f".unfinished-{snapshot.name}"
+
+
+@contextmanager
+def _fetching(repository: str, revision: str | None) -> Iterator[None]:
+    mark = _unfinished(_snapshot(repository, revision))
+    with suppress(OSError):  # the download itself says what is wrong with the folder
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    yield
+    mark.unlink(missing_ok=True)
+
+
+def _fetch(repository: str, revision: str | None, patterns: list[str], force: bool) -> Path:
+    """Fetch files of a repository that are not here, or not whole; with ``force``, all."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    snapshot = _snapshot(repository, revision)
+    with _fetching(repository, revision):
+        if not force:  # the library takes whatever has the name for whole
+            for file in snapshot.rglob("*"):
+                name = file.relative_to(snapshot).as_posix()
+                wanted = any(fnmatch(name, pattern) for pattern in patterns)
+                if wanted and file.is_file() and not is_whole(file):
+                    hf_hub_download(repository, name, revision=revision, force_download=True)
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=patterns, force_download=force
+            )
+        )
 
 
 def folder_of(spec: ModelSpec) -> Path:
@@ -161,21 +206,17 @@ def _local_adapter(adapter: str) -> Path | None:
     return min(path.glob("*.safetensors"), default=None)
 
 
-def adapter_file(adapter: str) -> Path:
-    """Return the safetensors file of an adapter; fetch it if it is not here.
+def adapter_file(adapter: str, *, force: bool = False) -> Path:
+    """Return the safetensors file of an adapter; fetch it if it is not here, or with ``force``.
 
     Raises:
         ModelError: the adapter has no such file, perhaps only a pickle.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-
     reference, revision = split_revision(adapter)
-    if _local_adapter(adapter) is None and not Path(reference).expanduser().exists():
+    if not Path(reference).expanduser().exists() and (force or _local_adapter(adapter) is None):
         with _asking_the_hub(reference):
-            snapshot_download(
-                reference, revision=revision, allow_patterns=["*.safetensors", "*.json"]
-            )
+            _fetch(*_pin(reference, revision), ["*.safetensors", "*.json"], force)
     file = _local_adapter(adapter)
     if file is None:
         raise ModelError(
@@ -185,21 +226,19 @@ def adapter_file(adapter: str) -> Path:
     return file
 
 
-def download(spec: ModelSpec) -> Path:
+def download(spec: ModelSpec, *, force: bool = False) -> Path:
     """Fetch what loading a model reads (safetensors and small text files), and its adapters.
 
-    Nothing is fetched twice, and a local folder is left alone. ``HF_TOKEN``, ``HF_ENDPOINT`` and
-    ``HF_HUB_OFFLINE`` are honoured.
+    Nothing whole is fetched twice, but with ``force``. A local folder is left alone. ``HF_TOKEN``,
+    ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are honoured.
 
     Raises:
         ModelError: the model is unknown, gated, incomplete, or has pickled weights only.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-
     spec = pin(spec)
     for adapter in spec.adapters:
-        adapter_file(adapter)
+        adapter_file(adapter, force=force)
     if Path(spec.model).is_dir():
         if _local(spec) is None:
             raise ModelError(
@@ -207,11 +246,10 @@ def download(spec: ModelSpec) -> Path:
                 "save it again with save_pretrained."
             )
         return Path(spec.model)
-    if downloaded(spec):
+    if downloaded(spec) and not force:
         return _snapshot(spec.model, spec.revision)
     with _asking_the_hub(spec.model):
-        files = list(_hub_files(spec))
-        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
+        return _fetch(spec.model, spec.revision, list(_hub_files(spec)), force)
 
 
 def download_flat(spec: ModelSpec) -> Path:
@@ -221,21 +259,19 @@ def download_flat(spec: ModelSpec) -> Path:
         ModelError: the model is unknown, gated, or has pickled weights only.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-
     with _asking_the_hub(spec.model):
         files = flat_files(_sizes(spec), spec.model)
-        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
+        return _fetch(spec.model, spec.revision, files, force=False)
 
 
-def download_size(spec: ModelSpec) -> int:
+def download_size(spec: ModelSpec, *, force: bool = False) -> int:
     """Ask the Hub how many bytes ``download`` would fetch for a model; 0 if it is here.
 
     Raises:
         ModelError: the model is unknown, gated, or has pickled weights only.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    if downloaded(spec) or Path(spec.model).is_dir():
+    if Path(spec.model).is_dir() or (downloaded(spec) and not force):
         return 0
     with _asking_the_hub(spec.model):
         return sum(_hub_files(spec).values())
@@ -259,7 +295,11 @@ def _hub_files(spec: ModelSpec) -> dict[str, int]:
     sizes = _sizes(spec)
     if "model_index.json" not in sizes:
         raise ModelError(f"'{spec.model}' has no model_index.json: it is not a diffusers model.")
-    index = Path(hf_hub_download(spec.model, "model_index.json", revision=spec.revision))
+    file = _snapshot(spec.model, spec.revision) / "model_index.json"
+    damaged = file.is_file() and not is_whole(file)
+    index = Path(
+        hf_hub_download(spec.model, file.name, revision=spec.revision, force_download=damaged)
+    )
     return {
         file: sizes.get(file, 0) for file in needed_files(sizes, read_index(index.parent), spec)
     }

@@ -18,6 +18,7 @@ from diffaug.backends.model_files import components, read_index, read_json, weig
 from diffaug.backends.noise import round_noise
 from diffaug.backends.presets import show_licence
 from diffaug.backends.spec import ModelSpec
+from diffaug.backends.wholeness import next_step
 from diffaug.errors import GenerationError, ModelError, first_line, require
 
 #: What a learned word looks like.
@@ -204,18 +205,36 @@ def _load_part(
     weights = weights_of(names, variant, str(folder)) if is_module else []
     try:
         if not is_module:
-            return kind.from_pretrained(str(folder), local_files_only=True)
+            part = kind.from_pretrained(str(folder), local_files_only=True)
+            if "Tokenizer" in name:
+                _check_reading(part, folder)
+            return part
         has_variant = any(f".{variant}" in file for file in weights)
         part, missing = read_module(kind, folder, dtype, variant if has_variant else None)
+    except ModelError:
+        raise
     except Exception as error:  # damaged files trip any of the parsers below
         reason = first_line(error)
-        raise ModelError(f"'{folder}' could not be loaded: {reason}; get it again.") from error
+        raise ModelError(
+            f"'{folder}' could not be loaded: {reason}; {next_step(folder)}."
+        ) from error
     if missing:
         raise ModelError(
             f"'{folder}' lacks {len(missing)} weights that {name} needs ({missing[0]}, ...); it "
-            "was saved incomplete, or by another version of the library: get it again or upgrade."
+            f"was saved incomplete, or by another version of the library: {next_step(folder)}, or "
+            "upgrade."
         )
     return part
+
+
+def _check_reading(tokenizer: Any, folder: Path) -> None:
+    """Refuse a tokenizer without its words, to which every prompt is the same."""
+    read = {tuple(tokenizer(text)["input_ids"]) for text in ("snowy", "a red car", "q")}
+    if len(read) < 3:
+        raise ModelError(
+            f"'{folder}' reads different prompts as the same tokens, for its vocabulary is absent "
+            f"or damaged; {next_step(folder)}."
+        )
 
 
 def read_module(

@@ -55,7 +55,7 @@ def own_hub(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     served = shutil.copytree(model_folder("translate"), tmp_path / "served")
-    paths = []
+    paths, down = [], set()
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -74,6 +74,9 @@ def own_hub(tmp_path, monkeypatch):
                 self.answer(200, json.dumps(info).encode())
             else:
                 name = path.partition(f"/resolve/{COMMIT}/")[2]
+                if name in down:
+                    self.answer(400, b"")  # unlike 503, it is not tried again
+                    return
                 headers = {"ETag": f'"{name.replace("/", "-")}"', "X-Repo-Commit": COMMIT}
                 self.answer(200, (served / name).read_bytes(), headers)
 
@@ -100,7 +103,7 @@ def own_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield SimpleNamespace(folder=served, paths=paths)
+    yield SimpleNamespace(folder=served, paths=paths, down=down)
     server.shutdown()
     server.server_close()
     thread.join()
@@ -123,6 +126,60 @@ def test_only_what_loading_reads_is_fetched_and_only_once(own_hub):
     assert downloaded(pin(spec)) and download_size(pin(spec)) == 0
     own_hub.paths.clear()
     assert download(spec) == folder and own_hub.paths == []
+
+
+FILES = sorted(
+    file.relative_to(model_folder("translate")).as_posix()
+    for file in model_folder("translate").rglob("*.*")
+    if file.parent.name != "vocabulary"
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_model_of_which_one_file_did_not_come_is_absent_and_fetched_next_time(own_hub, name):
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1, revision=COMMIT)
+    own_hub.down.add(name)
+    with pytest.raises(ModelUnavailableError, match="cannot be reached"):
+        download(spec)
+    assert not downloaded(spec)
+    own_hub.down.clear()
+    folder = download(spec)
+    assert downloaded(spec)
+    fetched = {file: (folder / file).read_bytes() for file in FILES}
+    assert {file: (own_hub.folder / file).read_bytes() for file in FILES} == fetched
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_leads_nowhere_or_was_cut_is_fetched_again(own_hub, name, damage):
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1, revision=COMMIT)
+    folder = download(spec)
+    blob = (folder / name).resolve()
+    whole = blob.read_bytes()
+    if damage == "gone":
+        blob.unlink()
+    else:
+        blob.write_bytes(whole[: len(whole) // 2])
+    assert not downloaded(spec)
+    assert whole == (download(spec) / name).read_bytes()
+    assert downloaded(spec)
+
+
+def test_a_download_can_be_forced_and_offline_it_spoils_nothing(own_hub, monkeypatch):
+    from huggingface_hub import constants
+
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1, revision=COMMIT)
+    folder = download(spec)
+    config = (folder / "vae" / "config.json").resolve()
+    content = config.read_bytes()
+    config.write_text("{}")  # reads, and is not what was fetched
+    assert downloaded(spec) and download(spec) == folder and config.read_text() == "{}"
+    assert download_size(spec, force=True) > 0
+    assert content == (download(spec, force=True) / "vae" / "config.json").read_bytes()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelUnavailableError):
+        download(spec, force=True)
+    assert downloaded(spec)
 
 
 def test_a_hub_model_with_pickles_only_is_refused_before_they_are_fetched(own_hub):

@@ -419,3 +419,29 @@ def test_a_device_that_cannot_take_the_model_is_one_line(text, expected, monkeyp
     with pytest.raises(GenerationError, match=expected) as caught:
         load_pipeline(pin(tiny_spec("edit", dtype="float32")))
     check_error(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["one file", "two files"])
+@pytest.mark.parametrize("words", [None, "{}"])
+def test_a_tokenizer_without_its_words_is_refused(folder, layout, words):
+    file = folder / "tokenizer" / "tokenizer.json"
+    if layout == "two files":
+        for name in ("vocab.json", "merges.txt"):
+            shutil.copy(folder / "vocabulary" / name, folder / "tokenizer" / name)
+        file.unlink()
+        load(folder)  # that is a whole vocabulary
+        file = folder / "tokenizer" / "vocab.json"
+    file.unlink() if words is None else file.write_text(words)
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert f"'{folder}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_different_prompts_are_different_tokens_or_an_error(tmp_path):
+    for name, alike in {"same": lambda text: [1, 2], "own": lambda text: [len(text)]}.items():
+        tokenizer = lambda text, alike=alike: {"input_ids": alike(text)}  # noqa: E731
+        if name == "same":
+            with pytest.raises(ModelError, match="reads different prompts as the same tokens"):
+                loading._check_reading(tokenizer, tmp_path)
+        else:
+            loading._check_reading(tokenizer, tmp_path)
