@@ -3,13 +3,14 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
+from diffaug.backends.checkpoints import LORA
 from diffaug.backends.model_files import TEXT, components, flat_files, needed_files, read_index
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
@@ -19,6 +20,8 @@ from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError, firs
 _log = logging.getLogger("diffaug")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_FILE = re.compile(rf"(?P<repository>{HUB_ID.pattern})/(?P<file>[\w./-]+\.safetensors)")
+_WEIGHT = re.compile(r"\*(\d+(?:\.\d+)?)$")
 
 
 def pin(spec: ModelSpec) -> ModelSpec:
@@ -35,14 +38,44 @@ def pin(spec: ModelSpec) -> ModelSpec:
         ModelUnavailableError: no such folder, or the Hub cannot be reached.
     """
     model, revision = _pin(spec.model, spec.revision)
-    adapters = ("@".join(_pin(*split_revision(adapter))) for adapter in spec.adapters)
-    return replace(spec, model=model, revision=revision, adapters=tuple(adapters))
+    return replace(
+        spec,
+        model=model,
+        revision=revision,
+        adapters=tuple(_pin_adapter(adapter) for adapter in spec.adapters),
+    )
+
+
+def _pin_adapter(adapter: str) -> str:
+    """Fill in the revision of an adapter; its file and its weight stay."""
+    (reference, file), (_, revision) = _split_file(adapter), split_revision(adapter)
+    reference, revision = _pin(reference, revision)
+    named = f"{reference}/{file}" if file else reference
+    weight = "" if "*" not in adapter else f"*{weight_of(adapter)}"
+    return f"{named}@{revision}{'' if weight == '*1.0' else weight}"
+
+
+def _split_file(adapter: str) -> tuple[str, str | None]:
+    """Split ``"org/name/file.safetensors"`` of the Hub; what exists on disk is a path."""
+    reference, _ = split_revision(adapter)
+    match = _HUB_FILE.fullmatch(reference)
+    if match is None or Path(reference).expanduser().exists():
+        return reference, None
+    return match["repository"], match["file"]
+
+
+def weight_of(adapter: str) -> float:
+    """Return how strongly an adapter is applied: the number after a ``*``, otherwise 1."""
+    match = _WEIGHT.search(adapter)
+    return float(match[1]) if match else 1.0
 
 
 def split_revision(adapter: str) -> tuple[str, str | None]:
-    """Split ``"name@revision"``; the revision may be absent."""
+    """Split ``"name@revision"``; the revision may be absent. A weight is left out."""
+    adapter = _WEIGHT.sub("", adapter)
     reference, at, revision = adapter.rpartition("@")
-    known = revision.startswith("sha256:") or HUB_ID.fullmatch(reference)
+    hub = HUB_ID.fullmatch(reference) or _HUB_FILE.fullmatch(reference)
+    known = revision.startswith("sha256:") or hub
     return (reference, revision) if at and known else (adapter, None)
 
 
@@ -197,33 +230,71 @@ def _snapshot(repository: str, revision: str | None) -> Path:
 
 
 def _local_adapter(adapter: str) -> Path | None:
-    reference, revision = split_revision(adapter)
+    (reference, name), (_, revision) = _split_file(adapter), split_revision(adapter)
     path = Path(reference).expanduser()
-    if not path.exists():
-        path = _snapshot(reference, revision)
-    if path.is_file():
-        return path if path.suffix == ".safetensors" else None
-    return min(path.glob("*.safetensors"), default=None)
+    if path.exists():
+        if path.is_file():
+            return path if path.suffix == ".safetensors" else None
+        chosen = _only_file((file.name for file in path.glob("*.safetensors")), adapter)
+        return path / chosen if chosen else None
+    path = _snapshot(reference, revision)
+    if name is None:
+        if _unfinished(path).exists():
+            return None
+        name = _only_file((file.name for file in path.glob("*.safetensors")), adapter)
+    return path / name if name and is_whole(path / name) else None
+
+
+def _only_file(names: Iterable[str], adapter: str) -> str | None:
+    """Return which of a folder's files is the adapter; of several without a known name, none is."""
+    files = sorted(names)
+    if LORA in files:
+        return LORA
+    if len(files) > 1:
+        reference, _ = split_revision(adapter)
+        raise ModelError(
+            f"the adapter '{reference}' must be one file, and the folder holds {len(files)}: "
+            f"{', '.join(files[:6])}{', ...' if len(files) > 6 else ''}; name one, as "
+            f"'{reference}/{files[-1]}'."
+        )
+    return files[0] if files else None
 
 
 def adapter_file(adapter: str, *, force: bool = False) -> Path:
     """Return the safetensors file of an adapter; fetch it if it is not here, or with ``force``.
 
     Raises:
-        ModelError: the adapter has no such file, perhaps only a pickle.
+        ModelError: the adapter has no such file, perhaps only a pickle; or it has several.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    reference, revision = split_revision(adapter)
+    (reference, name), (_, revision) = _split_file(adapter), split_revision(adapter)
     if not Path(reference).expanduser().exists() and (force or _local_adapter(adapter) is None):
         with _asking_the_hub(reference):
-            _fetch(*_pin(reference, revision), ["*.safetensors", "*.json"], force)
+            _fetch_adapter(adapter, *_pin(reference, revision), name, force)
     file = _local_adapter(adapter)
     if file is None:
         raise ModelError(
-            f"the adapter '{adapter}' holds no safetensors file, and pickles are refused; save it "
-            "as safetensors."
+            f"the adapter '{adapter}' holds no safetensors file{f' {name}' if name else ''}, and "
+            "pickles are refused; save it as safetensors."
         )
     return file
+
+
+def _fetch_adapter(
+    adapter: str, repository: str, revision: str, name: str | None, force: bool
+) -> None:
+    listed = _sizes(ModelSpec(repository, revision=revision))
+    whole = name is None
+    if name is None:
+        files = (file for file in listed if "/" not in file and file.endswith(".safetensors"))
+        name = _only_file(files, adapter)
+    if name not in listed:
+        return
+    mark = _unfinished(_snapshot(repository, revision))
+    others = not whole and (mark.exists() or not _snapshot(repository, revision).exists())
+    _fetch(repository, revision, [name, "*.json"], force)
+    if others:  # of a repository with several files, this one is not the only one
+        mark.touch()
 
 
 def download(spec: ModelSpec, *, force: bool = False) -> Path:

@@ -35,8 +35,9 @@ class ModelSpec:
         guidance_scale: text guidance; 1 turns it off.
         image_guidance_scale: guidance towards the source image, ``"edit"`` only, >= 1.
         scheduler: class name of a diffusers scheduler, or None for the model's own.
-        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``), in the order in which they
-            are applied.
+        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``, or one of several files,
+            ``"org/name/file.safetensors@commit"``), in the order in which they are applied. A
+            weight may follow: ``"loras/birds*0.7"``.
         safety_checker: run the model's own safety checker; refused images are generated again.
         dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.

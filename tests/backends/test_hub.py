@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_pipelines import model_folder, tiny_spec
 
 from diffaug import ModelSpec
@@ -298,9 +300,49 @@ def test_a_model_is_not_there_before_its_adapter_is(hub):
     cache_model(hub, "org/name", model_folder("translate"))
     spec = ModelSpec("org/name", task="translate", adapters=(f"org/lora@{COMMIT}",))
     assert not downloaded(spec)
-    (cache_model(hub, "org/lora") / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    save_file(
+        {"a": torch.zeros(1)}, cache_model(hub, "org/lora") / "pytorch_lora_weights.safetensors"
+    )
     assert downloaded(spec)
     assert adapter_file(spec.adapters[0]).name == "pytorch_lora_weights.safetensors"
+
+
+def test_of_several_files_of_an_adapter_one_is_named_or_none_is_taken(tmp_path):
+    for name in ("birds-000001", "birds-000002", "birds"):
+        save_file({"a": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ModelError, match="must be one file, and the folder holds 3: birds-000001"):
+        adapter_file(str(tmp_path))
+    named = str(tmp_path / "birds.safetensors")
+    assert adapter_file(named) == adapter_file(f"{named}*0.7") == Path(named)
+    save_file({"a": torch.zeros(1)}, tmp_path / "pytorch_lora_weights.safetensors")
+    assert adapter_file(str(tmp_path)).name == "pytorch_lora_weights.safetensors"
+
+
+def test_a_file_of_an_adapter_on_the_hub_can_be_named(own_hub, monkeypatch):
+    from huggingface_hub import constants
+
+    for name in ("birds-000001", "birds"):
+        save_file({"a": torch.zeros(1)}, own_hub.folder / f"{name}.safetensors")
+    with pytest.raises(ModelError, match="holds 2: birds-000001.safetensors, birds.safetensors"):
+        adapter_file("org/name")
+    named = "org/name/birds.safetensors"
+    assert adapter_file(named).name == "birds.safetensors"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert adapter_file(f"{named}@{COMMIT}*0.5").name == "birds.safetensors"
+    with pytest.raises(ModelUnavailableError):  # only the Hub knows that there are others
+        adapter_file("org/name")
+
+
+def test_the_weight_of_an_adapter_is_part_of_the_fingerprint(tmp_path):
+    file = tmp_path / "lora.safetensors"
+    save_file({"a": torch.zeros(1)}, file)
+    whole, half = (pin(tiny_spec("translate", adapters=(f"{file}{w}",))) for w in ("", "*0.5"))
+    assert whole.adapters[0].startswith(f"{file}@sha256:")
+    assert half.adapters[0] == f"{whole.adapters[0]}*0.5" and half == pin(half)
+    assert half.fingerprint != whole.fingerprint
+    assert whole == pin(tiny_spec("translate", adapters=(f"{file}*1.0",)))
+    hub = f"org/name/birds.safetensors@{COMMIT}*0.5"
+    assert (hub,) == pin(tiny_spec("translate", adapters=(hub,))).adapters
 
 
 def test_a_local_folder_is_there_when_whole(tmp_path):

@@ -170,6 +170,47 @@ def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
             )
 
 
+def test_layers_of_a_lora_without_a_place_are_said_and_most_of_them_refused(tmp_path):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    pipe = load_pipeline(tiny_spec("translate"))
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    state = {f"unet.{n}": w for n, w in get_peft_model_state_dict(pipe.unet).items()}
+    layers = sorted({name.partition(".lora_")[0] for name in state})
+
+    def saved(name, kept):
+        file = tmp_path / f"{name}.safetensors"
+        kept = layers[:kept]
+        save_file(
+            {
+                (n if n.partition(".lora_")[0] in kept else n.replace("blocks", "blocks.7")): w
+                for n, w in state.items()
+            },
+            file,
+        )
+        return tiny_spec("translate", adapters=(str(file),))
+
+    few, most = saved("few", 1), saved("most", len(layers) - 1)
+    with pytest.raises(ModelError, match=f"{len(layers) - 1} of its {len(layers)} layers have no"):
+        load_pipeline(few)
+    with pytest.warns(UserWarning, match=f"in part: 1 of its {len(layers)} layers have no place"):
+        load_pipeline(most)
+    whole = saved("whole", len(layers))
+    images = [
+        DiffusersBackend(spec).generate([make_request("translate")])[0].image
+        for spec in (
+            whole,
+            replace(whole, adapters=(f"{whole.adapters[0]}*0.5",)),
+            replace(whole, adapters=(f"{whole.adapters[0]}*0",)),
+            tiny_spec("translate"),
+        )
+    ]
+    assert torch.equal(images[2], images[3])
+    assert not torch.equal(images[0], images[1]) and not torch.equal(images[1], images[3])
+
+
 @pytest.mark.parametrize(
     "names",
     [
