@@ -62,7 +62,9 @@ class DiffMix(ImageTransform):
         metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
             the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
-            high)``, or ``"uniform"``; 0.7 by default. An image from text has none.
+            high)``, or ``"uniform"``; 0.7 by default. A model runs whole steps: a strength that it
+            misses by more than 0.05, or one of a range, becomes the one that runs, for the label
+            too. An image from text has none.
         gamma: at least 0; see :func:`soft_label`.
         p: probability in [0, 1] that an image is translated; others get one-hot labels.
         pool: how many translations one image has, fixed by its content and ``seed``, so that later
@@ -138,6 +140,8 @@ class DiffMix(ImageTransform):
         self.image_getter = samples.check_getter("image_getter", image_getter)
         given = spec_of(backend) if is_backend(backend) else _translating_spec(backend)
         self.backend = self._checked(backend, given)
+        if (spec := self._spec_here()) is not None and self.strategy.start == "image":
+            self.strength.say(spec)
         self.cache = cache and pool is not None
         self.prompts = class_prompts(self.class_names, class_names, self.strategy, metaclass, given)
         self._warn_of_settings()
@@ -214,6 +218,9 @@ class DiffMix(ImageTransform):
             )
         return backend
 
+    def _spec_here(self) -> ModelSpec | None:
+        return spec_of(self.backend) if is_backend(self.backend) else self.backend  # type: ignore[return-value]
+
     def _spec(self, spec: ModelSpec) -> ModelSpec:
         if spec.task == "edit":
             raise ValueError(
@@ -262,7 +269,7 @@ class DiffMix(ImageTransform):
         return {
             "source": source,
             "target": int(target),
-            "strength": self.strength.draw(generator),
+            "strength": self.strength.runs(self.strength.draw(generator), self._spec_here()),
             "seed": int(torch.randint(MAX_SEED, (), generator=generator)),
         }
 
