@@ -342,7 +342,7 @@ class DiffMix(ImageTransform):
 
     def _count(self, pictures: list[Any]) -> int:
         """Return how many images each image, or batch, of a sample holds."""
-        counts = {images.check_image(image) for image in pictures}
+        counts = {images.count(image) for image in pictures}
         if len(counts) > 1:
             raise ValueError(
                 "images of one sample must be equally many, for they share labels, got "
@@ -355,6 +355,8 @@ class DiffMix(ImageTransform):
     ) -> list[Params | None]:
         """Draw a translation for each image; None for an image that ``p`` leaves unchanged."""
         sources = self._sources(labels)
+        if not any(drawn):
+            return drawn
         pixels, _ = images.unpack(image)
         return [
             params and self._in_pool(pixels[index : index + 1], source, params["variant"])
