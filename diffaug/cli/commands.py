@@ -15,6 +15,7 @@ from diffaug.cli.options import (
     Source,
     Strict,
     TransformOptions,
+    White,
     refuse,
     takes_transform,
 )
@@ -54,10 +55,7 @@ def augment(
     include_originals: Annotated[
         bool, typer.Option("--include-originals", help="Write each source too.")
     ] = False,
-    white: Annotated[
-        int | None,
-        typer.Option(help="Value that is white in files of 16 bits, like 4095 for 12-bit X-rays."),
-    ] = None,
+    white: White = None,
     shard: Annotated[
         str | None,
         typer.Option(

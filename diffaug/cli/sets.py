@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffaug.cli.app import app, err, out
-from diffaug.cli.options import Seed, TransformOptions, refuse, takes_transform
+from diffaug.cli.options import Seed, TransformOptions, White, refuse, takes_transform
 
 if TYPE_CHECKING:
     from diffaug.offline.released import ReleaseSummary
@@ -33,6 +33,7 @@ def preview(
     count: Annotated[int, typer.Option(help="Images to show, a row each.")] = 6,
     seed: Seed = 0,
     tile: Annotated[int, typer.Option(help="Side of each picture in pixels.")] = 256,
+    white: White = None,
 ) -> None:
     """Draw a contact sheet: what each stage makes of some images, or some images of a set."""
     from diffaug.offline.manifest import is_set
@@ -45,13 +46,13 @@ def preview(
                 f"'{given[0]}' must not be given with a generated set, which is shown as it is, "
                 f"and '{source}' is one; give the folder of photographs to try a transform."
             )
-        skipped = draw(source, path, count=count, seed=seed, tile=tile)
+        skipped = draw(source, path, count=count, seed=seed, tile=tile, white=white)
     else:
         from diffaug.offline.lookalikes import refuse_lookalike
 
         refuse_lookalike(source)
         transform, _ = options.transform(source, variants=1)
-        skipped = draw(source, path, transform, count=count, seed=seed, tile=tile)
+        skipped = draw(source, path, transform, count=count, seed=seed, tile=tile, white=white)
     for name, reason in skipped:
         err.print(f"skipped {name}: {reason}")
     out.print(str(path))

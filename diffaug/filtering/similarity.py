@@ -10,7 +10,7 @@ from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.errors import UnreadableImageError
 from diffaug.file_warnings import reading
-from diffaug.offline.manifest import Row, read_run
+from diffaug.offline.manifest import Row, read_run, recorded_white
 from diffaug.switches import own_switches
 
 
@@ -75,7 +75,7 @@ class SimilarityFilter:
                 f"'source' must be the folder that the set was made from, and {reason}; "
                 "give SimilarityFilter that folder."
             )
-        self._root = Path(named)
+        self._root, self._white = Path(named), recorded_white(folder)
         sources = dict.fromkeys(str(row.get("source")) for row in rows)
         if sources and not any((self._root / source).is_file() for source in sources):
             raise ValueError(

@@ -4,6 +4,10 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map_only
+
 IMAGE_KEYS = ("image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "fine_label")
 
@@ -132,6 +136,20 @@ def put(sample: Any, place: Place, value: Any) -> Any:
     if hasattr(sample, "_fields"):  # a named tuple
         return type(sample)(*parts)
     return tuple(parts) if isinstance(sample, tuple) else parts
+
+
+def arrays_as_tensors(sample: Any) -> Any:
+    """Return a sample with the NumPy vectors in it, such as labels, as tensors.
+
+    torchvision's ``ToImage`` takes each array for an image, a label such as ``np.array([2])``, too.
+    It leaves a tensor beside an image alone. Arrays of two or more dimensions may be images.
+    """
+    return tree_map_only(np.ndarray, _array_as_tensor, sample)
+
+
+def _array_as_tensor(array: np.ndarray) -> Any:
+    vector = array.ndim < 2 and array.dtype.kind in "biuf"
+    return torch.from_numpy(array.copy()) if vector else array
 
 
 def _key(

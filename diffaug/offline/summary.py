@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.folders import COMPANIONS, HIDDEN
-from diffaug.offline.manifest import Row, read_run
+from diffaug.offline.manifest import Row, read_run, recorded_white
 from diffaug.offline.sources import Skipped
 
 #: Names of classes that a line shows.
@@ -185,7 +185,7 @@ def recorded(folder: Path) -> Summary:
         left_out=run.get("left_out", {}),
         differs=run.get("differs", {}),
         sources=run.get("sources", 0),
-        white=run.get("identity", {}).get("white"),
+        white=recorded_white(folder),
     )
 
 
