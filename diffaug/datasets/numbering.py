@@ -131,7 +131,7 @@ def declared_numbers(dataset: Any, label_key: str | None = None) -> Numbers | No
         ValueError: it contradicts itself, or the ``target_transform`` makes no numbers.
     """
     if isinstance(getattr(dataset, "datasets", None), (list, tuple)):
-        return _agreed([declared_numbers(part, label_key) for part in parts_of(dataset)])
+        return _agreed(parts_of(dataset), label_key)
     table = getattr(dataset, "class_to_idx", None)
     if table is None:  # timm's
         table = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
@@ -162,16 +162,29 @@ def _used(generated: GeneratedDataset) -> set[str]:
     return {name for row in generated.rows for name in (row["label"], source_label(row))}
 
 
-def _agreed(parts: Sequence[Numbers | None]) -> Numbers | None:
+def _agreed(parts: Sequence[Any], label_key: str | None) -> Numbers | None:
     """Return the numbers of the parts of a concatenation, which must agree."""
     agreed: Numbers = {}
-    for numbers in parts:
-        for name, number in (numbers or {}).items():
+    names: dict[int, str] = {}
+    for part in parts:
+        numbers = declared_numbers(part, label_key) or {}
+        # One that changes labels may put several classes together.
+        groups = any(getattr(node, "target_transform", None) for node in chain_of(part))
+        for name, number in numbers.items():
+            if name not in agreed and number in names and not groups:
+                raise ValueError(
+                    f"the parts of 'dataset' must number classes alike, and {number} is "
+                    f"{names[number]!r} in one and {name!r} in another; give one of them a "
+                    "target_transform that makes other numbers, or, if both mean one class, "
+                    "give classes=."
+                )
             if agreed.setdefault(name, number) != number:
                 raise ValueError(
                     f"the parts of 'dataset' must number classes alike, and {name!r} is "
                     f"{agreed[name]} in one and {number} in another."
                 )
+        if not groups:
+            names |= {number: name for name, number in numbers.items()}
     return agreed or None
 
 

@@ -274,6 +274,19 @@ def test_parts_that_number_a_class_in_two_ways_are_refused(photos, of_folder):
         MixedDataset(parts, of_folder)
 
 
+def test_parts_that_give_one_number_to_two_classes_are_refused(photos, of_folder, tmp_path):
+    others = ImageFolder(save_photos(tmp_path / "others", ["ant/0.png", "bee/0.png"]))
+    message = "must number classes alike, and 0 is 'class1' in one and 'ant' in another; give one"
+    with pytest.raises(ValueError, match=message):
+        MixedDataset(ConcatDataset([ImageFolder(photos), Subset(others, [0])]), of_folder)
+    others.target_transform = lambda number: number + len(CLASSES)
+    for parts in ([ImageFolder(photos), others], [others, ImageFolder(photos)]):
+        data = MixedDataset(ConcatDataset(parts), of_folder, replacement="concat")
+        assert [*CLASSES, "ant", "bee"] == data.classes
+        made = [int(data[26 + n][1].argmax()) for n in range(24)]
+        assert [data.class_to_idx[row["label"]] for row in data.generated.rows] == made
+
+
 def test_the_caller_may_give_the_number_of_each_class(photos, of_folder):
     numbers = {name: int(name > "class2") for name in CLASSES}
     real = ImageFolder(photos, target_transform=lambda label: int(CLASSES[label] > "class2"))
