@@ -15,7 +15,15 @@ from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import known_labels
 from diffaug.labels.label import class_number
-from diffaug.labels.origins import chain_of, known_paths, parts_of, root_of, through
+from diffaug.labels.origins import (
+    chain_of,
+    from_ranges,
+    known_paths,
+    parts_of,
+    root_of,
+    rooted,
+    through,
+)
 from diffaug.seeds import asking
 from diffaug.transforms.base import augmenting
 
@@ -31,7 +39,8 @@ def source_keys(dataset: Any, generated: GeneratedDataset) -> list[str | None] |
     """Return what each item is called where a set names its sources; None where nothing is known.
 
     Sets of ``augment_folder`` name a path, and those of ``augment_dataset`` an index in the dataset
-    that they were made from: this dataset, or one inside it.
+    that they were made from: this dataset, or one inside it. If that was a part of another dataset,
+    the set says which items, and any other part can be compared with it.
     """
     sources = {str(row.get("source")) for row in generated.rows}
     if not all(source.isdecimal() for source in sources):
@@ -39,6 +48,12 @@ def source_keys(dataset: Any, generated: GeneratedDataset) -> list[str | None] |
         return paths and _aligned(paths, sources)
     if generated.source is None:
         return [str(index) for index in range(len(dataset))]
+    found = rooted(dataset) if generated.part else None
+    if generated.part and found and found[0] == generated.part["of"]:
+        items = from_ranges(generated.part["items"])
+        if len(set(items)) == len(items):
+            source_of = {item: str(source) for source, item in enumerate(items)}
+            return [source_of.get(item) for item in found[1]]
     name, _, length = generated.source.rpartition(" of ")
     return _indices(dataset, name, length) or _indices(dataset, "", length)
 
