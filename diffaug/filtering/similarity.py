@@ -67,7 +67,6 @@ class SimilarityFilter:
     def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
         """Find the folder that a set was made from."""
         run = read_run(folder) or {}
-        self._white = run.get("identity", {}).get("white")  # as the run read its sources
         named = self.source or run.get("source")
         if named is None or not Path(named).is_dir():
             reason = "run.json names none" if named is None else f"'{named}' is no folder here"
