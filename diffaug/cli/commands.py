@@ -112,8 +112,9 @@ def augment(
             progress=not dry_run,
         )
     print_summary(summary)
-    if not dry_run and not summary.made + summary.taken_over:
-        err.print("diffaug: error: no image could be made.")
+    to_make = summary.estimate.images if summary.estimate is not None else 0
+    if not summary.made + summary.taken_over + to_make:
+        err.print(f"diffaug: error: no image {'can' if dry_run else 'could'} be made.")
         raise typer.Exit(1)
 
 

@@ -11,6 +11,9 @@ from diffaug.cli.app import err, out
 if TYPE_CHECKING:
     from diffaug.offline.summary import Estimate, Summary
 
+#: So many images that were left out are named.
+SKIPPED_SHOWN = 20
+
 
 @contextmanager
 def summarized() -> Iterator[None]:
@@ -25,10 +28,10 @@ def summarized() -> Iterator[None]:
 def print_summary(summary: "Summary") -> None:
     """Print what a run did, or what it would do."""
     if summary.estimate is not None:
-        missing = summary.planned - summary.taken_over
+        missing = summary.estimate.images
         out.print(
-            f"{summary.planned} images planned, {summary.taken_over} of them already there, "
-            f"{missing} to make in {summary.destination}; nothing was written"
+            f"{missing + summary.taken_over} images planned, {summary.taken_over} of them already "
+            f"there, {missing} to make in {summary.destination}; nothing was written"
         )
         if missing:
             out.print(estimate_line(summary.estimate))
@@ -64,8 +67,11 @@ def print_merged(images: int, destination: Path) -> None:
 
 def print_skipped(skipped: Iterable[Any]) -> None:
     """Name what was skipped, each with the reason."""
-    for name, reason in skipped:
+    named = list(skipped)
+    for name, reason in named[:SKIPPED_SHOWN]:
         err.print(f"skipped {name}: {reason}")
+    if len(named) > SKIPPED_SHOWN:
+        err.print(f"skipped {len(named)} in all")
 
 
 def estimate_line(estimate: "Estimate") -> str:

@@ -85,6 +85,15 @@ def test_many_images_of_an_archive_are_read_whole(tmp_path):
     assert (60, ()) == (done.made, done.skipped)
 
 
+def test_an_archive_of_the_folder_itself_has_its_images(local, tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(local, ".")  # as 'tar -C photos -c .'
+    here, there = FolderSource(local), FolderSource(f"tar://::{tmp_path}/all.tar")
+    assert (here.keys, here.classes) == (there.keys, there.classes)
+    key = here.keys[0]
+    assert torch.equal(here.load(key).pixels, there.load(key).pixels)
+
+
 def test_a_folder_travels_to_a_process_that_works_elsewhere(local, tmp_path, monkeypatch):
     monkeypatch.chdir(local.parent)
     data = pickle.dumps(FolderSource("photos"))
