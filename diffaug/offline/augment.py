@@ -31,7 +31,6 @@ from diffaug.transforms.base import ImageTransform
 MERGED = "it was skipped before the parts were merged; if it is mended, run without a share"
 
 
-@own_defaults()
 def augment_folder(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
@@ -122,7 +121,6 @@ def augment_folder(
     return _augment(images, destination, transform, options)
 
 
-@own_defaults()
 def augment_dataset(
     dataset: Any,
     destination: str | os.PathLike[str],
@@ -238,7 +236,8 @@ def _augment(
         _check_subset(spec, source)
     whole = Destination(destination, identity(transform, spec, settings))
     job = _Augmentation(source, whole, transform, spec, options)
-    summary = job.make_whole() if options.shard is None else job.make_part(options.shard)
+    with own_defaults():
+        summary = job.make_whole() if options.shard is None else job.make_part(options.shard)
     for text in summary.warnings(order=isinstance(source, FolderSource)):
         warnings.warn(f"{text}.", SummaryWarning, stacklevel=3)
     return summary

@@ -90,9 +90,9 @@ class DiffMix(ImageTransform):
         >>> import torch
         >>> from diffaug import DiffMix, RecordingBackend
         >>> mix = DiffMix(["cat", "dog"], pairs="other", p=0.5, backend=RecordingBackend())
-        >>> images, labels = mix(torch.rand(8, 3, 32, 32), torch.zeros(8, dtype=torch.long))
+        >>> images, labels = mix(torch.rand(64, 3, 16, 16), torch.zeros(64, dtype=torch.long))
         >>> labels.shape, labels.unique()  # images that were not translated have one-hot labels
-        (torch.Size([8, 2]), tensor([0.0000, 0.1633, 0.8367, 1.0000]))
+        (torch.Size([64, 2]), tensor([0.0000, 0.1633, 0.8367, 1.0000]))
 
     Reference:
         Wang et al., Diff-Mix, CVPR 2024, arXiv 2403.19600.
