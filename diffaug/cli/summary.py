@@ -76,13 +76,14 @@ def print_skipped(skipped: Iterable[Any]) -> None:
 
 def estimate_line(estimate: "Estimate") -> str:
     """Say how much disk and time is needed, as far as it is known."""
-    size = "unknown" if estimate.bytes is None else f"about {_bytes(estimate.bytes)}"
+    size = "unknown" if estimate.bytes is None else f"about {size_of(estimate.bytes)}"
     if estimate.seconds is None:
         return f"disk: {size}; time: unknown, since the model has not run here"
     return f"disk: {size}; time: about {_time(estimate.seconds)} on this machine"
 
 
-def _bytes(count: int) -> str:
+def size_of(count: int) -> str:
+    """Say how large something is."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

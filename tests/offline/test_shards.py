@@ -16,8 +16,8 @@ from torchvision.utils import save_image
 from diffaug import DiffMix, PromptEdit, RecordingBackend, augment_dataset, augment_folder
 from diffaug.errors import DestinationError
 from diffaug.offline import shards
-from diffaug.offline.destination import Destination
 from diffaug.offline.augment import MERGED
+from diffaug.offline.destination import Destination
 from diffaug.offline.manifest import read_manifest, read_run
 from diffaug.offline.shards import Shard, merge, shard_of_process
 

@@ -139,6 +139,16 @@ def test_the_set_of_an_address_is_that_of_the_folder(address, local, tmp_path):
     )
 
 
+def test_the_reason_for_a_damaged_file_names_no_open_file():
+    with fsspec.open("memory://damaged/cat/1.png", "wb") as file:
+        file.write(b"no image")
+    source = FolderSource("memory://damaged")
+    with pytest.raises(UnreadableImageError) as caught:
+        source.load("cat/1.png")
+    assert "'cat/1.png' is not a readable image: cannot identify image file." == str(caught.value)
+    fsspec.filesystem("memory").rm("/damaged", recursive=True)
+
+
 def test_a_damaged_file_is_unreadable_and_named():
     memory = fsspec.filesystem("memory")
     memory.pipe("/damaged/cat/1.png", b"no image")
