@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffaug.cli.app import app, err, out
+from diffaug.cli.app import app, out
 from diffaug.cli.options import Seed, TransformOptions, White, refuse, takes_transform
+from diffaug.cli.summary import print_skipped
 
 if TYPE_CHECKING:
     from diffaug.offline.released import ReleaseSummary
-
-#: So many images that were left out are named.
-SKIPPED_SHOWN = 20
 
 
 @app.command()
@@ -53,8 +51,7 @@ def preview(
         refuse_lookalike(source)
         transform, _ = options.transform(source, variants=1)
         skipped = draw(source, path, transform, count=count, seed=seed, tile=tile, white=white)
-    for name, reason in skipped:
-        err.print(f"skipped {name}: {reason}")
+    print_skipped(skipped)
     out.print(str(path))
 
 
@@ -124,10 +121,7 @@ def _print_release(done: "ReleaseSummary") -> None:
     rejected = f", {done.images - done.kept} of them rejected" if done.kept < done.images else ""
     out.print(f"{done.images} images of {_classes(done.classes)}{rejected}")
     out.print(f"in {done.destination}")
-    for place, reason in done.skipped[:SKIPPED_SHOWN]:
-        err.print(f"skipped {place}: {reason}")
-    if len(done.skipped) > SKIPPED_SHOWN:
-        err.print(f"skipped {len(done.skipped)} in all")
+    print_skipped(done.skipped)
 
 
 def _classes(names: tuple[str, ...]) -> str:

@@ -330,8 +330,8 @@ def _check_choices(image: torch.Tensor, label: Any, ours: ImageTransform) -> Non
 
 def image_folder(
     source: str | os.PathLike[str], *, load_image: bool = False
-) -> tuple[ImageFolder, list[Skipped]]:
-    """Return a folder as training has it, without what no command reads, and what that is.
+) -> tuple[ImageFolder, list[Skipped], Mapping[str, int]]:
+    """Return a folder as training has it, what of it no command reads, and what else is left out.
 
     Classes have the numbers that ``ImageFolder`` gives them. A pipe with the name of an image, or a
     link in a loop, is left out.
@@ -350,7 +350,7 @@ def image_folder(
     readable = {str(root / key) for key in tree.keys if key.lower().endswith(IMG_EXTENSIONS)}
     loader: dict[str, Any] = {"loader": images.load_image} if load_image else {}
     photos = ImageFolder(root, is_valid_file=readable.__contains__, allow_empty=True, **loader)
-    return photos, tree.skipped
+    return photos, tree.skipped, tree.left_out
 
 
 def loaded_otherwise(files: Sequence[str]) -> Counter[str]:
