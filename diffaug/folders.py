@@ -20,8 +20,8 @@ EXTENSIONS = frozenset(
 #: What often lies beside images and is none. Files of every other kind may be images.
 COMPANIONS = frozenset(
     ".DS_Store .cfg .csv .dat .db .gz .h5 .html .ini .ipynb .json .jsonl .license .log .mat .md "
-    ".md5 .npy .npz .parquet .pdf .pickle .pkl .pt .pth .py .rst .sh .sha256 .sqlite .tar .tgz .toml .tsv "
-    ".txt .xls .xlsx .xml .yaml .yml .zip".split()
+    ".md5 .npy .npz .parquet .pdf .pickle .pkl .pt .pth .py .rst .sh .sha256 .sqlite .tar .tgz "
+    ".toml .tsv .txt .xls .xlsx .xml .yaml .yml .zip".split()
 )
 HIDDEN, NO_EXTENSION = "hidden", "no extension"
 #: What a run names one by one: each kind, and its reason.
