@@ -7,6 +7,7 @@ from typing import Any, Never
 
 import torch
 from torch.utils.data import Dataset
+from torchvision.datasets.folder import default_loader, pil_loader
 
 from diffaug.arguments import choice, unit, whole
 from diffaug.datasets.draws import Draws
@@ -22,7 +23,9 @@ from diffaug.datasets.numbering import (
 from diffaug.labels import samples
 from diffaug.labels.dataset import class_counts, known_labels
 from diffaug.labels.label import as_probabilities, check_gamma, class_number
+from diffaug.labels.origins import chain_of
 from diffaug.labels.pairs import long_tail_weights
+from diffaug.offline.manifest import recorded_white
 from diffaug.transforms.strategies import warn_of_large_p
 
 REPLACEMENTS = ("global", "local", "concat")
@@ -123,6 +126,7 @@ class MixedDataset(Dataset):
             )
         if own_sources and replacement != "local":
             generated = _own(dataset, generated, keys)
+        _warn_of_other_pixels(dataset, generated)
         self.generated = generated
         self.p = 0.3 if p is None else unit("p", p)
         if replacement != "concat":
@@ -286,6 +290,25 @@ def _own(
         stacklevel=3,
     )
     return generated.selected(n for n in range(len(generated)) if n not in outside)
+
+
+def _warn_of_other_pixels(dataset: Any, generated: GeneratedDataset) -> None:
+    """Warn if torchvision's loader sees the sources of a set otherwise than diffaug did."""
+    loader = next((part.loader for part in chain_of(dataset) if hasattr(part, "loader")), None)
+    found = {str(row["source"]): row["differs"] for row in generated.rows if row.get("differs")}
+    if not found or loader not in (default_loader, pil_loader):
+        return
+    white = recorded_white(generated.folder)
+    ours = "diffaug.load_image"
+    ours = ours if white is None else f"functools.partial({ours}, white={white})"
+    source, how = next(iter(found.items()))
+    warnings.warn(
+        f"'dataset' shows {len(found)} sources of 'generated' otherwise than the set does, such as "
+        f"{source!r} ({how}), for torchvision's own loader reads them; give it the loader of "
+        f"diffaug: ImageFolder(root, loader={ours}).",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _has_paths(keys: Sequence[str | None] | None) -> bool:
