@@ -16,6 +16,7 @@ Each is built from one message, so that it survives pickling between processes.
 """
 
 import importlib
+import re
 from types import ModuleType
 
 
@@ -72,7 +73,9 @@ def first_line(error: BaseException | None) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line, or the name of its class if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    # An open file says nothing to a reader, and its address differs from run to run.
+    return re.sub(r" <_?io\.\w+ [^>]*>", "", text) or type(error).__name__
 
 
 def require(module: str, extra: str | None = None) -> ModuleType:

@@ -19,6 +19,7 @@ EXTENSIONS = frozenset(
 )
 #: What often lies beside images and is none. Files of every other kind may be images.
 COMPANIONS = frozenset(
+    ".DS_Store .gitignore .gitkeep .keep .nomedia "
     ".cfg .csv .dat .db .gz .h5 .html .ini .ipynb .json .jsonl .license .log .mat .md .md5 .npy "
     ".npz .parquet .pdf .pickle .pkl .pt .pth .py .rst .sh .sha256 .sqlite .tar .tgz .toml .tsv "
     ".txt .xls .xlsx .xml .yaml .yml .zip".split()

@@ -120,7 +120,7 @@ class FractalFolder:
         """Remember the pictures that cannot be read, and name them in one warning."""
         new = {index: fault for index, fault in faults.items() if fault}
         self._faults |= new
-        if new:
+        if new and len(self._faults) < len(self):  # else an error follows
             listed = list(new.values())
             more = f" (and {len(listed) - SHOWN} more)" if len(listed) > SHOWN else ""
             warnings.warn(

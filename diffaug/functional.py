@@ -25,9 +25,9 @@ MASKS: tuple[str, ...] = tuple(dict.fromkeys(sum(MASK_SETS.values(), ())))
 #: Mean level out of 255 under which an image is taken for dark.
 DARK = 8
 
-#: How many levels a CPU turns into floats at a time. Floats of a whole picture need new pages of
-#: memory in every call, and these take several times as long as the arithmetic.
-STRIP = 2**17
+#: How many levels a CPU turns into floats at a time. Floats of a whole picture do not fit into the
+#: processor's cache, and memory takes several times as long as the arithmetic.
+STRIP = 2**16
 
 
 def half_mask(
@@ -210,10 +210,16 @@ def _blend_levels(
     result = out if out is not None and out.is_contiguous() else image.new_empty(image.shape)
     alphas = alphas[:1] if len(set(alphas)) == 1 else alphas
     flat = [pixels.reshape(max(1, len(alphas)), -1) for pixels in (result, image, other)]
+    # The same memory for every strip: new memory would be cold each time.
+    floats = image.new_empty((2, STRIP), dtype=torch.float32)
+    whole = image.new_empty(STRIP, dtype=torch.int32)
     for row, alpha in enumerate(alphas):
         for start in range(0, flat[0].shape[1], STRIP):
             target, first, second = (pixels[row, start : start + STRIP] for pixels in flat)
-            target.copy_(_mix(first, second, alpha, rounding))
+            length = len(target)
+            mixed, others = floats[:, :length]
+            _round(mixed.copy_(first).lerp_(others.copy_(second), alpha), rounding)
+            target.copy_(whole[:length].copy_(mixed))
     return result
 
 
@@ -257,12 +263,21 @@ def _mix(
     image: torch.Tensor, other: torch.Tensor, weights: float | torch.Tensor, rounding: Rounding
 ) -> torch.Tensor:
     """Return ``image + weights (other - image)``: floats in their dtype, levels as whole int32."""
-    if rounding not in _ROUNDINGS:
-        raise ValueError(f"'rounding' must be round or truncate, got {rounding!r}.")
     if image.dtype != torch.uint8:
+        _check_rounding(rounding)
         weights = torch.as_tensor(weights, dtype=image.dtype, device=image.device)
         return torch.lerp(image, other, weights)
-    mixed = image.float().lerp_(other.float(), weights)
-    # 0.8 * 100 + 0.2 * 200 is 119.99999 in float32; a rounding error must not lose a level.
-    mixed = mixed.round_() if rounding == "round" else mixed.add_(1e-3)
+    mixed = _round(image.float().lerp_(other.float(), weights), rounding)
     return mixed.int()  # truncates; ten times as fast as a conversion to uint8
+
+
+def _round(levels: torch.Tensor, rounding: Rounding) -> torch.Tensor:
+    """Make levels, in place, what a conversion to whole numbers then truncates rightly."""
+    _check_rounding(rounding)
+    # 0.8 * 100 + 0.2 * 200 is 119.99999 in float32; a rounding error must not lose a level.
+    return levels.round_() if rounding == "round" else levels.add_(1e-3)
+
+
+def _check_rounding(rounding: Rounding) -> None:
+    if rounding not in _ROUNDINGS:
+        raise ValueError(f"'rounding' must be round or truncate, got {rounding!r}.")

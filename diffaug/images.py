@@ -1,6 +1,7 @@
 """Convert the caller's images (PIL, tensors, tv_tensors, files) to (N, 3, H, W) and back."""
 
 import io
+import math
 import re
 import unicodedata
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def check_image(image: Any) -> int:
     """
     if isinstance(image, Image.Image):
         pil_modes.check(image)
-        return 1
+        return count(image)
     if not isinstance(image, torch.Tensor):
         raise TypeError(
             f"'image' must be a PIL image or a tensor, got {type(image).__name__}; "
@@ -74,7 +75,12 @@ def check_image(image: Any) -> int:
     _check_dtype(image)
     _check_shape(tuple(image.shape))
     _check_range(image)
-    return int(np.prod(image.shape[:-3], dtype=int))
+    return count(image)
+
+
+def count(image: Any) -> int:
+    """Return how many images a checked value holds."""
+    return 1 if isinstance(image, Image.Image) else math.prod(image.shape[:-3])
 
 
 def _check_dimensions(image: torch.Tensor) -> None:
@@ -243,9 +249,8 @@ def load_image(path: PathOrFile, *, white: int | None = None) -> Image.Image:
         ...     load_image(f"{folder}/photo.jpg").size
         (20, 40)
     """
-    return image_files.read_rgb(path, None, white)[
-        0
-    ].copy()  # a plain image, without the file it came from
+    image, _ = image_files.read_rgb(path, None, white)
+    return image.copy()  # a plain one, without the file it came from
 
 
 def pixel_count(path: PathOrFile) -> int:

@@ -34,6 +34,8 @@ def check(image: Image.Image) -> None:
     if image.mode == "F":
         low, high = extremes(image)
         advice = f"apply v2.ToImage(), {scaling(low, high)} first, if these are black and white"
+        if low >= 0 and high <= 1:  # as floats usually are
+            advice = "apply v2.ToImage() first, if 0 is black and 1 is white"
         if not np.isfinite(high - low):
             advice = "replace the values in it that are no numbers"
         raise ValueError(

@@ -11,6 +11,9 @@ import torch
 #: Seeds stay below this, since JSON readers turn larger integers into floats.
 MAX_SEED = 2**53
 
+#: ``json.dumps`` would make an encoder for each value.
+_as_json = json.JSONEncoder(sort_keys=True).encode
+
 #: The item for which datasets are asked now: its index, and what tells this time from others.
 _item: ContextVar[tuple[object, ...] | None] = ContextVar("item", default=None)
 
@@ -28,7 +31,7 @@ def digest(parts: Sequence[object]) -> bytes:
             sha.update(repr(tuple(part.shape)).encode())
             sha.update(part.cpu().contiguous().numpy().reshape(-1).data)  # without a copy
         else:
-            sha.update(json.dumps(part, sort_keys=True).encode())
+            sha.update(_as_json(part).encode())
         sha.update(b"\0")
     return sha.digest()
 

@@ -68,10 +68,7 @@ def test_a_folder_in_which_nothing_can_be_read_is_refused(folder):
     for path in folder.rglob("*.*"):
         spoil(path)
     for use in (lambda: FractalFolder(folder)[1], lambda: FractalFolder(folder).check()):
-        with (
-            pytest.warns(UserWarning, match="cannot be read"),
-            pytest.raises(UnreadableImageError, match="none of the 2 in '.*' can be read: '.*b.p"),
-        ):
+        with pytest.raises(UnreadableImageError, match="none of the 2 in '.*' can be read: '.*b.p"):
             use()
 
 
@@ -141,9 +138,6 @@ def test_nothing_is_generated_where_no_picture_can_be_read(tmp_path, folder):
         spoil(path)
     model = RecordingBackend(16)
     mix = DiffuseMix(fractals=folder, backend=model, cache=False)
-    with (
-        pytest.warns(UserWarning, match="2 of 2 pictures"),
-        pytest.raises(UnreadableImageError, match="none of the 2 in"),
-    ):
+    with pytest.raises(UnreadableImageError, match="none of the 2 in"):
         augment_folder(photos, tmp_path / "set", mix)
     assert [] == model.requests

@@ -1,7 +1,6 @@
 """One batch: which requests run in it together, and what a pipeline makes of them."""
 
 import inspect
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,6 @@ from diffaug.backends.noise import Generator
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.functional import resize
-
-#: The most steps that the schedule of a model for few steps may have.
-_MOST_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +37,7 @@ class Output:
 
 def schedule(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
     """Return the number of steps of the scheduler, and how many of these a request runs."""
-    strength = request.strength
-    if not strength:
-        return spec.steps, spec.steps if strength is None else 1
-    if not spec.all_steps:
-        return spec.steps, max(1, int(spec.steps * strength))
-    steps = min(spec.steps, max(1, int(_MOST_STEPS * strength)))
-    # Rounded up, so that a translation never starts from more noise than was asked for.
-    return max(steps, math.ceil(min(_MOST_STEPS, steps / strength) - 1e-9)), steps
+    return spec.schedule(request.strength)
 
 
 def kind(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int, bool]:

@@ -9,6 +9,7 @@
 """
 
 import difflib
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -191,7 +192,7 @@ def reduce(spec: ModelSpec, keep: LearnedParts) -> ModelSpec:
 
 
 def _path(adapter: str) -> Path:
-    return Path(adapter.partition("@sha256:")[0]).expanduser()
+    return Path(re.sub(r"\*[\d.]+$", "", adapter).partition("@sha256:")[0]).expanduser()
 
 
 def _home(adapter: str) -> Path | None:

@@ -3,20 +3,25 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
+from diffaug.backends.checkpoints import LORA
 from diffaug.backends.model_files import TEXT, components, flat_files, needed_files, read_index
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
+from diffaug.backends.wholeness import has_vocabulary, is_whole
 from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError, first_line
 
 _log = logging.getLogger("diffaug")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_FILE = re.compile(rf"(?P<repository>{HUB_ID.pattern})/(?P<file>[\w./-]+\.safetensors)")
+_WEIGHT = re.compile(r"\*(\d+(?:\.\d+)?)$")
 
 
 def pin(spec: ModelSpec) -> ModelSpec:
@@ -33,14 +38,44 @@ def pin(spec: ModelSpec) -> ModelSpec:
         ModelUnavailableError: no such folder, or the Hub cannot be reached.
     """
     model, revision = _pin(spec.model, spec.revision)
-    adapters = ("@".join(_pin(*split_revision(adapter))) for adapter in spec.adapters)
-    return replace(spec, model=model, revision=revision, adapters=tuple(adapters))
+    return replace(
+        spec,
+        model=model,
+        revision=revision,
+        adapters=tuple(_pin_adapter(adapter) for adapter in spec.adapters),
+    )
+
+
+def _pin_adapter(adapter: str) -> str:
+    """Fill in the revision of an adapter; its file and its weight stay."""
+    (reference, file), (_, revision) = _split_file(adapter), split_revision(adapter)
+    reference, revision = _pin(reference, revision)
+    named = f"{reference}/{file}" if file else reference
+    weight = "" if "*" not in adapter else f"*{weight_of(adapter)}"
+    return f"{named}@{revision}{'' if weight == '*1.0' else weight}"
+
+
+def _split_file(adapter: str) -> tuple[str, str | None]:
+    """Split ``"org/name/file.safetensors"`` of the Hub; what exists on disk is a path."""
+    reference, _ = split_revision(adapter)
+    match = _HUB_FILE.fullmatch(reference)
+    if match is None or Path(reference).expanduser().exists():
+        return reference, None
+    return match["repository"], match["file"]
+
+
+def weight_of(adapter: str) -> float:
+    """Return how strongly an adapter is applied: the number after a ``*``, otherwise 1."""
+    match = _WEIGHT.search(adapter)
+    return float(match[1]) if match else 1.0
 
 
 def split_revision(adapter: str) -> tuple[str, str | None]:
-    """Split ``"name@revision"``; the revision may be absent."""
+    """Split ``"name@revision"``; the revision may be absent. A weight is left out."""
+    adapter = _WEIGHT.sub("", adapter)
     reference, at, revision = adapter.rpartition("@")
-    known = revision.startswith("sha256:") or HUB_ID.fullmatch(reference)
+    hub = HUB_ID.fullmatch(reference) or _HUB_FILE.fullmatch(reference)
+    known = revision.startswith("sha256:") or hub
     return (reference, revision) if at and known else (adapter, None)
 
 
@@ -124,19 +159,62 @@ def downloaded(spec: ModelSpec) -> bool:
 
 
 def _local(spec: ModelSpec) -> Path | None:
-    """Return the folder of a model whose needed files are all on this machine."""
+    """Return the folder of a model whose needed files are all on this machine, and whole."""
     folder = folder_of(spec)
-    if not (folder / "model_index.json").is_file():
+    fetched = not Path(spec.model).expanduser().is_dir()
+    if not (folder / "model_index.json").is_file() or (fetched and _unfinished(folder).exists()):
         return None
     index = read_index(folder)
     files = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
     needed = needed_files(files, index, spec)
-    for name in components(index, spec):
-        part = [file for file in needed if file.startswith(f"{name}/")]
-        is_model = f"{name}/config.json" in part
+    for name, (_, kind) in components(index, spec).items():
+        part = [file.partition("/")[2] for file in needed if file.startswith(f"{name}/")]
+        is_model = "config.json" in part
         if not part or (is_model and not any(file.endswith(".safetensors") for file in part)):
             return None
-    return folder
+        if "Tokenizer" in kind and not has_vocabulary(kind, part):
+            return None
+    # Loading says better what is wrong with a file of a user's own.
+    check = is_whole if fetched else Path.is_file
+    return folder if all(check(folder / file) for file in needed) else None
+
+
+def _unfinished(snapshot: Path) -> Path:
+    """Return the file that is there while a download runs, and after one that was cut off.
+
+    What a repository lists is known online alone, and each file that came is whole: without this
+    mark, nothing here would show that a small file, such as that of special tokens, never came.
+    """
+    return snapshot.parents[1] / f".unfinished-{snapshot.name}"
+
+
+@contextmanager
+def _fetching(repository: str, revision: str | None) -> Iterator[None]:
+    mark = _unfinished(_snapshot(repository, revision))
+    with suppress(OSError):  # the download itself says what is wrong with the folder
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    yield
+    mark.unlink(missing_ok=True)
+
+
+def _fetch(repository: str, revision: str | None, patterns: list[str], force: bool) -> Path:
+    """Fetch files of a repository that are not here, or not whole; with ``force``, all."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    snapshot = _snapshot(repository, revision)
+    with _fetching(repository, revision):
+        if not force:  # the library takes whatever has the name for whole
+            for file in snapshot.rglob("*"):
+                name = file.relative_to(snapshot).as_posix()
+                wanted = any(fnmatch(name, pattern) for pattern in patterns)
+                if wanted and file.is_file() and not is_whole(file):
+                    hf_hub_download(repository, name, revision=revision, force_download=True)
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=patterns, force_download=force
+            )
+        )
 
 
 def folder_of(spec: ModelSpec) -> Path:
@@ -152,54 +230,86 @@ def _snapshot(repository: str, revision: str | None) -> Path:
 
 
 def _local_adapter(adapter: str) -> Path | None:
-    reference, revision = split_revision(adapter)
+    (reference, name), (_, revision) = _split_file(adapter), split_revision(adapter)
     path = Path(reference).expanduser()
-    if not path.exists():
-        path = _snapshot(reference, revision)
-    if path.is_file():
-        return path if path.suffix == ".safetensors" else None
-    return min(path.glob("*.safetensors"), default=None)
+    if path.exists():
+        if path.is_file():
+            return path if path.suffix == ".safetensors" else None
+        chosen = _only_file((file.name for file in path.glob("*.safetensors")), adapter)
+        return path / chosen if chosen else None
+    path = _snapshot(reference, revision)
+    if name is None:
+        if _unfinished(path).exists():
+            return None
+        name = _only_file((file.name for file in path.glob("*.safetensors")), adapter)
+    return path / name if name and is_whole(path / name) else None
 
 
-def adapter_file(adapter: str) -> Path:
-    """Return the safetensors file of an adapter; fetch it if it is not here.
+def _only_file(names: Iterable[str], adapter: str) -> str | None:
+    """Return which of a folder's files is the adapter; of several without a known name, none is."""
+    files = sorted(names)
+    if LORA in files:
+        return LORA
+    if len(files) > 1:
+        reference, _ = split_revision(adapter)
+        raise ModelError(
+            f"the adapter '{reference}' must be one file, and the folder holds {len(files)}: "
+            f"{', '.join(files[:6])}{', ...' if len(files) > 6 else ''}; name one, as "
+            f"'{reference}/{files[-1]}'."
+        )
+    return files[0] if files else None
+
+
+def adapter_file(adapter: str, *, force: bool = False) -> Path:
+    """Return the safetensors file of an adapter; fetch it if it is not here, or with ``force``.
 
     Raises:
-        ModelError: the adapter has no such file, perhaps only a pickle.
+        ModelError: the adapter has no such file, perhaps only a pickle; or it has several.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-
-    reference, revision = split_revision(adapter)
-    if _local_adapter(adapter) is None and not Path(reference).expanduser().exists():
+    (reference, name), (_, revision) = _split_file(adapter), split_revision(adapter)
+    if not Path(reference).expanduser().exists() and (force or _local_adapter(adapter) is None):
         with _asking_the_hub(reference):
-            snapshot_download(
-                reference, revision=revision, allow_patterns=["*.safetensors", "*.json"]
-            )
+            _fetch_adapter(adapter, *_pin(reference, revision), name, force)
     file = _local_adapter(adapter)
     if file is None:
         raise ModelError(
-            f"the adapter '{adapter}' holds no safetensors file, and pickles are refused; save it "
-            "as safetensors."
+            f"the adapter '{adapter}' holds no safetensors file{f' {name}' if name else ''}, and "
+            "pickles are refused; save it as safetensors."
         )
     return file
 
 
-def download(spec: ModelSpec) -> Path:
+def _fetch_adapter(
+    adapter: str, repository: str, revision: str, name: str | None, force: bool
+) -> None:
+    listed = _sizes(ModelSpec(repository, revision=revision))
+    whole = name is None
+    if name is None:
+        files = (file for file in listed if "/" not in file and file.endswith(".safetensors"))
+        name = _only_file(files, adapter)
+    if name not in listed:
+        return
+    mark = _unfinished(_snapshot(repository, revision))
+    others = not whole and (mark.exists() or not _snapshot(repository, revision).exists())
+    _fetch(repository, revision, [name, "*.json"], force)
+    if others:  # of a repository with several files, this one is not the only one
+        mark.touch()
+
+
+def download(spec: ModelSpec, *, force: bool = False) -> Path:
     """Fetch what loading a model reads (safetensors and small text files), and its adapters.
 
-    Nothing is fetched twice, and a local folder is left alone. ``HF_TOKEN``, ``HF_ENDPOINT`` and
-    ``HF_HUB_OFFLINE`` are honoured.
+    Nothing whole is fetched twice, but with ``force``. A local folder is left alone. ``HF_TOKEN``,
+    ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are honoured.
 
     Raises:
         ModelError: the model is unknown, gated, incomplete, or has pickled weights only.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-
     spec = pin(spec)
     for adapter in spec.adapters:
-        adapter_file(adapter)
+        adapter_file(adapter, force=force)
     if Path(spec.model).is_dir():
         if _local(spec) is None:
             raise ModelError(
@@ -207,11 +317,10 @@ def download(spec: ModelSpec) -> Path:
                 "save it again with save_pretrained."
             )
         return Path(spec.model)
-    if downloaded(spec):
+    if downloaded(spec) and not force:
         return _snapshot(spec.model, spec.revision)
     with _asking_the_hub(spec.model):
-        files = list(_hub_files(spec))
-        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
+        return _fetch(spec.model, spec.revision, list(_hub_files(spec)), force)
 
 
 def download_flat(spec: ModelSpec) -> Path:
@@ -221,21 +330,19 @@ def download_flat(spec: ModelSpec) -> Path:
         ModelError: the model is unknown, gated, or has pickled weights only.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-
     with _asking_the_hub(spec.model):
         files = flat_files(_sizes(spec), spec.model)
-        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=files))
+        return _fetch(spec.model, spec.revision, files, force=False)
 
 
-def download_size(spec: ModelSpec) -> int:
+def download_size(spec: ModelSpec, *, force: bool = False) -> int:
     """Ask the Hub how many bytes ``download`` would fetch for a model; 0 if it is here.
 
     Raises:
         ModelError: the model is unknown, gated, or has pickled weights only.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    if downloaded(spec) or Path(spec.model).is_dir():
+    if Path(spec.model).is_dir() or (downloaded(spec) and not force):
         return 0
     with _asking_the_hub(spec.model):
         return sum(_hub_files(spec).values())
@@ -259,7 +366,11 @@ def _hub_files(spec: ModelSpec) -> dict[str, int]:
     sizes = _sizes(spec)
     if "model_index.json" not in sizes:
         raise ModelError(f"'{spec.model}' has no model_index.json: it is not a diffusers model.")
-    index = Path(hf_hub_download(spec.model, "model_index.json", revision=spec.revision))
+    file = _snapshot(spec.model, spec.revision) / "model_index.json"
+    damaged = file.is_file() and not is_whole(file)
+    index = Path(
+        hf_hub_download(spec.model, file.name, revision=spec.revision, force_download=damaged)
+    )
     return {
         file: sizes.get(file, 0) for file in needed_files(sizes, read_index(index.parent), spec)
     }

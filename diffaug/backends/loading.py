@@ -4,6 +4,7 @@ import importlib
 import inspect
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +14,18 @@ import torch
 
 from diffaug.backends import finetuned
 from diffaug.backends.devices import choose_device, is_out_of_memory
-from diffaug.backends.hub import adapter_file, download, pin, split_revision
+from diffaug.backends.hub import adapter_file, download, pin, split_revision, weight_of
 from diffaug.backends.model_files import components, read_index, read_json, weights_of
 from diffaug.backends.noise import round_noise
 from diffaug.backends.presets import show_licence
 from diffaug.backends.spec import ModelSpec
+from diffaug.backends.wholeness import next_step
 from diffaug.errors import GenerationError, ModelError, first_line, require
 
 #: What a learned word looks like.
 TOKEN = re.compile(r"<[^<>\s]+>")
+#: How the first of a LoRA's two matrices is called, by those who write such files.
+_FIRST_HALF = re.compile(r"lora_A|lora_embedding_A|lora[._]down|lora_linear_layer\.down")
 #: Editors without a U-Net. None takes a batch of images with a prompt each.
 EDITORS = {
     "Flux2KleinPipeline",
@@ -204,18 +208,36 @@ def _load_part(
     weights = weights_of(names, variant, str(folder)) if is_module else []
     try:
         if not is_module:
-            return kind.from_pretrained(str(folder), local_files_only=True)
+            part = kind.from_pretrained(str(folder), local_files_only=True)
+            if "Tokenizer" in name:
+                _check_reading(part, folder)
+            return part
         has_variant = any(f".{variant}" in file for file in weights)
         part, missing = read_module(kind, folder, dtype, variant if has_variant else None)
+    except ModelError:
+        raise
     except Exception as error:  # damaged files trip any of the parsers below
         reason = first_line(error)
-        raise ModelError(f"'{folder}' could not be loaded: {reason}; get it again.") from error
+        raise ModelError(
+            f"'{folder}' could not be loaded: {reason}; {next_step(folder)}."
+        ) from error
     if missing:
         raise ModelError(
             f"'{folder}' lacks {len(missing)} weights that {name} needs ({missing[0]}, ...); it "
-            "was saved incomplete, or by another version of the library: get it again or upgrade."
+            f"was saved incomplete, or by another version of the library: {next_step(folder)}, or "
+            "upgrade."
         )
     return part
+
+
+def _check_reading(tokenizer: Any, folder: Path) -> None:
+    """Refuse a tokenizer without its words, to which every prompt is the same."""
+    read = {tuple(tokenizer(text)["input_ids"]) for text in ("snowy", "a red car", "q")}
+    if len(read) < 3:
+        raise ModelError(
+            f"'{folder}' reads different prompts as the same tokens, for its vocabulary is absent "
+            f"or damaged; {next_step(folder)}."
+        )
 
 
 def read_module(
@@ -238,11 +260,15 @@ def read_module(
 
 def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
     names: list[str] = []
+    weights: list[float] = []
     for adapter in spec.adapters:
         file = adapter_file(adapter)
         try:
             parts = finetuned.tensor_names(file)
+            weights.append(weight_of(adapter))
             if parts and all(map(TOKEN.fullmatch, parts)):
+                if weights.pop() != 1:
+                    raise ValueError("learned embeddings have no weight.")
                 _add_embeddings(pipe, file)
                 continue
             require("peft")
@@ -255,7 +281,8 @@ def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
                 local_files_only=True,
             )
             # This also fails for an adapter of which nothing fits, which loading silently ignores.
-            pipe.set_adapters(names)
+            pipe.set_adapters(names, weights)
+            _check_layers(pipe, names[-1], parts, file, spec)
         except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
             # Diffusers looks up what the weights of another model have not.
             bare = isinstance(error, LookupError)
@@ -263,6 +290,26 @@ def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
             raise ModelError(
                 f"the adapter '{file}' does not fit '{spec.model}': {reason}"
             ) from error
+
+
+def _check_layers(pipe: Any, name: str, tensors: list[str], file: Path, spec: ModelSpec) -> None:
+    """Refuse an adapter of which most layers find no place in a model; warn of any that do not."""
+    layers = sum(bool(_FIRST_HALF.search(tensor)) for tensor in tensors)
+    placed = sum(
+        name in getattr(module, half, {})
+        for part in pipe.components.values()
+        if isinstance(part, torch.nn.Module)
+        for module in part.modules()
+        for half in ("lora_A", "lora_embedding_A")
+    )
+    if placed >= layers:
+        return
+    unplaced = f"{layers - placed} of its {layers} layers have no place in it"
+    if 2 * placed < layers:
+        raise ValueError(f"{unplaced}; choose one that was made for this model.")
+    warnings.warn(
+        f"the adapter '{file}' fits '{spec.model}' in part: {unplaced}.", UserWarning, stacklevel=1
+    )
 
 
 def _add_embeddings(pipe: Any, file: Path) -> None:

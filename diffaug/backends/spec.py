@@ -12,6 +12,8 @@ from diffaug.backends.request import FORMAT_VERSION
 from diffaug.seeds import digest
 
 Task = Literal["edit", "translate", "generate"]
+#: The most steps that the schedule of a model for few steps may have.
+_MOST_STEPS = 50
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
@@ -35,8 +37,9 @@ class ModelSpec:
         guidance_scale: text guidance; 1 turns it off.
         image_guidance_scale: guidance towards the source image, ``"edit"`` only, >= 1.
         scheduler: class name of a diffusers scheduler, or None for the model's own.
-        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``), in the order in which they
-            are applied.
+        adapters: LoRA folders, files or Hub ids (``"org/name@commit"``, or one of several files,
+            ``"org/name/file.safetensors@commit"``), in the order in which they are applied. A
+            weight may follow: ``"loras/birds*0.7"``.
         safety_checker: run the model's own safety checker; refused images are generated again.
         dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
@@ -115,6 +118,31 @@ class ModelSpec:
     def fingerprint(self) -> str:
         """Hash of everything that changes a pixel; device and batch size are not part of it."""
         return digest([FORMAT_VERSION, self.identity()]).hex()[:32]
+
+    def schedule(self, strength: float | None) -> tuple[int, int]:
+        """Return the steps of the scheduler, and how many of these a request runs."""
+        if not strength:
+            return self.steps, self.steps if strength is None else 1
+        if not self.all_steps:
+            return self.steps, max(1, int(self.steps * strength))
+        steps = min(self.steps, max(1, int(_MOST_STEPS * strength)))
+        # Rounded up, so that a translation never starts from more noise than was asked for.
+        return max(steps, math.ceil(min(_MOST_STEPS, steps / strength) - 1e-9)), steps
+
+    def real_strength(self, strength: float) -> float:
+        """Return the strength at which a translation really runs: its share of whole steps.
+
+        Example:
+            >>> ModelSpec("my/model", steps=4).real_strength(0.7)
+            0.5
+        """
+        if not strength:
+            return 0.0
+        scheduler_steps, steps = self.schedule(strength)
+        real = steps / scheduler_steps
+        if self.schedule(real) != (scheduler_steps, steps):  # 29 / 100 runs 28 steps
+            real = math.nextafter(real, 1.0)
+        return real
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that change a pixel, as plain values."""

@@ -15,6 +15,7 @@ from diffaug.cli.options import (
     Source,
     Strict,
     TransformOptions,
+    White,
     refuse,
     takes_transform,
 )
@@ -24,6 +25,7 @@ from diffaug.cli.summary import (
     print_merged,
     print_skipped,
     print_summary,
+    size_of,
     summarized,
 )
 
@@ -54,10 +56,7 @@ def augment(
     include_originals: Annotated[
         bool, typer.Option("--include-originals", help="Write each source too.")
     ] = False,
-    white: Annotated[
-        int | None,
-        typer.Option(help="Value that is white in files of 16 bits, like 4095 for 12-bit X-rays."),
-    ] = None,
+    white: White = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -112,8 +111,9 @@ def augment(
             progress=not dry_run,
         )
     print_summary(summary)
-    if not dry_run and not summary.made + summary.taken_over:
-        err.print("diffaug: error: no image could be made.")
+    to_make = summary.estimate.images if summary.estimate is not None else 0
+    if not summary.made + summary.taken_over + to_make:
+        err.print(f"diffaug: error: no image {'can' if dry_run else 'could'} be made.")
         raise typer.Exit(1)
 
 
@@ -174,21 +174,26 @@ def warm(
     )
     resize = None if size is None else image_size("size", size)
     before = [] if resize is None else [v2.Resize(resize)]
-    photos, left_out = image_folder(source, load_image=load_image)
+    photos, skipped, left_out = image_folder(source, load_image=load_image)
     compose = v2.Compose([*before, transform])
     counts = warm_cache(photos, compose, strict=strict, dry_run=True)
     first = "" if resize is None else f"v2.Resize({resize}), "
     last = ", loader=diffaug.load_image" if load_image else ""
+    empty = set(range(len(photos.classes))).difference(photos.targets)
+    last += ", allow_empty=True" if empty else ""
     out.print(
         f"as in ImageFolder({source!r}, v2.Compose([{first}{type(transform).__name__}(...)]){last})"
     )
-    print_skipped([*left_out, *counts.skipped])
+    print_skipped([*skipped, *counts.skipped])
+    print_left_out(left_out)
+    if empty:
+        out.print(f"classes without images: {', '.join(photos.classes[n] for n in sorted(empty))}")
     if not load_image:
         print_differences([path for path, _ in photos.samples])
     missing = counts.requests - counts.cached
     out.print(
         f"{counts.requests} images can be asked for, {counts.cached} of them already there, "
-        f"{missing} to make; {counts.bytes / 1e6:.0f} MB in all"
+        f"{missing} to make; {size_of(counts.bytes)} in all"
     )
     if dry_run or not missing:
         return

@@ -56,17 +56,22 @@ def backends() -> None:
 
 
 @app.command()
-def download(backend: Annotated[str, typer.Argument(help="Preset or Hub id.")]) -> None:
+def download(
+    backend: Annotated[str, typer.Argument(help="Preset or Hub id.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch it again, though it seems to be here.")
+    ] = False,
+) -> None:
     """Say how large a model is and where it goes, then fetch it."""
     from diffaug.backends import hub, presets
 
     spec = presets.resolve(backend)
-    if hub.downloaded(spec):
+    if not force and hub.downloaded(spec):
         out.print(f"'{backend}' is here already.")
         return
-    size, folder = hub.download_size(spec), hub.cached_repository(spec.model)
+    size, folder = hub.download_size(spec, force=force), hub.cached_repository(spec.model)
     out.print(f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {folder}")
-    out.print(f"done: {hub.download(hub.pin(spec))}")
+    out.print(f"done: {hub.download(hub.pin(spec), force=force)}")
 
 
 @app.command()

@@ -22,6 +22,10 @@ Source = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Same seed and settings: same images.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the best there.")]
+White = Annotated[
+    int | None,
+    typer.Option(help="Value that is white in files of 16 bits, like 4095 for 12-bit X-rays."),
+]
 Size = Annotated[
     str | None,
     typer.Option(

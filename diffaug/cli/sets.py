@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffaug.cli.app import app, err, out
-from diffaug.cli.options import Seed, TransformOptions, refuse, takes_transform
+from diffaug.cli.app import app, out
+from diffaug.cli.options import Seed, TransformOptions, White, refuse, takes_transform
+from diffaug.cli.summary import print_skipped
 
 if TYPE_CHECKING:
     from diffaug.offline.released import ReleaseSummary
-
-#: So many images that were left out are named.
-SKIPPED_SHOWN = 20
 
 
 @app.command()
@@ -33,6 +31,7 @@ def preview(
     count: Annotated[int, typer.Option(help="Images to show, a row each.")] = 6,
     seed: Seed = 0,
     tile: Annotated[int, typer.Option(help="Side of each picture in pixels.")] = 256,
+    white: White = None,
 ) -> None:
     """Draw a contact sheet: what each stage makes of some images, or some images of a set."""
     from diffaug.offline.manifest import is_set
@@ -45,15 +44,14 @@ def preview(
                 f"'{given[0]}' must not be given with a generated set, which is shown as it is, "
                 f"and '{source}' is one; give the folder of photographs to try a transform."
             )
-        skipped = draw(source, path, count=count, seed=seed, tile=tile)
+        skipped = draw(source, path, count=count, seed=seed, tile=tile, white=white)
     else:
         from diffaug.offline.lookalikes import refuse_lookalike
 
         refuse_lookalike(source)
         transform, _ = options.transform(source, variants=1)
-        skipped = draw(source, path, transform, count=count, seed=seed, tile=tile)
-    for name, reason in skipped:
-        err.print(f"skipped {name}: {reason}")
+        skipped = draw(source, path, transform, count=count, seed=seed, tile=tile, white=white)
+    print_skipped(skipped)
     out.print(str(path))
 
 
@@ -123,10 +121,7 @@ def _print_release(done: "ReleaseSummary") -> None:
     rejected = f", {done.images - done.kept} of them rejected" if done.kept < done.images else ""
     out.print(f"{done.images} images of {_classes(done.classes)}{rejected}")
     out.print(f"in {done.destination}")
-    for place, reason in done.skipped[:SKIPPED_SHOWN]:
-        err.print(f"skipped {place}: {reason}")
-    if len(done.skipped) > SKIPPED_SHOWN:
-        err.print(f"skipped {len(done.skipped)} in all")
+    print_skipped(done.skipped)
 
 
 def _classes(names: tuple[str, ...]) -> str:

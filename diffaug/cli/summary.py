@@ -11,6 +11,9 @@ from diffaug.cli.app import err, out
 if TYPE_CHECKING:
     from diffaug.offline.summary import Estimate, Summary
 
+#: So many images that were left out are named.
+SKIPPED_SHOWN = 20
+
 
 @contextmanager
 def summarized() -> Iterator[None]:
@@ -25,10 +28,10 @@ def summarized() -> Iterator[None]:
 def print_summary(summary: "Summary") -> None:
     """Print what a run did, or what it would do."""
     if summary.estimate is not None:
-        missing = summary.planned - summary.taken_over
+        missing = summary.estimate.images
         out.print(
-            f"{summary.planned} images planned, {summary.taken_over} of them already there, "
-            f"{missing} to make in {summary.destination}; nothing was written"
+            f"{missing + summary.taken_over} images planned, {summary.taken_over} of them already "
+            f"there, {missing} to make in {summary.destination}; nothing was written"
         )
         if missing:
             out.print(estimate_line(summary.estimate))
@@ -64,19 +67,23 @@ def print_merged(images: int, destination: Path) -> None:
 
 def print_skipped(skipped: Iterable[Any]) -> None:
     """Name what was skipped, each with the reason."""
-    for name, reason in skipped:
+    named = list(skipped)
+    for name, reason in named[:SKIPPED_SHOWN]:
         err.print(f"skipped {name}: {reason}")
+    if len(named) > SKIPPED_SHOWN:
+        err.print(f"skipped {len(named)} in all")
 
 
 def estimate_line(estimate: "Estimate") -> str:
     """Say how much disk and time is needed, as far as it is known."""
-    size = "unknown" if estimate.bytes is None else f"about {_bytes(estimate.bytes)}"
+    size = "unknown" if estimate.bytes is None else f"about {size_of(estimate.bytes)}"
     if estimate.seconds is None:
         return f"disk: {size}; time: unknown, since the model has not run here"
     return f"disk: {size}; time: about {_time(estimate.seconds)} on this machine"
 
 
-def _bytes(count: int) -> str:
+def size_of(count: int) -> str:
+    """Say how large something is."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

@@ -16,7 +16,7 @@ from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
 from diffaug.labels.words import spelling
-from diffaug.offline.manifest import Row, read_manifest, read_run
+from diffaug.offline.manifest import read_manifest, read_run, source_label
 
 
 class GeneratedDataset(Dataset):
@@ -200,7 +200,7 @@ def numbers_of(classes: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
     if isinstance(classes, str):
         raise TypeError(f"'classes' must be several names in order, got {classes!r}.")
     if any(isinstance(name, tuple) for name in classes):  # as torchvision's ImageNet has them
-        names = distinct(name[0] if isinstance(name, tuple) else name for name in classes)
+        names = distinct(classes)
     else:
         names = [str(name) for name in classes]
     numbers = {name: number for number, name in enumerate(names)}
@@ -215,8 +215,3 @@ def _by_number(numbers: Mapping[str, int]) -> list[str]:
         names.setdefault(number, []).append(name)
     count = max(names, default=-1) + 1
     return [", ".join(names.get(number, [str(number)])) for number in range(count)]
-
-
-def source_label(row: Row) -> str:
-    """Return the class of the image that a row was made from; by default that of the row."""
-    return str(row.get("source_label") or row["label"])

@@ -98,7 +98,8 @@ class JointTransform(Dataset):
     def _sample(self, index: int) -> Any:
         sample = self.dataset[index]
         place = samples.image_place(sample, self.image_getter)
-        sample = samples.put(sample, place, images.mark_image(samples.get(sample, place)))
+        image = images.mark_image(samples.get(sample, place))
+        sample = samples.put(samples.arrays_as_tensors(sample), place, image)
         sample = self.transforms(sample)
         if self.then is None:
             return sample

@@ -104,7 +104,10 @@ class MixedDataset(Dataset):
         if replacement == "concat" and p is not None:
             raise ValueError(f"'p' must be None where nothing is replaced (concat), got {p}.")
         if long_tail and replacement != "global":
-            raise ValueError(f"'long_tail' is for replacement='global', got {replacement!r}.")
+            raise ValueError(
+                f"'long_tail' must be False where the replacement is not 'global', got replacement="
+                f"{replacement!r}; leave out one of them."
+            )
         self.dataset = dataset
         self.image_getter = samples.check_getter("image_getter", image_getter)
         self.labels_getter = samples.check_getter("labels_getter", labels_getter)

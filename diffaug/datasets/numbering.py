@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from diffaug.datasets.draws import seeded_globally
-from diffaug.datasets.generated import GeneratedDataset, numbers_of, source_label
+from diffaug.datasets.generated import GeneratedDataset, numbers_of
 from diffaug.labels import samples
-from diffaug.labels.class_names import class_names_of, distinct
+from diffaug.labels.class_names import class_names_of, listed_classes, listed_numbers
 from diffaug.labels.dataset import known_labels
 from diffaug.labels.label import class_number
 from diffaug.labels.origins import (
@@ -24,6 +22,7 @@ from diffaug.labels.origins import (
     rooted,
     through,
 )
+from diffaug.offline.manifest import source_label
 from diffaug.seeds import asking
 from diffaug.transforms.base import augmenting
 
@@ -147,28 +146,17 @@ def declared_numbers(dataset: Any, label_key: str | None = None) -> Numbers | No
     """
     if isinstance(getattr(dataset, "datasets", None), (list, tuple)):
         return _agreed(parts_of(dataset), label_key)
-    table = getattr(dataset, "class_to_idx", None)
-    if table is None:  # timm's
-        table = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
-    own = getattr(dataset, "classes", None)
-    if isinstance(own, np.ndarray):
-        own = own.tolist()
-    names: list[str] | None = None
-    if isinstance(own, (list, tuple)) or isinstance(getattr(dataset, "features", None), Mapping):
-        names = class_names_of(dataset, label_key) or (own and distinct(own))
-    if not names and not isinstance(table, Mapping):
+    own, table = listed_classes(dataset), listed_numbers(dataset)
+    names = None
+    if own or isinstance(getattr(dataset, "features", None), Mapping):
+        names = class_names_of(dataset, label_key)
+    if not names and not table:
         inside = getattr(dataset, "dataset", None)
         return None if inside is None else declared_numbers(inside, label_key)
     numbers = {name: number for number, name in enumerate(names or ())}
     # Each class of ImageNet has several names, and the table has each of them.
-    if isinstance(table, Mapping) and not any(isinstance(name, tuple) for name in own or ()):
-        for name, number in table.items():
-            if numbers.setdefault(str(name), int(number)) != number:
-                raise ValueError(
-                    f"'dataset' must number its classes in one way, and {name!r} is {number} in "
-                    f"its class_to_idx and {numbers[name]} in its classes; give classes= in the "
-                    "order of its labels."
-                )
+    if not any(isinstance(name, tuple) for name in own):
+        numbers = {**{str(name): int(number) for name, number in table.items()}, **numbers}
     change = getattr(dataset, "target_transform", None)
     return numbers if change is None else {n: _changed(change, k) for n, k in numbers.items()}
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -159,7 +158,7 @@ def warm_cache(
 
 def _split(transform: Any) -> tuple[list[Any], ImageTransform]:
     """Return the steps before the one transform that generates, and that transform."""
-    steps = list(_steps(transform))
+    steps = [step for step in samples.steps_of(transform) if not samples.steps_inside(step)]
     indices = [
         index
         for index, step in enumerate(steps)
@@ -171,15 +170,6 @@ def _split(transform: Any) -> tuple[list[Any], ImageTransform]:
             f"{len(indices)}."
         )
     return steps[: indices[0]], steps[indices[0]]
-
-
-def _steps(transform: Any) -> Iterator[Any]:
-    inside = getattr(transform, "transforms", None)
-    if isinstance(inside, (list, tuple, nn.ModuleList)):
-        for step in inside:
-            yield from _steps(step)
-    else:
-        yield transform
 
 
 def _cached(ours: ImageTransform) -> CachedBackend:
@@ -340,8 +330,8 @@ def _check_choices(image: torch.Tensor, label: Any, ours: ImageTransform) -> Non
 
 def image_folder(
     source: str | os.PathLike[str], *, load_image: bool = False
-) -> tuple[ImageFolder, list[Skipped]]:
-    """Return a folder as training has it, without what no command reads, and what that is.
+) -> tuple[ImageFolder, list[Skipped], Mapping[str, int]]:
+    """Return a folder as training has it, what of it no command reads, and what else is left out.
 
     Classes have the numbers that ``ImageFolder`` gives them. A pipe with the name of an image, or a
     link in a loop, is left out.
@@ -360,7 +350,7 @@ def image_folder(
     readable = {str(root / key) for key in tree.keys if key.lower().endswith(IMG_EXTENSIONS)}
     loader: dict[str, Any] = {"loader": images.load_image} if load_image else {}
     photos = ImageFolder(root, is_valid_file=readable.__contains__, allow_empty=True, **loader)
-    return photos, tree.skipped
+    return photos, tree.skipped, tree.left_out
 
 
 def loaded_otherwise(files: Sequence[str]) -> Counter[str]:

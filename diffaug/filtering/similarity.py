@@ -9,7 +9,8 @@ import torch
 from diffaug import functional, images
 from diffaug.arguments import whole
 from diffaug.errors import UnreadableImageError
-from diffaug.offline.manifest import Row, read_run
+from diffaug.file_warnings import reading
+from diffaug.offline.manifest import Row, read_run, recorded_white
 from diffaug.switches import own_switches
 
 
@@ -61,17 +62,19 @@ class SimilarityFilter:
         self.size = whole("size", size, 16)
         self.source = None if source is None else Path(source).expanduser()
         self._root = self.source
+        self._white: int | None = None
 
     def prepare(self, folder: Path, rows: Sequence[Row]) -> None:
         """Find the folder that a set was made from."""
-        named = self.source or (read_run(folder) or {}).get("source")
+        run = read_run(folder) or {}
+        named = self.source or run.get("source")
         if named is None or not Path(named).is_dir():
             reason = "run.json names none" if named is None else f"'{named}' is no folder here"
             raise ValueError(
                 f"'source' must be the folder that the set was made from, and {reason}; "
                 "give SimilarityFilter that folder."
             )
-        self._root = Path(named)
+        self._root, self._white = Path(named), recorded_white(folder)
         sources = dict.fromkeys(str(row.get("source")) for row in rows)
         if sources and not any((self._root / source).is_file() for source in sources):
             raise ValueError(
@@ -94,7 +97,8 @@ class SimilarityFilter:
         if self._root is None:
             raise ValueError("'source' must be given to score images outside filter_set.")
         try:
-            return self._small(images.read_image(self._root / name))
+            with reading(self._root / name):
+                return self._small(images.read_image(self._root / name, white=self._white))
         except UnreadableImageError:
             return torch.full((3, self.size, self.size), torch.nan)
 

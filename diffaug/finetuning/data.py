@@ -15,6 +15,7 @@ from diffaug.errors import UnreadableImageError
 from diffaug.file_warnings import naming_files, reading
 from diffaug.folders import class_of
 from diffaug.functional import resize
+from diffaug.labels.class_names import twins
 from diffaug.labels.few_shot import few_shot_paths
 from diffaug.labels.words import spelling
 from diffaug.offline.folder_source import FolderSource
@@ -96,14 +97,11 @@ class TrainingSet:
                 f"'source' must hold images in every class folder, and '{empty}' has none; fill or "
                 "remove it."
             )
-        seen: dict[str, str] = {}
-        for name in self.names:
-            twin = seen.setdefault(spelling(name), name)
-            if twin != name:
-                raise ValueError(
-                    f"'source' must hold classes of different names, and {twin!r} and {name!r} "
-                    "read the same; rename or merge them."
-                )
+        for earlier, later in twins(self.names, spelling):
+            raise ValueError(
+                f"'source' must hold classes of different names, and {self.names[earlier]!r} and "
+                f"{self.names[later]!r} read the same; rename or merge them."
+            )
 
     def unreadable(self, strict: bool = False) -> list[Skipped]:
         """Read every image once and list those that cannot be read.

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from diffaug.arguments import texts
-from diffaug.labels.samples import LABEL_KEYS
+from diffaug.labels.origins import parts_of
+from diffaug.labels.samples import LABEL_KEYS, steps_of
 
 
 def first_name(name: Any) -> Any:
@@ -104,29 +105,18 @@ def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | No
     names = _own_names(dataset, label_key)
     if names is not None:
         return names
-    parts = getattr(dataset, "datasets", None)
-    if isinstance(parts, (list, tuple)):
-        return _common_names([class_names_of(part, label_key) for part in parts])
-    inside = getattr(dataset, "dataset", None)
-    return None if inside is None else class_names_of(inside, label_key)
+    return _common_names([class_names_of(part, label_key) for part in parts_of(dataset)])
 
 
 def _own_names(dataset: Any, label_key: str | None) -> list[str] | None:
     """Return the names that a dataset itself has."""
+    classes, numbers = listed_classes(dataset), listed_numbers(dataset)
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping):
         keys = LABEL_KEYS if label_key is None else (label_key,)
         feature = next((features[key] for key in keys if key in features), None)
-        if names := getattr(feature, "names", None):
-            return distinct(names)
-    numbers = getattr(dataset, "class_to_idx", None)
-    if numbers is None:
-        numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
-    numbers = numbers if isinstance(numbers, Mapping) else {}
-    classes = getattr(dataset, "classes", None)
-    if isinstance(classes, np.ndarray):
-        classes = classes.tolist()
-    if isinstance(classes, (list, tuple)) and classes:
+        classes = getattr(feature, "names", None) or classes
+    if classes:
         several = (name if isinstance(name, (tuple, list)) else (name,) for name in classes)
         count = Counter(chain.from_iterable(several))
         for number, name in enumerate(map(first_name, classes)):
@@ -143,21 +133,36 @@ def _own_names(dataset: Any, label_key: str | None) -> list[str] | None:
     return None
 
 
+def listed_classes(dataset: Any) -> list[Any]:
+    """Return what a dataset itself has as its ``classes``; nothing where it has none."""
+    classes = getattr(dataset, "classes", None)
+    if isinstance(classes, np.ndarray):
+        classes = classes.tolist()
+    return list(classes) if isinstance(classes, (list, tuple)) else []
+
+
+def listed_numbers(dataset: Any) -> Mapping[Any, int]:
+    """Return what a dataset itself, or timm's reader in it, has as its ``class_to_idx``."""
+    numbers = getattr(dataset, "class_to_idx", None)
+    if numbers is None:
+        numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+    return numbers if isinstance(numbers, Mapping) else {}
+
+
 def check_order(dataset: Any, transforms: Any) -> None:
     """Raise where a transform, or one in a ``Compose``, numbers a class otherwise than a dataset.
 
     Names that only one of them has are not compared: words may stand for folders.
     """
-    inside = getattr(transforms, "transforms", None)
-    for step in inside if isinstance(inside, Iterable) else ():
-        check_order(dataset, step)
-    numbers = {name: number for number, name in enumerate(getattr(transforms, "class_names", ()))}
-    for number, name in enumerate(class_names_of(dataset) or () if numbers else ()):
-        if numbers.get(name, number) != number:
-            raise ValueError(
-                f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
-                f"class {number} there and class {numbers[name]} in {type(transforms).__name__}."
-            )
+    for step in steps_of(transforms):
+        numbers = {name: number for number, name in enumerate(getattr(step, "class_names", ()))}
+        for number, name in enumerate(class_names_of(dataset) or () if numbers else ()):
+            if numbers.get(name, number) != number:
+                raise ValueError(
+                    f"'class_names' must be in the order of the dataset's labels, and {name!r} is "
+                    f"class {number} there and class {numbers[name]} in {type(step).__name__}; "
+                    "give class_names_of(dataset)."
+                )
 
 
 def _common_names(parts: list[list[str] | None]) -> list[str] | None:

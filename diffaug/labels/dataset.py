@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 from diffaug.arguments import whole
 from diffaug.labels import samples
 from diffaug.labels.label import class_number, class_of
+from diffaug.labels.origins import parts_of
 from diffaug.seeds import asking
 
 #: Items of a dataset around another that are compared with those inside.
@@ -86,9 +87,8 @@ def renumbered(
         before = partial(_label_of, inner, labels_getter=labels_getter)
         if (pair := _changed_item(dataset, before, labels_getter)) is not None:
             return pair
-    parts = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
-    found = (renumbered(part, count, labels_getter) for part in parts if part is not None)
-    return next((pair for pair in found if pair is not None), None)
+    pairs = (renumbered(part, count, labels_getter) for part in parts_of(dataset))
+    return next((pair for pair in pairs if pair is not None), None)
 
 
 def _label_of(dataset: Any, index: int, labels_getter: samples.Getter, *, asker: str = "") -> Any:

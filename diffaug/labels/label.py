@@ -115,9 +115,15 @@ def check_weights(what: str, label: torch.Tensor) -> torch.Tensor:
     fine = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() < max(1e-3, rounding))
     if not bool(fine.all()):
         wrong = rows[~fine][0]
+        several = bool(((wrong == 0) | (wrong == 1)).all() and wrong.sum() > 1)
         raise ValueError(
             f"{what} must be weights that sum to 1, got a sum of {wrong.sum():.4g} and a least "
-            f"weight of {wrong.min():.4g}."
+            f"weight of {wrong.min():.4g}"
+            + (
+                "; for several labels of an image, use DiffuseMix and PyTorch's own collate_fn."
+                if several
+                else "."
+            )
         )
     return soft
 
@@ -174,9 +180,14 @@ def read_label(
         wide = array.ndim == 1 and array.numel() > 1
         if wide and num_classes in (None, len(array)):
             return check_weights(what, array)
+    hint = ""
+    if isinstance(label, str):
+        hint = "; give the number of the name in the list of classes"
+    elif array is not None and array.is_floating_point() and array.numel() == 1:
+        hint = "; if it is a class, convert it to an integer"
     forms = ["a class number", *(["a name"] if names else [])]
     weights = "weights that sum to 1" if num_classes is None else f"{num_classes} weights"
-    raise ValueError(f"{what} must be {', '.join(forms)} or {weights}, got {_shown(label)}.")
+    raise ValueError(f"{what} must be {', '.join(forms)} or {weights}, got {_shown(label)}{hint}.")
 
 
 def class_number(label: Any) -> int | None:

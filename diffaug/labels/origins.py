@@ -1,4 +1,4 @@
-"""The files that the items of a dataset come from."""
+"""What a dataset is made of, and the files that its items come from."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

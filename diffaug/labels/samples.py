@@ -5,6 +5,10 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map_only
+
 IMAGE_KEYS = ("image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "fine_label")
 
@@ -84,7 +88,7 @@ def getters_in(transforms: Any) -> tuple[Getter, Getter]:
         >>> getters_in(mix)
         ('default', 'cls')
     """
-    steps = list(_steps(transforms))
+    steps = list(steps_of(transforms))
 
     def first(name: str) -> Getter:
         for step in steps:
@@ -96,13 +100,20 @@ def getters_in(transforms: Any) -> tuple[Getter, Getter]:
     return first("image_getter"), first("labels_getter")
 
 
-def _steps(transforms: Any) -> Iterator[Any]:
+def steps_of(transforms: Any) -> Iterator[Any]:
+    """Yield a transform and all that are inside it, such as those of a ``Compose``, in order."""
     yield transforms
+    for step in steps_inside(transforms):
+        yield from steps_of(step)
+
+
+def steps_inside(transforms: Any) -> list[Any]:
+    """Return the transforms directly inside one; none where it is no ``Compose`` or the like."""
     inside = getattr(transforms, "transforms", None)
-    if inside is not None and not isinstance(inside, (str, Mapping)):
-        # A list, nn.ModuleList, or one transform, as some wrappers have it.
-        for step in inside if hasattr(inside, "__iter__") else [inside]:
-            yield from _steps(step)
+    if inside is None or isinstance(inside, (str, Mapping)):
+        return []
+    # A list, nn.ModuleList, or one transform, as some wrappers have it.
+    return list(inside) if hasattr(inside, "__iter__") else [inside]
 
 
 def get(sample: Any, place: Place) -> Any:
@@ -131,6 +142,20 @@ def put(sample: Any, place: Place, value: Any) -> Any:
     return tuple(parts) if isinstance(sample, tuple) else parts
 
 
+def arrays_as_tensors(sample: Any) -> Any:
+    """Return a sample with the NumPy vectors in it, such as labels, as tensors.
+
+    torchvision's ``ToImage`` takes each array for an image, a label such as ``np.array([2])``, too.
+    It leaves a tensor beside an image alone. Arrays of two or more dimensions may be images.
+    """
+    return tree_map_only(np.ndarray, _array_as_tensor, sample)
+
+
+def _array_as_tensor(array: np.ndarray) -> Any:
+    vector = array.ndim < 2 and array.dtype.kind in "biuf"
+    return torch.from_numpy(array.copy()) if vector else array
+
+
 def _key(
     sample: Mapping[Any, Any], keys: tuple[str, ...], what: str, argument: str, asker: str
 ) -> str:
@@ -157,7 +182,14 @@ def _given_place(sample: Any, getter: Getter, argument: str) -> Place:
     try:
         get(sample, (getter,))
     except (KeyError, IndexError, TypeError) as error:
-        raise TypeError(f"'{argument}' is {getter!r}, and a sample has no such place.") from error
+        what = type(sample).__name__
+        if isinstance(sample, (Mapping, tuple, list)):
+            places = sample if isinstance(sample, Mapping) else range(len(sample))
+            what += f" with {', '.join(map(repr, places))}"
+        raise TypeError(
+            f"'{argument}' must be a place in every sample, got {getter!r}, and a sample is a "
+            f"{what}; give one of its keys or indices."
+        ) from error
     return (getter,)
 
 

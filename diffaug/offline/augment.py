@@ -20,15 +20,17 @@ from diffaug.offline.lookalikes import refuse_set_of_images
 from diffaug.offline.options import Options
 from diffaug.offline.run import Run, pairs_up
 from diffaug.offline.shards import Shard, join, parts_of, unfinished
-from diffaug.offline.sources import Source
+from diffaug.offline.sources import Skipped, Source
 from diffaug.offline.summary import Summary, SummaryWarning, Tally
 from diffaug.offline.trees import LocalTree
 from diffaug.seeds import derive_seed
 from diffaug.switches import own_defaults
 from diffaug.transforms.base import ImageTransform
 
+#: Why a share of a set that is merged does not make an image.
+MERGED = "it was skipped before the parts were merged; if it is mended, run without a share"
 
-@own_defaults()
+
 def augment_folder(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
@@ -119,7 +121,6 @@ def augment_folder(
     return _augment(images, destination, transform, options)
 
 
-@own_defaults()
 def augment_dataset(
     dataset: Any,
     destination: str | os.PathLike[str],
@@ -235,7 +236,8 @@ def _augment(
         _check_subset(spec, source)
     whole = Destination(destination, identity(transform, spec, settings))
     job = _Augmentation(source, whole, transform, spec, options)
-    summary = job.make_whole() if options.shard is None else job.make_part(options.shard)
+    with own_defaults():
+        summary = job.make_whole() if options.shard is None else job.make_part(options.shard)
     for text in summary.warnings(order=isinstance(source, FolderSource)):
         warnings.warn(f"{text}.", SummaryWarning, stacklevel=3)
     return summary
@@ -288,6 +290,8 @@ class _Augmentation:
             run = run_of(part, takes=share.takes, there=whole.rows())
             if self.options.dry_run:
                 return replace(run.dry(), destination=folder)
+            missing_here = {planned.source for planned in run.missing()}
+            run.skipped += [Skipped(source, MERGED) for source in sorted(missing_here & skipped)]
             tally = Tally()
             tally.count(whole.rows())
             return replace(run.told(run.summary(), tally), destination=folder)

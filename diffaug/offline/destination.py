@@ -340,6 +340,8 @@ class Destination(OutputFolder):
                 rows = tally.counting(_last_of_each(parts, order))
                 images = write_rows(self.folder, rows, names)
             about = tally.record(run.get("classes") or ())
+            if run.get("classes"):  # its older images may be of classes that the source has lost
+                about["classes"] = list(about["images_per_class"])
             write_run(self.folder, {"identity": self.identity, **run, "images": images, **about})
             self.journal.path.unlink(missing_ok=True)
         return images

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffaug.arguments import unit
+from diffaug.labels import words
 from diffaug.offline.lookalikes import is_diffmix_release, is_diffusemix_result
 from diffaug.offline.manifest import Row
 from diffaug.offline.sources import Skipped, class_folder
@@ -255,8 +256,8 @@ def directory_name(name: str) -> str:
 
 
 def spelling(name: str) -> str:
-    """Return a form that is the same for the name of a class and for that of its folder."""
-    return " ".join(re.sub("[_/]", " ", name).split()).casefold()
+    """Return a form that is the same for the name of a class and for that of its folder here."""
+    return " ".join(words.spelling(name).replace("/", " ").split())
 
 
 def _text(entry: dict[str, Any], column: str) -> str:

@@ -146,6 +146,15 @@ def read_run(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     return read_record(Path(folder, RUN))
 
 
+def recorded_white(folder: str | os.PathLike[str]) -> int | None:
+    """Return the value that was white in the sources of 16 bits of a set; None if none was said."""
+    try:
+        run = read_run(folder) or {}
+    except DestinationError:
+        return None
+    return run.get("identity", {}).get("white")
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
     """Read the JSON file of what made a folder; None where there is none.
 
@@ -188,6 +197,11 @@ def parse_row(line: bytes) -> Row | None:
         return None
     named = isinstance(row, dict) and isinstance(row.get("file_name"), str)
     return row if named else None
+
+
+def source_label(row: Row) -> str:
+    """Return the class of the image that a row was made from; by default that of the row."""
+    return str(row.get("source_label") or row["label"])
 
 
 def row_line(row: Row) -> bytes:

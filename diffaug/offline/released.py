@@ -13,6 +13,7 @@ from typing import Any
 from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.arguments import texts
+from diffaug.labels.class_names import twins
 from diffaug.offline.destination import Destination, OutputFolder, check_outside
 from diffaug.offline.layouts import (
     COLUMNS,
@@ -28,7 +29,14 @@ from diffaug.offline.layouts import (
     spelling,
     table_of,
 )
-from diffaug.offline.manifest import Row, each_row, is_set, read_manifest, read_run
+from diffaug.offline.manifest import (
+    Row,
+    each_row,
+    is_set,
+    read_manifest,
+    read_run,
+    source_label,
+)
 from diffaug.offline.sources import Skipped, class_folder
 from diffaug.progress import progress_bar
 from diffaug.seeds import derive_seed
@@ -148,13 +156,12 @@ def _with_classes(
         How the release spells each class; the rows; and those of unknown classes, with the others
         that are skipped.
     """
-    known: dict[str, str] = {}
-    for name in names:
-        if (other := known.setdefault(spelling(name), name)) != name:
-            raise ValueError(
-                f"'classes' must differ in more than case, spaces, underscores and slashes, got "
-                f"{other!r} and {name!r}."
-            )
+    for earlier, later in twins(names, spelling):
+        raise ValueError(
+            "'classes' must differ in more than case, spaces, underscores and slashes, got "
+            f"{names[earlier]!r} and {names[later]!r}; rename one of them."
+        )
+    known = {spelling(name): name for name in names}
     directories: dict[str, str] = {}
     rows, skipped, taken = [], list(release.skipped), set[str]()
     for row in release.rows:
@@ -260,11 +267,11 @@ def export_set(
         >>> from diffaug import DiffMix, RecordingBackend, augment_dataset, export_set
         >>> mix = DiffMix(["cat", "dog"], pairs="other", backend=RecordingBackend())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = [(torch.rand(3, 32, 32), 0)]
+        ...     data = [(torch.rand(3, 32, 32), 0), (torch.rand(3, 32, 32), 1)]
         ...     done = augment_dataset(data, f"{folder}/set", mix, class_names=["cat", "dog"])
         ...     export_set(f"{folder}/set", f"{folder}/release").images
         ...     print(Path(folder, "release", "meta.csv").read_text().splitlines()[1])
-        5
+        10
         cat,dog,0,0.7,cat/dog-000000-0.7.jpg
     """
     root = Path(folder).expanduser().absolute()
@@ -278,17 +285,15 @@ def export_set(
         )
     check_outside(destination, root)
     spelled: dict[str, str] = run.get("directories", {})
-    names = {name for row in rows for name in _classes_of(row)}
+    names = {name for row in rows for name in (source_label(row), row["label"])}
     classes = list(run["identity"].get("transform.class_names") or run.get("classes") or ())
     classes += sorted(names.difference(classes))
-    folders: dict[str, str] = {}
-    for name in classes:
-        if (other := folders.setdefault(directory_name(name), name)) != name:
-            raise ValueError(
-                f"'folder' must hold classes that differ in more than spaces, underscores and "
-                f"slashes, which Diff-Mix's code writes alike, got {other!r} and {name!r}; rename "
-                "one of them."
-            )
+    for earlier, later in twins(classes, directory_name):
+        raise ValueError(
+            "'folder' must hold classes that differ in more than spaces, underscores and slashes, "
+            f"which Diff-Mix's code writes alike, got {classes[earlier]!r} and {classes[later]!r}; "
+            "rename one of them."
+        )
     entries = [_entry(number, row, spelled) for number, row in enumerate(rows)]
     out = OutputFolder(destination, {"exported": str(root)}, RECORD)
     out.recorded()
@@ -314,14 +319,9 @@ def export_set(
     return ReleaseSummary(out.folder, len(written), len(kept), tuple(classes), tuple(skipped))
 
 
-def _classes_of(row: Row) -> tuple[str, str]:
-    """Return the class of the source of an image, and that of the image."""
-    return str(row.get("source_label") or row["label"]), str(row["label"])
-
-
 def _entry(number: int, row: Row, spelled: dict[str, str]) -> dict[str, Any]:
     """Turn a row of a manifest into a line of Diff-Mix's table."""
-    source, target = _classes_of(row)
+    source, target = source_label(row), row["label"]
     strength = 1.0 if row.get("strength") is None else float(row["strength"])
     path = row.get(PATH) if row.get("method") == "DiffMix" else None
     if isinstance(path, str) and is_image_path(path):  # a manifest may come from anywhere

@@ -69,9 +69,7 @@ class Run:
         bar = progress_bar(shown, so_far.planned, done=so_far.taken_over)
         with bar as self.bar, naming_files():
             for first in missing:  # without any, no model and no cluster is started
-                for part in self.transform.modules():
-                    if isinstance(part, ImageTransform):
-                        part.check_files()
+                self._check_files()
                 self.engine(self.maker, chain([first], missing), self._keep)
         self.destination.make_folders(self._folders())
         tally = Tally()
@@ -132,22 +130,33 @@ class Run:
         tally = Tally()
         tally.count(self.destination.rows())
         there = self.told(self.summary(), tally)
-        # Where a transform chooses the class of each image, nobody knows before.
-        known = (
-            set() if pairs_up(self.transform) else {*map(self.source.class_of, self.source.keys)}
-        )
         with naming_files():
-            missing = there.planned - there.taken_over
-            expected = estimate(self.maker, self.missing(), missing)
             seen = survey(self.maker, self.source.keys)
+            unreadable = {source for source, _ in seen.skipped}
+            count = sum(planned.source not in unreadable for planned in self.missing())
+            to_make = (image for image in self.missing() if image.source not in unreadable)
+            if count:
+                self._check_files()
+            expected = estimate(self.maker, to_make, count)
+        keys = [key for key in self.source.keys if key not in unreadable]
+        # Where a transform chooses the class of each image, nobody knows before.
+        known = set() if pairs_up(self.transform) else {*map(self.source.class_of, keys)}
+        if known := known - {None}:
+            known |= {name for name, images in there.images.items() if images}
         return replace(
             there,
-            empty=tuple(name for name in self.classes if known - {None} and name not in known),
+            empty=tuple(name for name in there.classes if known and name not in known),
             skipped=tuple(dict.fromkeys([*there.skipped, *seen.skipped])),
             differs=dict(seen.differs),
             sources=seen.read,
-            estimate=expected,
+            estimate=replace(expected, images=count),
         )
+
+    def _check_files(self) -> None:
+        """Read the other files that the transform uses, before the first image is made."""
+        for part in self.transform.modules():
+            if isinstance(part, ImageTransform):
+                part.check_files()
 
     def _folders(self) -> list[str]:
         return [self.source.folder_of(name) for name in self.classes]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.folders import COMPANIONS, HIDDEN
-from diffaug.offline.manifest import Row, read_run
+from diffaug.offline.manifest import Row, read_run, recorded_white
 from diffaug.offline.sources import Skipped
 
-#: Names of classes that a line shows.
+#: Names of classes, or kinds of files, that a line shows.
 SHOWN = 6
 TURNED = "turned upright"
 #: What ``run.json`` says of the images of a set, once it is finished.
@@ -58,6 +58,10 @@ class Tally:
         others = self.images.keys() - set(classes)
         numbered = all(map(str.isdecimal, others))
         names = [*classes, *sorted(others, key=lambda name: (int(name) if numbered else 0, name))]
+        if classes and list(classes) == sorted(
+            classes
+        ):  # a class that the source lost keeps its place
+            names.sort()
         return {name: self.images[name] for name in names}
 
     def record(self, classes: Sequence[str]) -> dict[str, Any]:
@@ -75,10 +79,12 @@ class Estimate:
     Args:
         bytes: on disk; None if no source can be read.
         seconds: with this model on this machine; None if the model is not here.
+        images: how many are to make, without those whose source is known to be unreadable.
     """
 
     bytes: int | None = None
     seconds: float | None = None
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,8 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Say in lines how many images there are, of which classes, and what was left out."""
-        dry = self.estimate is not None
         images = sum(self.images.values()) or self.made + self.taken_over
-        images = self.planned if dry else images
+        images += self.estimate.images if self.estimate is not None else 0
         return [*self._counts(images), *left_out_lines(self.left_out), *self.warnings()]
 
     def _counts(self, images: int) -> list[str]:
@@ -145,9 +150,7 @@ class Summary:
         ``order`` is false where the order of the classes was said before.
         """
         lines = []
-        if self.empty and (
-            self.planned if self.estimate is not None else any(self.images.values())
-        ):
+        if self.empty and (self.estimate is not None or any(self.images.values())):
             shown = ", ".join(self.empty[:SHOWN]) + ", ..." * (len(self.empty) > SHOWN)
             lines.append(
                 f"classes without images: {shown}; torchvision's ImageFolder refuses the set: use "
@@ -185,7 +188,7 @@ def recorded(folder: Path) -> Summary:
         left_out=run.get("left_out", {}),
         differs=run.get("differs", {}),
         sources=run.get("sources", 0),
-        white=run.get("identity", {}).get("white"),
+        white=recorded_white(folder),
     )
 
 
@@ -196,13 +199,16 @@ def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
     lines = []
     for kinds, note in ((known, ""), ({k: files[k] for k in files if k not in known}, UNKNOWN)):
         if kinds:
-            listed = ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds))
+            shown = sorted(sorted(kinds, key=lambda kind: -kinds[kind])[:SHOWN])
+            listed = ", ".join(f"{kind} {kinds[kind]}" for kind in shown)
+            listed += ", ..." * (len(kinds) > SHOWN)
             total = _count(sum(kinds.values()), "file")
             lines.append(f"left out: {total} of kinds that are not read ({listed}){note}")
     if hidden := left_out.get(HIDDEN):
+        them = "it" if hidden == 1 else "them"
         lines.append(
-            f"left out: {hidden} that are hidden, images or folders; torchvision's ImageFolder "
-            "takes them: rename or remove them"
+            f"left out: {hidden} hidden image{'s' * (hidden > 1)} or folder{'s' * (hidden > 1)}; "
+            f"torchvision's ImageFolder reads {them}: rename or remove {them}"
         )
     return lines
 

@@ -106,6 +106,8 @@ class RemoteTree:
         try:
             self.files.invalidate_cache()
             infos = self.files.find(self.root, withdirs=True, detail=True)
+            if not self.root and all(path == "." or path.startswith("./") for path in infos):
+                self.root = "."  # as 'tar -C photos -c .' writes an archive
         except Exception as error:
             raise _failed(self.name, error) from error
         paths: dict[str, list[str]] = {"file": [], "directory": [], "other": []}

@@ -35,6 +35,7 @@ def preview(
     count: int = 6,
     seed: int = 0,
     tile: int = 256,
+    white: int | None = None,
 ) -> list[tuple[str, str]]:
     """Write a contact sheet: what each stage of a transform makes of images, or a set's images.
 
@@ -52,6 +53,7 @@ def preview(
         seed: the same seed and settings draw the same sheet; another one shows other images of a
             set.
         tile: side in pixels of the box that each picture is fitted into.
+        white: the value that is white in files of 16 bits; None for a set, which knows it.
 
     Returns:
         The images that could not be read, each with the reason.
@@ -84,6 +86,10 @@ def preview(
                 f"shown as it is, got {type(transform).__name__}; to see what a transform does, "
                 "give the folder of photographs."
             )
+        if white is not None:
+            raise ValueError(
+                f"'white' must be None for a generated set, got {white}; it is recorded."
+            )
         finished = FinishedSet(folder)
         rows, skipped = sheet_rows(folder, finished.choose(count, seed))
         write_picture(path, contact_sheet(rows, tile, finished.title))
@@ -94,7 +100,7 @@ def preview(
             f"'transform' must be given for a folder of photographs, and '{source}' is no "
             "generated set; give a transform such as DiffuseMix()."
         )
-    read, skipped = _read(folder, count)
+    read, skipped = _read(folder, count, white)
     write_picture(path, contact_sheet(_stages(read, transform, seed), tile))
     return skipped
 
@@ -142,7 +148,9 @@ def _caption(name: str, transform: ImageTransform, applied: Params, notes: list[
     return SEPARATOR.join([name, *words, *notes])
 
 
-def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], list[tuple[str, str]]]:
+def _read(
+    folder: Path, count: int, white: int | None
+) -> tuple[list[tuple[str, torch.Tensor]], list[tuple[str, str]]]:
     """Read images spread evenly over a folder, each as (1, 3, H, W) with its path in the folder."""
     if not folder.is_dir():
         raise ValueError(f"'source' must be an existing folder, got '{folder}'.")
@@ -155,7 +163,7 @@ def _read(folder: Path, count: int) -> tuple[list[tuple[str, torch.Tensor]], lis
         name = path.relative_to(folder).as_posix()
         try:
             with naming_files(), reading(path):
-                read.append((name, images.read_image(path)[None]))
+                read.append((name, images.read_image(path, white=white)[None]))
         except UnreadableImageError as error:
             skipped.append((name, str(error)))
     if not read:

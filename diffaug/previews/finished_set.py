@@ -6,11 +6,16 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from diffaug import images
-from diffaug.datasets.generated import source_label
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.offline.destination import Destination, Journal
 from diffaug.offline.lookalikes import describe_set
-from diffaug.offline.manifest import MANIFEST, Row, read_run
+from diffaug.offline.manifest import (
+    MANIFEST,
+    Row,
+    read_run,
+    recorded_white,
+    source_label,
+)
 from diffaug.offline.shards import parts_of
 from diffaug.previews.captions import (
     REFUSED,
@@ -126,7 +131,7 @@ def sheet_rows(
     Raises:
         UnreadableImageError: none of them can be read.
     """
-    root = _source_folder(folder)
+    root, white = _source_folder(folder), recorded_white(folder)
     rows, skipped = [], []
     for image in chosen:
         name = image.row["file_name"]
@@ -135,7 +140,8 @@ def sheet_rows(
         except UnreadableImageError as error:
             skipped.append((name, str(error)))
             continue
-        pictures: dict[str, Any] = {"source": _source(root, image.row), "generated": generated}
+        pictures: dict[str, Any] = {"source": _source(root, image.row, white)}
+        pictures["generated"] = generated
         rows.append(SheetRow("", pictures, tuple(lines_of(image.row))))
     if not rows:
         raise UnreadableImageError(skipped[0][1])
@@ -177,7 +183,7 @@ def _source_folder(folder: Path) -> Path | str:
     return "the source is not recorded"
 
 
-def _source(root: Path | str, row: Row) -> Any:
+def _source(root: Path | str, row: Row, white: int | None) -> Any:
     """Read the source of an image; a text says why there is none."""
     if isinstance(root, str):
         return root
@@ -187,6 +193,7 @@ def _source(root: Path | str, row: Row) -> Any:
     if key.is_absolute() or ".." in key.parts:
         return f"the source is outside its folder: {key}"
     try:
-        return images.read_image(root / key)
+        return images.read_image(root / key, white=white)
     except UnreadableImageError:
-        return f"the source is gone: {key}"
+        state = "cannot be read" if (root / key).is_file() else "is gone"
+        return f"the source {state}: {key}"

@@ -249,8 +249,11 @@ class ImageTransform(v2.Transform):
         return self.augment(inpt, params["drawn"])[0]
 
     def augment(self, image: Any, drawn: list[Params | None]) -> tuple[Any, list[Params | None]]:
-        """Augment an image, or a batch of them; return what was really applied beside it."""
-        count = images.check_image(image)
+        """Augment an image, or a batch of them; return what was really applied beside it.
+
+        The image is one that ``make_params`` has checked.
+        """
+        count = images.count(image)
         live = {index: params for index, params in enumerate(drawn[:count]) if params is not None}
         if not live:
             return image, drawn
@@ -262,7 +265,9 @@ class ImageTransform(v2.Transform):
         if len(live) < count:
             finished, result = result, pixels.clone()
             result[list(live)] = finished
-        elif _shares(result, [pixels, *(answer.image for answer in generated)]):
+        elif isinstance(image, torch.Tensor) and _shares(
+            result, [pixels, *(answer.image for answer in generated)]
+        ):
             result = result.clone()  # it is the caller's, who may change it in place
         applied = dict(enumerate(drawn)) | dict(zip(live, params, strict=True))
         return restore(result), list(applied.values())

@@ -62,7 +62,9 @@ class DiffMix(ImageTransform):
         metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
             the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
-            high)``, or ``"uniform"``; 0.7 by default. An image from text has none.
+            high)``, or ``"uniform"``; 0.7 by default. A model runs whole steps: a strength that it
+            misses by more than 0.05, or one of a range, becomes the one that runs, for the label
+            too. An image from text has none.
         gamma: at least 0; see :func:`soft_label`.
         p: probability in [0, 1] that an image is translated; others get one-hot labels.
         pool: how many translations one image has, fixed by its content and ``seed``, so that later
@@ -90,9 +92,9 @@ class DiffMix(ImageTransform):
         >>> import torch
         >>> from diffaug import DiffMix, RecordingBackend
         >>> mix = DiffMix(["cat", "dog"], pairs="other", p=0.5, backend=RecordingBackend())
-        >>> images, labels = mix(torch.rand(8, 3, 32, 32), torch.zeros(8, dtype=torch.long))
+        >>> images, labels = mix(torch.rand(64, 3, 16, 16), torch.zeros(64, dtype=torch.long))
         >>> labels.shape, labels.unique()  # images that were not translated have one-hot labels
-        (torch.Size([8, 2]), tensor([0.0000, 0.1633, 0.8367, 1.0000]))
+        (torch.Size([64, 2]), tensor([0.0000, 0.1633, 0.8367, 1.0000]))
 
     Reference:
         Wang et al., Diff-Mix, CVPR 2024, arXiv 2403.19600.
@@ -138,6 +140,8 @@ class DiffMix(ImageTransform):
         self.image_getter = samples.check_getter("image_getter", image_getter)
         given = spec_of(backend) if is_backend(backend) else _translating_spec(backend)
         self.backend = self._checked(backend, given)
+        if (spec := self._spec_here()) is not None and self.strategy.start == "image":
+            self.strength.say(spec)
         self.cache = cache and pool is not None
         self.prompts = class_prompts(self.class_names, class_names, self.strategy, metaclass, given)
         self._warn_of_settings()
@@ -214,6 +218,9 @@ class DiffMix(ImageTransform):
             )
         return backend
 
+    def _spec_here(self) -> ModelSpec | None:
+        return spec_of(self.backend) if is_backend(self.backend) else self.backend
+
     def _spec(self, spec: ModelSpec) -> ModelSpec:
         if spec.task == "edit":
             raise ValueError(
@@ -262,7 +269,7 @@ class DiffMix(ImageTransform):
         return {
             "source": source,
             "target": int(target),
-            "strength": self.strength.draw(generator),
+            "strength": self.strength.runs(self.strength.draw(generator), self._spec_here()),
             "seed": int(torch.randint(MAX_SEED, (), generator=generator)),
         }
 
@@ -335,7 +342,7 @@ class DiffMix(ImageTransform):
 
     def _count(self, pictures: list[Any]) -> int:
         """Return how many images each image, or batch, of a sample holds."""
-        counts = {images.check_image(image) for image in pictures}
+        counts = {images.count(image) for image in pictures}
         if len(counts) > 1:
             raise ValueError(
                 "images of one sample must be equally many, for they share labels, got "
@@ -348,6 +355,8 @@ class DiffMix(ImageTransform):
     ) -> list[Params | None]:
         """Draw a translation for each image; None for an image that ``p`` leaves unchanged."""
         sources = self._sources(labels)
+        if not any(drawn):
+            return drawn
         pixels, _ = images.unpack(image)
         return [
             params and self._in_pool(pixels[index : index + 1], source, params["variant"])

@@ -1,5 +1,6 @@
 """The strategies and settings published with Diff-Mix, as data, and the strengths to draw from."""
 
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args, get_type_hints
@@ -8,6 +9,10 @@ import numpy as np
 import torch
 
 from diffaug.arguments import choice, same_name, unit, unit_range
+from diffaug.backends.presets import name_of
+from diffaug.backends.spec import ModelSpec
+
+_log = logging.getLogger("diffaug")
 
 
 class Strategy(NamedTuple):
@@ -51,6 +56,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "few-shot": {"strength": (0.7, 0.9), "gamma": 0.5, "pool": 5},
     "long-tail": {"strength": 0.7, "gamma": 0.5, "p": 0.3, "pool": 10},
 }
+#: How far the strength that a model runs, in whole steps, may be from a number that was given.
+TOLERANCE = 0.05
 FEW_SHOT_P = {1: 0.5, 5: 0.3, 10: 0.1}
 #: The largest share of translated images that the authors' results support. They trained on CUB, 5
 #: images a class (arXiv 2403.19600): a share of 0.5 gave an accuracy of 57.9 %, of 1 36.7 %.
@@ -95,6 +102,40 @@ class Strengths:
                 f"text alone and gives them the label of the target, got {value!r}."
             )
         return whole_way
+
+    def runs(self, drawn: float, spec: ModelSpec | None) -> float:
+        """Return the strength for the model and the label: the one that really runs.
+
+        A model runs whole steps: four of them at 0.7 are two, the picture of 0.5. What is drawn
+        from a range becomes what runs; a number that is given stays if it is within ``TOLERANCE``.
+        """
+        if spec is None:
+            return drawn
+        real = spec.real_strength(drawn)
+        near = abs(real - drawn) <= TOLERANCE + 1e-9
+        return drawn if near and not self.is_range else real
+
+    def say(self, spec: ModelSpec) -> None:
+        """Log which of the strengths given a model runs as others."""
+        if self.is_range:
+            return
+        model, real = name_of(spec.model), [self.runs(value, spec) for value in self.values]
+        if moved := [
+            f"{value:g} as {other:.3g}"
+            for value, other in zip(self.values, real, strict=True)
+            if other != value
+        ]:
+            grid = sorted({spec.real_strength(n / 1000) for n in range(1, 1001)})
+            few = ", ".join(f"{value:.3g}" for value in grid) if len(grid) <= 12 else "more"
+            _log.warning(
+                "'%s' runs whole steps, here %d: of 'strength' it runs %s, and labels follow; it "
+                "can run %s.",
+                *(model, spec.steps, " and ".join(moved), few),
+            )
+        elif len({spec.real_strength(value) for value in self.values}) < len(set(self.values)):
+            _log.warning(
+                "'%s' runs some of 'strength' %s alike, in %d steps.", model, self, spec.steps
+            )
 
     def __str__(self) -> str:
         """Show them as the argument is written."""

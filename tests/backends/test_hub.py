@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_pipelines import model_folder, tiny_spec
 
 from diffaug import ModelSpec
@@ -55,7 +57,7 @@ def own_hub(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     served = shutil.copytree(model_folder("translate"), tmp_path / "served")
-    paths = []
+    paths, down = [], set()
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -74,6 +76,9 @@ def own_hub(tmp_path, monkeypatch):
                 self.answer(200, json.dumps(info).encode())
             else:
                 name = path.partition(f"/resolve/{COMMIT}/")[2]
+                if name in down:
+                    self.answer(400, b"")  # unlike 503, it is not tried again
+                    return
                 headers = {"ETag": f'"{name.replace("/", "-")}"', "X-Repo-Commit": COMMIT}
                 self.answer(200, (served / name).read_bytes(), headers)
 
@@ -100,7 +105,7 @@ def own_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield SimpleNamespace(folder=served, paths=paths)
+    yield SimpleNamespace(folder=served, paths=paths, down=down)
     server.shutdown()
     server.server_close()
     thread.join()
@@ -123,6 +128,60 @@ def test_only_what_loading_reads_is_fetched_and_only_once(own_hub):
     assert downloaded(pin(spec)) and download_size(pin(spec)) == 0
     own_hub.paths.clear()
     assert download(spec) == folder and own_hub.paths == []
+
+
+FILES = sorted(
+    file.relative_to(model_folder("translate")).as_posix()
+    for file in model_folder("translate").rglob("*.*")
+    if file.parent.name != "vocabulary"
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_model_of_which_one_file_did_not_come_is_absent_and_fetched_next_time(own_hub, name):
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1, revision=COMMIT)
+    own_hub.down.add(name)
+    with pytest.raises(ModelUnavailableError, match="cannot be reached"):
+        download(spec)
+    assert not downloaded(spec)
+    own_hub.down.clear()
+    folder = download(spec)
+    assert downloaded(spec)
+    fetched = {file: (folder / file).read_bytes() for file in FILES}
+    assert {file: (own_hub.folder / file).read_bytes() for file in FILES} == fetched
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_leads_nowhere_or_was_cut_is_fetched_again(own_hub, name, damage):
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1, revision=COMMIT)
+    folder = download(spec)
+    blob = (folder / name).resolve()
+    whole = blob.read_bytes()
+    if damage == "gone":
+        blob.unlink()
+    else:
+        blob.write_bytes(whole[: len(whole) // 2])
+    assert not downloaded(spec)
+    assert whole == (download(spec) / name).read_bytes()
+    assert downloaded(spec)
+
+
+def test_a_download_can_be_forced_and_offline_it_spoils_nothing(own_hub, monkeypatch):
+    from huggingface_hub import constants
+
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1, revision=COMMIT)
+    folder = download(spec)
+    config = (folder / "vae" / "config.json").resolve()
+    content = config.read_bytes()
+    config.write_text("{}")  # reads, and is not what was fetched
+    assert downloaded(spec) and download(spec) == folder and config.read_text() == "{}"
+    assert download_size(spec, force=True) > 0
+    assert content == (download(spec, force=True) / "vae" / "config.json").read_bytes()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelUnavailableError):
+        download(spec, force=True)
+    assert downloaded(spec)
 
 
 def test_a_hub_model_with_pickles_only_is_refused_before_they_are_fetched(own_hub):
@@ -241,9 +300,49 @@ def test_a_model_is_not_there_before_its_adapter_is(hub):
     cache_model(hub, "org/name", model_folder("translate"))
     spec = ModelSpec("org/name", task="translate", adapters=(f"org/lora@{COMMIT}",))
     assert not downloaded(spec)
-    (cache_model(hub, "org/lora") / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    save_file(
+        {"a": torch.zeros(1)}, cache_model(hub, "org/lora") / "pytorch_lora_weights.safetensors"
+    )
     assert downloaded(spec)
     assert adapter_file(spec.adapters[0]).name == "pytorch_lora_weights.safetensors"
+
+
+def test_of_several_files_of_an_adapter_one_is_named_or_none_is_taken(tmp_path):
+    for name in ("birds-000001", "birds-000002", "birds"):
+        save_file({"a": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ModelError, match="must be one file, and the folder holds 3: birds-000001"):
+        adapter_file(str(tmp_path))
+    named = str(tmp_path / "birds.safetensors")
+    assert adapter_file(named) == adapter_file(f"{named}*0.7") == Path(named)
+    save_file({"a": torch.zeros(1)}, tmp_path / "pytorch_lora_weights.safetensors")
+    assert adapter_file(str(tmp_path)).name == "pytorch_lora_weights.safetensors"
+
+
+def test_a_file_of_an_adapter_on_the_hub_can_be_named(own_hub, monkeypatch):
+    from huggingface_hub import constants
+
+    for name in ("birds-000001", "birds"):
+        save_file({"a": torch.zeros(1)}, own_hub.folder / f"{name}.safetensors")
+    with pytest.raises(ModelError, match="holds 2: birds-000001.safetensors, birds.safetensors"):
+        adapter_file("org/name")
+    named = "org/name/birds.safetensors"
+    assert adapter_file(named).name == "birds.safetensors"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert adapter_file(f"{named}@{COMMIT}*0.5").name == "birds.safetensors"
+    with pytest.raises(ModelUnavailableError):  # only the Hub knows that there are others
+        adapter_file("org/name")
+
+
+def test_the_weight_of_an_adapter_is_part_of_the_fingerprint(tmp_path):
+    file = tmp_path / "lora.safetensors"
+    save_file({"a": torch.zeros(1)}, file)
+    whole, half = (pin(tiny_spec("translate", adapters=(f"{file}{w}",))) for w in ("", "*0.5"))
+    assert whole.adapters[0].startswith(f"{file}@sha256:")
+    assert half.adapters[0] == f"{whole.adapters[0]}*0.5" and half == pin(half)
+    assert half.fingerprint != whole.fingerprint
+    assert whole == pin(tiny_spec("translate", adapters=(f"{file}*1.0",)))
+    hub = f"org/name/birds.safetensors@{COMMIT}*0.5"
+    assert (hub,) == pin(tiny_spec("translate", adapters=(hub,))).adapters
 
 
 def test_a_local_folder_is_there_when_whole(tmp_path):

@@ -170,6 +170,47 @@ def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
             )
 
 
+def test_layers_of_a_lora_without_a_place_are_said_and_most_of_them_refused(tmp_path):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    pipe = load_pipeline(tiny_spec("translate"))
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    state = {f"unet.{n}": w for n, w in get_peft_model_state_dict(pipe.unet).items()}
+    layers = sorted({name.partition(".lora_")[0] for name in state})
+
+    def saved(name, kept):
+        file = tmp_path / f"{name}.safetensors"
+        kept = layers[:kept]
+        save_file(
+            {
+                (n if n.partition(".lora_")[0] in kept else n.replace("blocks", "blocks.7")): w
+                for n, w in state.items()
+            },
+            file,
+        )
+        return tiny_spec("translate", adapters=(str(file),))
+
+    few, most = saved("few", 1), saved("most", len(layers) - 1)
+    with pytest.raises(ModelError, match=f"{len(layers) - 1} of its {len(layers)} layers have no"):
+        load_pipeline(few)
+    with pytest.warns(UserWarning, match=f"in part: 1 of its {len(layers)} layers have no place"):
+        load_pipeline(most)
+    whole = saved("whole", len(layers))
+    images = [
+        DiffusersBackend(spec).generate([make_request("translate")])[0].image
+        for spec in (
+            whole,
+            replace(whole, adapters=(f"{whole.adapters[0]}*0.5",)),
+            replace(whole, adapters=(f"{whole.adapters[0]}*0",)),
+            tiny_spec("translate"),
+        )
+    ]
+    assert torch.equal(images[2], images[3])
+    assert not torch.equal(images[0], images[1]) and not torch.equal(images[1], images[3])
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -419,3 +460,29 @@ def test_a_device_that_cannot_take_the_model_is_one_line(text, expected, monkeyp
     with pytest.raises(GenerationError, match=expected) as caught:
         load_pipeline(pin(tiny_spec("edit", dtype="float32")))
     check_error(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["one file", "two files"])
+@pytest.mark.parametrize("words", [None, "{}"])
+def test_a_tokenizer_without_its_words_is_refused(folder, layout, words):
+    file = folder / "tokenizer" / "tokenizer.json"
+    if layout == "two files":
+        for name in ("vocab.json", "merges.txt"):
+            shutil.copy(folder / "vocabulary" / name, folder / "tokenizer" / name)
+        file.unlink()
+        load(folder)  # that is a whole vocabulary
+        file = folder / "tokenizer" / "vocab.json"
+    file.unlink() if words is None else file.write_text(words)
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert f"'{folder}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_different_prompts_are_different_tokens_or_an_error(tmp_path):
+    for name, alike in {"same": lambda text: [1, 2], "own": lambda text: [len(text)]}.items():
+        tokenizer = lambda text, alike=alike: {"input_ids": alike(text)}  # noqa: E731
+        if name == "same":
+            with pytest.raises(ModelError, match="reads different prompts as the same tokens"):
+                loading._check_reading(tokenizer, tmp_path)
+        else:
+            loading._check_reading(tokenizer, tmp_path)

@@ -178,3 +178,16 @@ def test_a_derived_seed_is_in_range_and_a_function_of_its_parts(parts):
     assert 0 <= derive_seed(*parts) < MAX_SEED
     assert derive_seed(*parts) == derive_seed(*parts)
     assert derive_seed(*parts) != derive_seed(*parts, 0)
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_real_strength_runs_the_same_steps_and_is_its_own(few):
+    for steps in (1, 2, 4, 10, 25, 29, 100):
+        spec = ModelSpec("org/name", task="translate", steps=steps, all_steps=few)
+        assert 0 == spec.real_strength(0)
+        for strength in (n / 500 for n in range(1, 501)):
+            real = spec.real_strength(strength)
+            scheduler_steps, steps_run = spec.schedule(strength)
+            assert (scheduler_steps, steps_run) == spec.schedule(real), (steps, strength)
+            assert real == pytest.approx(steps_run / scheduler_steps) and real <= 1
+            assert real == spec.real_strength(real)

@@ -41,6 +41,26 @@ def test_a_run_and_its_dry_run_end_with_the_same_lines(photos, tmp_path):
     assert lines == run(*command).stdout.splitlines()[-3:]  # nothing to do
 
 
+def test_a_dry_run_of_unreadable_images_alone_says_that_none_can_be_made(tmp_path):
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    for number in range(22):
+        (tmp_path / f"photos/cat/{number}.png").touch()
+    for words, options in (("can", ["--dry-run"]), ("could", [])):
+        command = ["augment", tmp_path / "photos", tmp_path / "set", "--backend", "tiny", *options]
+        result = CliRunner().invoke(app, list(map(str, command)))
+        assert (1, 20) == (result.exit_code, result.stderr.count("is not a readable image"))
+        assert ["skipped 22 in all", f"diffaug: error: no image {words} be made."] == (
+            result.stderr.splitlines()[-2:]
+        )
+
+
+def test_warming_says_what_it_left_out_and_which_class_has_no_image(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "cache"))
+    lines = run("warm", photos, "--backend", "tiny", "--dry-run").stdout.splitlines()
+    assert lines[0].endswith(", allow_empty=True)")
+    assert [LEFT_OUT, "classes without images: cow"] == lines[1:3]
+
+
 def test_merge_prints_the_summary_of_the_whole_set(photos, tmp_path):
     command = ("augment", photos, tmp_path / "set", "--backend", "tiny", "--steps", 1)
     run(*command, "--shard", "1/2")

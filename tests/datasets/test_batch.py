@@ -146,5 +146,7 @@ def test_getters_are_checked_and_named():
         TypeError, match="'image_getter' must be a key, an index or callable, got N"
     ):
         BatchAugment(batches(), mix(), image_getter=None)
-    with pytest.raises(TypeError, match="'image_getter' is 'png', and a sample has no such place"):
+    with pytest.raises(
+        TypeError, match="'image_getter' must be a place in every sample, got 'png', and"
+    ):
         list(BatchAugment(reversed_batches(), mix(), image_getter="png"))

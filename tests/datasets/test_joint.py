@@ -754,3 +754,23 @@ def test_classes_in_another_order_than_the_dataset_s_are_an_error():
     assert 1 == len(JointTransform(data, DiffMix(right, p=0.5, backend=backend)))
     others = ["an owl", "a cat"]  # words alone are not compared
     assert 1 == len(JointTransform(data, DiffMix(others, p=0.5, backend=backend)))
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [(np.array([2]), [2]), (np.array([0, 1, 1]), [0, 1, 1]), (np.array([0.5, 2.0]), [0.5, 2.0])],
+)
+def test_a_label_in_an_array_is_not_taken_for_an_image(label, expected):
+    to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    stages = [PromptEdit(p=1.0, backend=RecordingBackend()), *to_tensor]
+    photo = Image.new("RGB", (16, 16), "white")
+    image, given = JointTransform([(photo, label)], v2.Compose(stages))[0]
+    assert (expected, (3, 16, 16)) == (given.tolist(), tuple(image.shape))
+    named = JointTransform([{"image": photo, "label": label}], v2.Compose(stages))[0]
+    assert expected == named["label"].tolist()
+
+
+def test_a_second_picture_in_an_array_becomes_an_image_as_in_torchvision():
+    sample = (Image.new("RGB", (16, 16)), 0, np.full((8, 8, 3), 255, np.uint8))
+    picture = JointTransform([sample], v2.ToImage())[0][2]
+    assert (3, 8, 8) == tuple(picture.shape)

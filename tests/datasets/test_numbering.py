@@ -529,7 +529,9 @@ def test_image_and_label_may_be_elsewhere(photos, of_folder):
     data = MixedDataset(rows, of_folder, p=0.0, **getters)
     image, label = data[5]
     assert image is rows[5]["jpg"] and 2 == int(label.argmax())
-    with pytest.raises(TypeError, match="'labels_getter' is 'cls', and a sample has no such place"):
+    with pytest.raises(
+        TypeError, match="'labels_getter' must be a place in every sample, got 'cls', and"
+    ):
         MixedDataset(
             list(ImageFolder(photos)), of_folder, classes=CLASSES, p=0.0, labels_getter="cls"
         )[0]

@@ -177,10 +177,10 @@ def test_a_soft_label_stays_what_it_is(weights):
     ("label", "got"),
     [
         (None, "None"),
-        ("cat", "'cat'"),
+        ("cat", "'cat'; give the number of the name in the list of classes"),
         (b"\x01", r"b'\\x01'"),
-        (2.0, "2.0"),
-        (torch.tensor(1.0), r"tensor\(1.\)"),
+        (2.0, "2.0; if it is a class, convert it to an integer"),
+        (torch.tensor(1.0), r"tensor\(1.\); if it is a class, convert it to an integer"),
         ({"a": 1}, "{'a': 1}"),
         (["a", "b", "c"], r"\['a', 'b', 'c'\]"),
         ([[0, 1], [2]], r"\[\[0, 1\], \[2\]\]"),

@@ -87,9 +87,13 @@ def test_a_callable_s_label_is_found_although_an_equal_one_is_elsewhere():
         ({"image": 0, "y": 1}, "default", "got image, y; rename it, or give 'labels_getter'.$"),
         ({}, "default", "got none"),
         (("image", {"y": 1}), "default", "got y"),
-        ({"image": 0}, "y", "'labels_getter' is 'y', and a sample has no such place"),
-        (("image", 1), "label", "'labels_getter' is 'label', and a sample has no such place"),
-        (("image", 1), 2, "'labels_getter' is 2, and a sample has no such place"),
+        ({"image": 0}, "y", "'labels_getter' must be a place in every sample, got 'y', and"),
+        (
+            ("image", 1),
+            "label",
+            "'labels_getter' must be a place in every sample, got 'label', and",
+        ),
+        (("image", 1), 2, "'labels_getter' must be a place in every sample, got 2, and"),
         (("image", 3, 3), lambda sample: sample[1], "there 2 times; give a key or an index instea"),
         (("image", [0.5]), lambda sample: sum(sample[1]), "there 0 times; give a key or an index"),
     ],
@@ -160,7 +164,9 @@ def test_a_getter_says_where_another_image_is():
     sample = {"jpg": "image", "cls": 3}
     assert ("jpg",) == image_place(sample, "jpg")
     assert (1,) == image_place((3, "image"), 1) == image_place((3, "image"), lambda pair: pair[1])
-    with pytest.raises(TypeError, match="'image_getter' is 'png', and a sample has no such place."):
+    with pytest.raises(
+        TypeError, match="'image_getter' must be a place in every sample, got 'png', and"
+    ):
         image_place(sample, "png")
     with pytest.raises(
         TypeError, match="'image_getter' must return one value of the sample itself"

@@ -214,7 +214,7 @@ def test_a_run_warns_where_folders_number_the_classes_otherwise(tmp_path):
 def test_it_warns_of_any_dataset_once(tmp_path, data, wrong):
     with pytest.warns(UserWarning, match=wrong) as told:
         augment_dataset(data, tmp_path / "set", edit())
-    assert 1 == len(told)
+    assert 1 == sum("the order of the class folders" in str(one.message) for one in told)
 
 
 def test_numbers_with_gaps_are_warned_of_where_all_are_known(tmp_path):

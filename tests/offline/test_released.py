@@ -15,6 +15,7 @@ from diffaug import (
     PromptEdit,
     RecordingBackend,
     SimilarityFilter,
+    augment_dataset,
     augment_folder,
     export_set,
     filter_set,
@@ -395,6 +396,17 @@ def test_classes_that_their_format_would_merge_are_refused(tmp_path):
     augment_folder(photos, tmp_path / "set", PromptEdit(["snowy"], backend=RecordingBackend(16)))
     with pytest.raises(ValueError, match="writes alike, got 'a b' and 'a_b'"):
         export_set(tmp_path / "set", tmp_path / "back")
+
+
+def test_classes_that_no_folder_can_be_named_after_come_back_from_their_format(tmp_path):
+    names = ["owl", "which?"]
+    mix = DiffMix(names, pairs="other", backend=RecordingBackend())
+    data = [(torch.rand(3, 32, 32), 0), (torch.rand(3, 32, 32), 1)]
+    augment_dataset(data, tmp_path / "set", mix, class_names=names, per_image=1)
+    exported = export_set(tmp_path / "set", tmp_path / "back")
+    again = import_set(tmp_path / "back", tmp_path / "again")
+    assert (2, 2) == (exported.images, again.images)
+    assert (("owl", "which?"), ()) == (again.classes, again.skipped)
 
 
 def test_an_image_that_is_gone_is_left_out_of_the_export_and_named(photos, tmp_path):

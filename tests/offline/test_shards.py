@@ -16,6 +16,7 @@ from torchvision.utils import save_image
 from diffaug import DiffMix, PromptEdit, RecordingBackend, augment_dataset, augment_folder
 from diffaug.errors import DestinationError
 from diffaug.offline import shards
+from diffaug.offline.augment import MERGED
 from diffaug.offline.destination import Destination
 from diffaug.offline.manifest import read_manifest, read_run
 from diffaug.offline.shards import Shard, merge, shard_of_process
@@ -237,6 +238,20 @@ def test_a_share_asked_for_again_makes_nothing_though_a_source_is_damaged(photos
         done = augment_folder(photos, tmp_path / "parts", edit(), per_image=2, shard=share)
     assert 0 == done.made
     assert not [name for name in os.listdir(tmp_path / "parts") if name.startswith(".")]
+
+
+def test_a_share_of_a_merged_set_names_what_the_set_lacks_although_it_was_mended(photos, tmp_path):
+    key, image = "dog/1.png", (photos / "dog/1.png").read_bytes()
+    (photos / key).write_bytes(b"no image")
+    for share in ("1/2", "2/2"):
+        augment_folder(photos, tmp_path / "parts", edit(), per_image=2, shard=share)
+    (photos / key).write_bytes(image)
+    again = [
+        augment_folder(photos, tmp_path / "parts", edit(), per_image=2, shard=share)
+        for share in ("1/2", "2/2")
+    ]
+    assert [(key, MERGED)] == [tuple(skipped) for done in again for skipped in done.skipped]
+    assert 2 == augment_folder(photos, tmp_path / "parts", edit(), per_image=2).made
 
 
 def test_shares_of_other_counts_do_not_become_one(photos, tmp_path):

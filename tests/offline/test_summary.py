@@ -14,16 +14,17 @@ from torchvision.datasets import ImageFolder
 
 from diffaug import (
     DiffMix,
+    FractalBlend,
     GeneratedDataset,
     PromptEdit,
     RecordingBackend,
     augment_dataset,
     augment_folder,
 )
-from diffaug.errors import DestinationError
+from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.offline import estimate, generate
 from diffaug.offline.manifest import read_manifest, read_run
-from diffaug.offline.summary import Summary, SummaryWarning
+from diffaug.offline.summary import Summary, SummaryWarning, left_out_lines
 
 NAMES = [f"{name}/{number}.png" for name in ("bird", "cat", "dog") for number in range(2)]
 
@@ -146,7 +147,8 @@ def test_an_empty_class_that_a_transform_does_not_know_is_no_number_of_the_set(t
 
 def test_eleven_numbers_are_in_another_order_as_folders(tmp_path):
     data = [(torch.rand(3, 20, 20), number) for number in range(11)]
-    done = augment_dataset(data, tmp_path / "set", edit())
+    with pytest.warns(UserWarning, match="'10' is 10 in the dataset"):
+        done = augment_dataset(data, tmp_path / "set", edit())
     assert ([str(number) for number in range(11)], True) == (list(done.classes), done.reordered)
 
 
@@ -177,8 +179,8 @@ def test_what_was_left_out_is_counted_by_kind(tmp_path):
         "left out: 12 files of kinds that are not read (.txt 12)",
         "left out: 3 files of kinds that are not read (.avif 1, .heic 2); convert them if they "
         "are images",
-        "left out: 1 that are hidden, images or folders; torchvision's ImageFolder takes them: "
-        "rename or remove them",
+        "left out: 1 hidden image or folder; torchvision's ImageFolder reads it: rename or remove "
+        "it",
     ] == done.lines()
     assert {".txt": 12, ".heic": 2, ".avif": 1, "hidden": 1} == read_run(done.destination)[
         "left_out"
@@ -226,18 +228,54 @@ def test_a_dry_run_says_the_same_and_what_it_will_take(tmp_path):
     (root / "eel/1.png").write_bytes(b"no image")
     (root / "cat/notes.txt").touch()
     (root / "fox").mkdir()
-    with pytest.warns(SummaryWarning, match="^classes without images: fox; "):
+    with pytest.warns(SummaryWarning, match="^classes without images: eel, fox; "):
         dry = augment_folder(root, tmp_path / "set", edit(), per_image=3, dry_run=True)
     assert not (tmp_path / "set").exists()
-    assert ["21 images of 5 classes (bird, cat, dog, eel, fox)", "left out: 1 file"] == [
-        dry.lines()[0],
-        dry.lines()[1][:16],
-    ]
+    assert [
+        "18 images of 5 classes (bird, cat, dog, eel, fox)",
+        "left out: 1 file of kinds that are not read (.txt 1)",
+    ] == dry.lines()[:2]
+    assert (21, 18) == (dry.planned, dry.estimate.images)
     assert ["eel/1.png"] == [skipped.source for skipped in dry.skipped]
     with pytest.warns(SummaryWarning):
         done = augment_folder(root, tmp_path / "set", edit(), per_image=3)
+    assert done.lines() == dry.lines()
+    with pytest.warns(SummaryWarning):
+        again = augment_folder(root, tmp_path / "set", edit(), per_image=3, dry_run=True)
+    assert (done.lines(), 0) == (again.lines(), again.estimate.images)
     size = sum(path.stat().st_size for path in done.destination.rglob("*.jpg"))
     assert 0.5 * size < dry.estimate.bytes < 2 * size
+
+
+def test_a_dry_run_says_that_no_picture_to_blend_in_can_be_read(tmp_path):
+    (tmp_path / "fractals").mkdir()
+    (tmp_path / "fractals/1.png").touch()
+    blend = FractalBlend(fractals=tmp_path / "fractals")
+    for dry_run in (True, False):
+        with pytest.raises(UnreadableImageError, match="none of the 1 in"):
+            augment_folder(photos(tmp_path), tmp_path / "set", blend, dry_run=dry_run)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_class_that_the_source_has_lost_keeps_its_number_in_the_set(tmp_path):
+    root = photos(tmp_path)
+    augment_folder(root, tmp_path / "set", edit())
+    shutil.rmtree(root / "cat")
+    save_photos(root, ["eel/0.png"])
+    names = ["bird", "cat", "dog", "eel"]
+    dry = augment_folder(root, tmp_path / "set", edit(), dry_run=True)
+    done = augment_folder(root, tmp_path / "set", edit())  # warns of no other order
+    assert ["7 images of 4 classes (bird, cat, dog, eel)"] == done.lines() == dry.lines()
+    assert names == read_run(tmp_path / "set")["classes"] == list(done.classes)
+    assert (
+        names == GeneratedDataset(tmp_path / "set").classes == ImageFolder(done.destination).classes
+    )
+
+
+def test_of_many_kinds_of_files_the_commonest_are_named():
+    counts = {f".x{number}": number for number in range(1, 10)}
+    line = "left out: 45 files of kinds that are not read (.x4 4, .x5 5, .x6 6, .x7 7, .x8 8, .x9 9"
+    assert [f"{line}, ...); convert them if they are images"] == left_out_lines(counts)
 
 
 def test_a_dry_run_downloads_no_model_and_asks_no_backend_of_the_callers_own(tmp_path):

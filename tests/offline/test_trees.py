@@ -85,6 +85,15 @@ def test_many_images_of_an_archive_are_read_whole(tmp_path):
     assert (60, ()) == (done.made, done.skipped)
 
 
+def test_an_archive_of_the_folder_itself_has_its_images(local, tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(local, ".")  # as 'tar -C photos -c .'
+    here, there = FolderSource(local), FolderSource(f"tar://::{tmp_path}/all.tar")
+    assert (here.keys, here.classes) == (there.keys, there.classes)
+    key = here.keys[0]
+    assert torch.equal(here.load(key).pixels, there.load(key).pixels)
+
+
 def test_a_folder_travels_to_a_process_that_works_elsewhere(local, tmp_path, monkeypatch):
     monkeypatch.chdir(local.parent)
     data = pickle.dumps(FolderSource("photos"))
@@ -128,6 +137,16 @@ def test_the_set_of_an_address_is_that_of_the_folder(address, local, tmp_path):
     assert (
         6 == augment_folder(address, tmp_path / "set", edit, per_image=2, format="png").taken_over
     )
+
+
+def test_the_reason_for_a_damaged_file_names_no_open_file():
+    with fsspec.open("memory://damaged/cat/1.png", "wb") as file:
+        file.write(b"no image")
+    source = FolderSource("memory://damaged")
+    with pytest.raises(UnreadableImageError) as caught:
+        source.load("cat/1.png")
+    assert "'cat/1.png' is not a readable image: cannot identify image file." == str(caught.value)
+    fsspec.filesystem("memory").rm("/damaged", recursive=True)
 
 
 def test_a_damaged_file_is_unreadable_and_named():

@@ -1,5 +1,6 @@
 """The contact sheet: what is on it, where, and what happens to images that cannot be read."""
 
+import numpy as np
 import pytest
 import torch
 from answers import CallCounting, refused
@@ -13,12 +14,16 @@ from diffaug import (
     Generated,
     PromptEdit,
     RecordingBackend,
+    SimilarityFilter,
+    augment_folder,
+    filter_set,
 )
 from diffaug.errors import UnreadableImageError
 from diffaug.images import read_image, wrap_text
 from diffaug.previews import contact_sheet as sheets
 from diffaug.previews.contact_sheet import preview
 from diffaug.previews.drawing import BACKGROUND, EMPTY, GUTTER, SheetRow, contact_sheet
+from diffaug.previews.finished_set import images_of, sheet_rows
 
 
 @pytest.fixture
@@ -153,3 +158,34 @@ def test_wrong_arguments_are_named(photos, tmp_path, source, target, options, me
 def test_photographs_need_a_transform(photos, tmp_path):
     with pytest.raises(ValueError, match="'transform' must be given for a folder of photographs"):
         preview(photos, tmp_path / "sheet.png")
+
+
+def scans(folder):
+    """Write pictures of 12 bits, as X-rays have them."""
+    levels = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.uint16)
+    for name in ("healthy", "ill"):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(levels).save(folder / name / "scan.png")
+    return folder
+
+
+def test_scans_of_12_bits_are_shown_with_the_white_that_is_given_or_recorded(tmp_path):
+    source, sheet = scans(tmp_path / "scans"), tmp_path / "sheet.png"
+    with pytest.raises(UnreadableImageError, match="give white=4095"):
+        preview(source, sheet, mixer(), tile=64)
+    assert [] == preview(source, sheet, mixer(), tile=64, white=4095)
+    augment_folder(source, tmp_path / "set", mixer(cache=False), white=4095)
+    rows, skipped = sheet_rows(tmp_path / "set", list(images_of(tmp_path / "set")))
+    assert [] == skipped
+    assert [(0, 255)] * 2 == [
+        (int(row.pictures["source"].min()), int(row.pictures["source"].max())) for row in rows
+    ]
+    with pytest.raises(ValueError, match="'white' must be None for a generated set, got 4095"):
+        preview(tmp_path / "set", sheet, white=4095)
+
+
+def test_a_set_of_scans_is_compared_with_its_sources(tmp_path):
+    source = scans(tmp_path / "scans")
+    augment_folder(source, tmp_path / "set", mixer(cache=False), white=4095)
+    done = filter_set(tmp_path / "set", SimilarityFilter(low=-1, high=1))
+    assert (2, 2) == (done.kept, done.scored)

@@ -538,6 +538,48 @@ def test_so_many_steps_run_as_the_strength_says(real):
         assert (3, SIZE, SIZE) == image.shape and abs(float(label.sum()) - 1) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("steps", "few", "strength", "runs"),
+    [
+        *((4, False, 0.7, 0.5), (4, False, 0.05, 0.25), (10, False, 0.99, 0.9)),
+        *((4, True, 0.9, 0.8), (4, True, 0.7, 0.7), (10, False, 0.55, 0.55), (25, False, 0.7, 0.7)),
+    ],
+)
+def test_the_label_is_that_of_the_steps_that_run(steps, few, strength, runs, caplog):
+    spec = tiny_spec("translate", steps=steps, all_steps=few)
+    for backend in (spec, DiffusersBackend(spec)):
+        caplog.clear()
+        mix = mixer(strategy="real-mix", pairs="other", strength=strength, backend=backend)
+        said = f"it runs {strength} as {runs}, and labels follow" if runs != strength else ""
+        assert said in caplog.text and bool(said) == bool(caplog.text)
+        row = mix.draw_copy(0, torch.Generator().manual_seed(0), "cat")
+        assert runs == row["strength"] == mix.describe(row)["strength"]
+        assert spec.schedule(strength) == spec.schedule(runs)
+        image = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
+        assert runs == mix.requests(image, [row])[0].strength
+
+
+def test_the_strengths_that_a_model_can_run_are_said(caplog):
+    mixer(strategy="real-mix", strength="uniform", backend=tiny_spec("translate", steps=4))
+    assert "of 'strength' it runs 0.7 as 0.5 and 0.9 as 0.75, and labels follow" in caplog.text
+    assert "it can run 0.25, 0.5, 0.75, 1." in caplog.text
+
+
+def test_strengths_that_the_model_runs_alike_are_said(caplog):
+    mixer(strategy="real-mix", strength=[0.5, 0.53], backend=tiny_spec("translate", steps=10))
+    assert "runs some of 'strength' [0.5, 0.53] alike, in 10 steps" in caplog.text
+
+
+def test_what_is_drawn_from_a_range_is_what_runs_in_request_label_and_manifest():
+    spec = tiny_spec("translate", steps=10)
+    mix = mixer(strategy="real-mix", strength=(0.65, 1), pairs="other", backend=spec)
+    rows = [mix.draw_copy(0, torch.Generator().manual_seed(n), "cat") for n in range(40)]
+    assert {0.6, 0.7, 0.8, 0.9} == {row["strength"] for row in rows}
+    image = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
+    assert [row["strength"] for row in rows] == [mix.describe(row)["strength"] for row in rows]
+    assert rows[0]["strength"] == mix.requests(image, [rows[0]])[0].strength
+
+
 def test_a_real_model_makes_nothing_in_the_second_epoch_and_the_same_images(real):
     mix = always(strategy="real-mix", strength=0.3, pool=1, backend=real)
     images, labels = torch.rand(3, 3, SIZE, SIZE), torch.arange(3)
@@ -785,8 +827,12 @@ def test_a_class_beyond_the_names_is_named_though_labels_are_wider():
 @pytest.mark.parametrize(
     ("getter", "sample", "message"),
     [
-        ("kind", {"image": photograph(), "label": 1}, "'labels_getter' is 'kind', and a sample"),
-        (7, (photograph(), 1), "'labels_getter' is 7, and a sample has no such place"),
+        (
+            "kind",
+            {"image": photograph(), "label": 1},
+            "must be a place in every sample, got 'kind', and",
+        ),
+        (7, (photograph(), 1), "'labels_getter' must be a place in every sample, got 7, and"),
         (lambda sample: sample[1], (photograph(), 1, 1), "there 2 times; give a key or an index"),
         (lambda sample: 17.5, (photograph(), 1), "there 0 times; give a key or an index"),
     ],
