@@ -39,6 +39,12 @@ _SPLIT = re.compile(
 )
 
 
+def split_name(folder: str) -> str | None:
+    """Return the part of a dataset that a folder's name says, ``"train"`` or ``"val"`` or so."""
+    match = _SPLIT.fullmatch(Path(folder).name)
+    return None if match is None else match[1].lower()
+
+
 class LeftOut(NamedTuple):
     """A file or folder that is not listed.
 

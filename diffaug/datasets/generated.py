@@ -15,6 +15,7 @@ from diffaug.datasets.map_style import position
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
+from diffaug.labels.words import spelling
 from diffaug.offline.manifest import read_manifest, read_run, source_label
 
 
@@ -132,9 +133,11 @@ class GeneratedDataset(Dataset):
         for row in self.rows:
             for name in (row["label"], source_label(row)):
                 if name not in numbers:
+                    alike = next((n for n in numbers if spelling(n) == spelling(name)), None)
+                    hint = "" if alike is None else f"; it has {alike!a}, not {name!a}: rename one"
                     raise ValueError(
                         f"'classes' must name every class of '{self.folder}', and {name!r} is not "
-                        f"among the {len(numbers)}."
+                        f"among the {len(numbers)}{hint}."
                     )
 
     def renumbered(self, classes: Sequence[str] | Mapping[str, int]) -> "GeneratedDataset":

@@ -20,9 +20,11 @@ from diffaug.datasets.numbering import (
     source_keys,
     sources_outside,
 )
+from diffaug.folders import split_name
 from diffaug.labels import samples
 from diffaug.labels.dataset import class_counts, known_labels
 from diffaug.labels.label import as_probabilities, check_gamma, class_number
+from diffaug.labels.origins import root_of
 from diffaug.labels.pairs import long_tail_weights
 from diffaug.transforms.strategies import warn_of_large_p
 
@@ -109,6 +111,11 @@ class MixedDataset(Dataset):
         self.dataset = dataset
         self.image_getter = samples.check_getter("image_getter", image_getter)
         self.labels_getter = samples.check_getter("labels_getter", labels_getter)
+        if not isinstance(generated, (GeneratedDataset, str, os.PathLike)):
+            raise TypeError(
+                "'generated' must be a GeneratedDataset or its folder, got "
+                f"{type(generated).__name__}; for two sets, put a MixedDataset around another."
+            )
         if not isinstance(generated, GeneratedDataset):
             generated = GeneratedDataset(generated)
         keys = source_keys(dataset, generated)
@@ -273,6 +280,16 @@ def _own(
             f"'generated' was made from a {generated.source}, and 'dataset' seems to be a part of "
             "it: images that were made from those of a validation split would not be noticed. "
             "Augment the part alone, or take a Subset of the whole; own_sources=False accepts it.",
+            UserWarning,
+            stacklevel=3,
+        )
+    made_from, folder = split_name(generated.source or ""), split_name(root_of(dataset) or "")
+    if made_from and folder and made_from != folder:
+        # The names below may be the same in both.
+        warnings.warn(
+            f"'generated' was made from '{generated.source}', and the images of 'dataset' are in "
+            f"'{root_of(dataset)}': a validation split must not be trained on; own_sources=False "
+            "accepts it.",
             UserWarning,
             stacklevel=3,
         )

@@ -400,10 +400,34 @@ def test_another_part_of_the_same_length_is_noticed(photos, tmp_path):
     full = ImageFolder(photos)
     augment_dataset(Subset(full, range(12)), tmp_path / "set", edit())
     other = Subset(full, range(12, 24))
-    with pytest.raises(ValueError, match="all 12 were made from others .*; own_sources"):
+    with pytest.raises(ValueError, match="all 12 were made from others .*; own_sources=False"):
         MixedDataset(other, tmp_path / "set")
     data = MixedDataset(other, tmp_path / "set", replacement="concat", own_sources=False)
     assert [n // 2 for n in range(12, 24)] + [n // 2 for n in range(12)] == data.targets
+
+
+def test_a_set_of_the_folder_of_another_split_is_warned_of(tmp_path):
+    names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(2)]
+    for split in ("train", "val", "photos"):
+        save_photos(tmp_path / split, names)
+    augment_folder(tmp_path / "val", tmp_path / "set", edit())
+    train = ImageFolder(tmp_path / "train")
+    with pytest.warns(UserWarning, match="was made from '.*val', and the images of .*train': a v"):
+        MixedDataset(Subset(train, range(4)), tmp_path / "set")
+    MixedDataset(train, tmp_path / "set", own_sources=False)
+    for same in ("val", "photos"):
+        assert 4 == len(MixedDataset(ImageFolder(tmp_path / same), tmp_path / "set").generated)
+
+
+def test_names_that_look_alike_are_told_apart(tmp_path):
+    save_photos(tmp_path / "composed", ["caf\u00e9/0.png", "dog/0.png"])
+    save_photos(tmp_path / "decomposed", ["cafe\u0301/0.png", "dog/0.png"])
+    augment_folder(tmp_path / "composed", tmp_path / "set", edit())
+    message = r"it has 'cafe\\u0301', not 'caf\\xe9': rename one"
+    with pytest.raises(ValueError, match=message):
+        MixedDataset(ImageFolder(tmp_path / "decomposed"), tmp_path / "set")
+    with pytest.raises(TypeError, match="got ConcatDataset; for two sets, put a MixedDataset aro"):
+        MixedDataset(ImageFolder(tmp_path / "composed"), ConcatDataset([[1]]))
 
 
 def test_parts_of_one_dataset_are_compared_item_by_item(photos, tmp_path):
