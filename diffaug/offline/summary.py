@@ -153,8 +153,7 @@ class Summary:
         if self.empty and (self.estimate is not None or any(self.images.values())):
             lines.append(
                 f"classes without images: {_listed(self.empty)}; torchvision's ImageFolder refuses "
-                "the set: use "
-                "GeneratedDataset"
+                "the set: use GeneratedDataset"
                 + ("" if self.reordered else ", or ImageFolder(..., allow_empty=True)")
             )
         if self.reordered and order:
@@ -166,8 +165,12 @@ class Summary:
         if self.white is not None:
             loader = f"functools.partial({loader}, white={self.white})"
         for differs, count in self.differs.items():
-            how = f"were {TURNED}" if differs == TURNED else f"differ ({differs})"
-            what = "does not turn them" if differs == TURNED else "sees other pixels"
+            one = count == 1
+            how = f"differ{'s' * one} ({differs})"
+            what = "sees other pixels"
+            if differs == TURNED:
+                how, what = f"{'was' if one else 'were'} {TURNED}", "does not turn "
+                what += "it" if one else "them"
             lines.append(
                 f"{count} of {_count(self.sources, 'image')} {how}; torchvision's ImageFolder "
                 f"{what}: ImageFolder(root, loader={loader})"

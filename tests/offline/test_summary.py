@@ -290,6 +290,14 @@ def test_a_name_with_a_line_break_stays_on_the_line(tmp_path):
     ).lines()
 
 
+def test_one_image_is_spoken_of_as_one(tmp_path):
+    summary = Summary(tmp_path, 2, differs={"turned upright": 1, "16 bits": 1}, sources=2)
+    turned, deep = summary.lines()
+    assert turned.startswith("1 of 2 images was turned upright; torchvision's ImageFolder does not")
+    assert turned.split(": ")[0].endswith("does not turn it")
+    assert deep.startswith("1 of 2 images differs (16 bits); torchvision's ImageFolder sees")
+
+
 def test_of_many_kinds_of_files_the_commonest_are_named():
     counts = {f".x{number}": number for number in range(1, 10)}
     line = "left out: 45 files of kinds that are not read (.x4 4, .x5 5, .x6 6, .x7 7, .x8 8, .x9 9"
