@@ -113,6 +113,11 @@ def _is_measured(mode: str) -> bool:
 
 def _grey(levels: np.ndarray[Any, Any], depth: _Depth, white: int | None, name: str) -> Image.Image:
     """Scale measured levels to 8 bits, or say that nobody knows how."""
+    if white and white > pil_modes.DEEPEST and levels.dtype.itemsize == 2:
+        raise UnreadableImageError(
+            f"'{name}' has 16 bits, and white={white} is more than these hold; give the value that "
+            f"is white in it, at most {pil_modes.DEEPEST}."
+        )
     if fault := pil_modes.depth_fault(levels, white or depth.white):
         kind = "floats" if levels.dtype.kind == "f" else "16 bits"
         raise UnreadableImageError(

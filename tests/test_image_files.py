@@ -433,3 +433,10 @@ def test_the_page_about_pixels_says_what_is_so(tmp_path):
             photo = images.read_photo(path)
             assert (usually == "the same") == (photo.differs is None) == (not cure)
             assert (usually == "the same") == torch.equal(torchvision_sees(path), photo.pixels)
+
+
+def test_no_white_is_taken_that_16_bits_cannot_hold(tmp_path):
+    in_mode(make_photo(), "I;16").save(tmp_path / "photo.png")
+    images.read_image(tmp_path / "photo.png", white=65535)
+    with pytest.raises(UnreadableImageError, match="white=65536 is more than these hold"):
+        images.read_image(tmp_path / "photo.png", white=65536)

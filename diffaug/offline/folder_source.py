@@ -103,7 +103,8 @@ def _check(listing: Listing, folder: str, any_fit: bool) -> None:
             found = f"it has only files that are not read ({kinds})"
         raise ValueError(
             f"'source' must hold images in one folder per class, and {found}: '{folder}'; "
-            "move them into a folder named after their class."
+            "move them into a folder named after their class"
+            + (", or give the folder above if this one is a class." if listing.beside else ".")
         )
     if (split := listing.split_folder()) is not None:
         raise ValueError(

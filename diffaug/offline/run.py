@@ -13,7 +13,7 @@ from diffaug.offline.destination import Destination
 from diffaug.offline.engines import engine_for
 from diffaug.offline.estimate import estimate, survey
 from diffaug.offline.generate import Made, Maker
-from diffaug.offline.manifest import Row
+from diffaug.offline.manifest import MANIFEST, RUN, Row
 from diffaug.offline.plan import Planned, There, order, plan, planned_of
 from diffaug.offline.sources import Skipped
 from diffaug.offline.summary import Summary, Tally
@@ -57,6 +57,10 @@ class Run:
         own = getattr(self.transform, "class_names", ()) if pairs_up(self.transform) else ()
         self.own_classes = list(own)
         self.classes = list(dict.fromkeys([*own, *(self.source.classes or ())]))
+        if taken := {MANIFEST, RUN}.intersection(self._folders()):
+            raise ValueError(
+                f"a class must not be called {min(taken)!r}, as a file of every set is; rename it."
+            )
         self.bar: Any = None
         self.engine = engine_for(maker)
 

@@ -141,7 +141,7 @@ class Summary:
         names = list(self.classes or self.images)
         if not images or not names:  # no class is known where labels are no classes
             return [_count(images, "image")] if images else []
-        shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+        shown = _listed(names)
         return [f"{_count(images, 'image')} of {_count(len(names), 'class')} ({shown})"]
 
     def warnings(self, order: bool = True) -> list[str]:
@@ -151,10 +151,9 @@ class Summary:
         """
         lines = []
         if self.empty and (self.estimate is not None or any(self.images.values())):
-            shown = ", ".join(self.empty[:SHOWN]) + ", ..." * (len(self.empty) > SHOWN)
             lines.append(
-                f"classes without images: {shown}; torchvision's ImageFolder refuses the set: use "
-                "GeneratedDataset"
+                f"classes without images: {_listed(self.empty)}; torchvision's ImageFolder refuses "
+                "the set: use GeneratedDataset"
                 + ("" if self.reordered else ", or ImageFolder(..., allow_empty=True)")
             )
         if self.reordered and order:
@@ -166,8 +165,12 @@ class Summary:
         if self.white is not None:
             loader = f"functools.partial({loader}, white={self.white})"
         for differs, count in self.differs.items():
-            how = f"were {TURNED}" if differs == TURNED else f"differ ({differs})"
-            what = "does not turn them" if differs == TURNED else "sees other pixels"
+            one = count == 1
+            how = f"differ{'s' * one} ({differs})"
+            what = "sees other pixels"
+            if differs == TURNED:
+                how, what = f"{'was' if one else 'were'} {TURNED}", "does not turn "
+                what += "it" if one else "them"
             lines.append(
                 f"{count} of {_count(self.sources, 'image')} {how}; torchvision's ImageFolder "
                 f"{what}: ImageFolder(root, loader={loader})"
@@ -214,6 +217,11 @@ def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
 
 
 UNKNOWN = "; convert them if they are images"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+    return "".join(letter if letter.isprintable() else " " for letter in shown)  # on one line
 
 
 def _count(number: int, thing: str) -> str:

@@ -272,6 +272,32 @@ def test_a_class_that_the_source_has_lost_keeps_its_number_in_the_set(tmp_path):
     )
 
 
+def test_a_class_that_is_called_as_a_file_of_the_set_is_refused_before_anything_is_written(
+    tmp_path,
+):
+    for name in ("run.json", "metadata.jsonl"):
+        root = save_photos(tmp_path / name, [f"{name}/1.png", "cat/1.png"])
+        for dry_run in (True, False):
+            with pytest.raises(ValueError, match=f"a class must not be called '{name}'"):
+                augment_folder(root, tmp_path / "set", edit(), dry_run=dry_run)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_name_with_a_line_break_stays_on_the_line(tmp_path):
+    root = save_photos(tmp_path / "photos", ["cat\nfish/1.png"])
+    assert ["1 image of 1 class (cat fish)"] == augment_folder(
+        root, tmp_path / "set", edit()
+    ).lines()
+
+
+def test_one_image_is_spoken_of_as_one(tmp_path):
+    summary = Summary(tmp_path, 2, differs={"turned upright": 1, "16 bits": 1}, sources=2)
+    turned, deep = summary.lines()
+    assert turned.startswith("1 of 2 images was turned upright; torchvision's ImageFolder does not")
+    assert turned.split(": ")[0].endswith("does not turn it")
+    assert deep.startswith("1 of 2 images differs (16 bits); torchvision's ImageFolder sees")
+
+
 def test_of_many_kinds_of_files_the_commonest_are_named():
     counts = {f".x{number}": number for number in range(1, 10)}
     line = "left out: 45 files of kinds that are not read (.x4 4, .x5 5, .x6 6, .x7 7, .x8 8, .x9 9"
