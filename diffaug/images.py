@@ -153,7 +153,11 @@ def _check_range(image: torch.Tensor) -> None:
     raise ValueError(f"'image' must hold floats in [0, 1], got {low:.3g} to {high:.3g}; {advice}.")
 
 
-def unpack(image: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
+#: Pixels (N, 3, H, W), and a function that restores the caller's own type.
+Unpacked = tuple[torch.Tensor, Callable[[torch.Tensor], Any]]
+
+
+def unpack(image: Any) -> Unpacked:
     """Return the pixels as (N, 3, H, W), and a function that restores the caller's own type.
 
     A PIL image of 16 bits gives floats. What a result has in common with the image comes back as

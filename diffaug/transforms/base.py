@@ -248,16 +248,18 @@ class ImageTransform(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return self.augment(inpt, params["drawn"])[0]
 
-    def augment(self, image: Any, drawn: list[Params | None]) -> tuple[Any, list[Params | None]]:
+    def augment(
+        self, image: Any, drawn: list[Params | None], unpacked: images.Unpacked | None = None
+    ) -> tuple[Any, list[Params | None]]:
         """Augment an image, or a batch of them; return what was really applied beside it.
 
-        The image is one that ``make_params`` has checked.
+        The image is one that ``make_params`` has checked; ``unpacked`` is it, if that is there.
         """
         count = images.count(image)
         live = {index: params for index, params in enumerate(drawn[:count]) if params is not None}
         if not live:
             return image, drawn
-        pixels, restore = images.unpack(image)  # (N, 3, H, W)
+        pixels, restore = unpacked or images.unpack(image)  # (N, 3, H, W)
         chosen, params = take(pixels, list(live)), list(live.values())
         requests = self.requests(chosen, params)
         generated = self.live_backend().generate(requests) if requests else []

@@ -320,10 +320,14 @@ class DiffMix(ImageTransform):
         drawn = self.make_params(pictures)["drawn"]
         batched = any(isinstance(image, torch.Tensor) and image.ndim > 3 for image in pictures)
         labels = labels_of(given, self._count(pictures), batched)
-        drawn = self._draw_translations(pictures[0], drawn, labels)
+        sources = self._sources(labels)
+        # Unpacked once, for the seeds and for the translation.
+        first = images.unpack(pictures[0]) if any(drawn) else None
+        drawn = self._draw_translations(first, drawn, sources)
         applied = []
         for n in places:
-            leaves[n], params = self.augment(leaves[n], drawn)
+            leaves[n], params = self.augment(leaves[n], drawn, first)
+            first = None  # the others have pixels of their own
             applied.append(params)
         # Several images of one sample share its label, which stays if one of them was refused.
         weakest = [min(params, key=_strength) for params in zip(*applied, strict=True)]
@@ -351,13 +355,12 @@ class DiffMix(ImageTransform):
         return counts.pop()
 
     def _draw_translations(
-        self, image: Any, drawn: list[Params | None], labels: list[Any]
+        self, unpacked: images.Unpacked | None, drawn: list[Params | None], sources: list[int]
     ) -> list[Params | None]:
         """Draw a translation for each image; None for an image that ``p`` leaves unchanged."""
-        sources = self._sources(labels)
-        if not any(drawn):
+        if unpacked is None:
             return drawn
-        pixels, _ = images.unpack(image)
+        pixels, _ = unpacked
         return [
             params and self._in_pool(pixels[index : index + 1], source, params["variant"])
             for index, (params, source) in enumerate(zip(drawn, sources, strict=True))

@@ -26,6 +26,7 @@ from diffaug import (
     PromptEdit,
     RecordingBackend,
     functional,
+    images,
 )
 
 BANK = FractalBank(count=3, size=32)
@@ -50,6 +51,20 @@ def test_an_image_leaves_its_device_before_it_is_resized(monkeypatch):
     shrunk = PromptEdit(backend=RecordingBackend(size=16)).shrink(torch.rand(1, 3, 24, 20))
     assert (1, 3, 16, 16) == shrunk.shape
     assert [torch.uint8, "resize"] == steps
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+@pytest.mark.parametrize("make", [PromptEdit, lambda **options: DiffMix(["cat", "dog"], **options)])
+@pytest.mark.filterwarnings("ignore:'p' is")
+def test_an_image_is_checked_once_and_its_pixels_are_read_once_if_it_changes(monkeypatch, make, p):
+    calls = []
+    for name in ("check_image", "unpack"):
+        real = getattr(images, name)
+        monkeypatch.setattr(
+            images, name, lambda image, name=name, real=real: calls.append(name) or real(image)
+        )
+    make(p=p, backend=RecordingBackend(size=16))((photograph(), 1))
+    assert calls == (["check_image", "unpack"] if p else ["check_image"])
 
 
 def photograph(height=24, width=30):
