@@ -248,11 +248,12 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
             ".save_pretrained(FOLDER), both of diffusers."
         )
     if isinstance(backend, str) and HUB_ID.fullmatch(backend):
-        if (name := name_of(backend)) != backend:
+        preset = name_of(backend)
+        if preset != backend:
             _log.warning(
-                "'%s' is the model of the preset '%s', whose settings it has", backend, name
+                "'%s' is the model of the preset '%s', whose settings it has", backend, preset
             )
-            return PRESETS[name].spec
+            return PRESETS[preset].spec
         return ModelSpec(backend, task=task)
     if name := same_name(backend, PRESETS):
         return PRESETS[name].spec

@@ -218,7 +218,7 @@ class DiffMix(ImageTransform):
         return backend
 
     def _spec_here(self) -> ModelSpec | None:
-        return spec_of(self.backend) if is_backend(self.backend) else self.backend  # type: ignore[return-value]
+        return spec_of(self.backend) if is_backend(self.backend) else self.backend
 
     def _spec(self, spec: ModelSpec) -> ModelSpec:
         if spec.task == "edit":
