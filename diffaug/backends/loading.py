@@ -163,6 +163,7 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
         if kind is None or not hasattr(kind, "from_config"):
             raise ModelError(f"'scheduler' must be a diffusers scheduler, got {spec.scheduler!r}.")
         parts["scheduler"] = kind.from_config(parts["scheduler"].config)
+    _check_noise(parts.get("scheduler"))
     parameters = inspect.signature(pipeline.__init__).parameters
     settings = {
         key: None if isinstance(value, list) else value
@@ -185,6 +186,16 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
         raise ModelError(
             f"'{spec.model}' is a {name}, which cannot do task={spec.task!r}; choose another model."
         ) from error
+
+
+def _check_noise(scheduler: Any) -> None:
+    """Refuse a scheduler whose noise is not that of a request's seed: no image could come again."""
+    if hasattr(scheduler, "noise_sampler"):
+        raise ModelError(
+            f"the scheduler {type(scheduler).__name__} draws noise of its own, so that equal "
+            "requests would give other images; set scheduler='DPMSolverMultistepScheduler', or "
+            "another that takes a generator."
+        )
 
 
 def _load_part(

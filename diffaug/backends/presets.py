@@ -18,6 +18,8 @@ _log = logging.getLogger("diffaug")
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 #: What an id on the Hugging Face Hub looks like.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+#: What a file of weights in one piece ends in; no id on the Hub does.
+_SINGLE_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
 _LCM_LORA = "latent-consistency/lcm-lora-sdv1-5@cf2fced511dbe7e26c8d1d397e728fbab875db4b"
 
 
@@ -202,14 +204,16 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
+def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
     """Turn a preset's name, a model folder or a Hub id into a spec, without network.
 
     Args:
         backend: a name in ``PRESETS``; a folder in diffusers' layout, whose task and size are read
             from its small JSON files; a folder that ``finetune`` wrote, which becomes its base
-            model with what was learned; an id ``"org/name"``, taken for an editing model of 512 px
-            (otherwise give a ``ModelSpec``); or a spec, which comes back as it is.
+            model with what was learned; an id ``"org/name"``, which has the settings of a preset
+            that is this model, and otherwise is taken for a model of 512 px (if it is not, give a
+            ``ModelSpec``); or a spec, which comes back as it is.
+        task: what such an id is for, since it does not say.
 
     Raises:
         ValueError: none of these; the message lists the presets and what comes close.
@@ -237,8 +241,20 @@ def resolve(backend: str | Path | ModelSpec) -> ModelSpec:
             return _spec_of_learned(folder)
         refuse_checkpoint(folder)
         return _spec_of_folder(folder.resolve())
+    if folder.is_file() or folder.suffix.lower() in _SINGLE_FILES:
+        raise ValueError(
+            f"'backend' must be a model folder, got the file '{backend}'; a single file of weights "
+            "must be converted once: StableDiffusionPipeline.from_single_file(FILE)"
+            ".save_pretrained(FOLDER), both of diffusers."
+        )
     if isinstance(backend, str) and HUB_ID.fullmatch(backend):
-        return ModelSpec(backend)
+        preset = name_of(backend)
+        if preset != backend:
+            _log.warning(
+                "'%s' is the model of the preset '%s', whose settings it has", backend, preset
+            )
+            return PRESETS[preset].spec
+        return ModelSpec(backend, task=task)
     if name := same_name(backend, PRESETS):
         return PRESETS[name].spec
     close = difflib.get_close_matches(str(backend), PRESETS, n=3)

@@ -1,6 +1,7 @@
 """What is asked of a model, and what comes back."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 
@@ -39,10 +40,16 @@ class GenerationRequest:
             raise TypeError(
                 f"'negative_prompt' must be a string, got {type(self.negative_prompt).__name__}."
             )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral):
             raise TypeError(f"'seed' must be an integer, got {type(self.seed).__name__}.")
+        object.__setattr__(self, "seed", int(self.seed))  # numpy's has another key, or none
         if not 0 <= self.seed < MAX_SEED:
             raise ValueError(f"'seed' must be in [0, 2**53), got {self.seed}.")
+        if self.strength is not None:
+            if isinstance(self.strength, bool) or not isinstance(self.strength, Real):
+                raise TypeError(f"'strength' must be a number, got {self.strength!r}.")
+            if not isinstance(self.strength, int):
+                object.__setattr__(self, "strength", float(self.strength))
         if self.strength is not None and not 0 <= self.strength <= 1:
             raise ValueError(f"'strength' must be in [0, 1], got {self.strength}.")
         if self.image is not None:

@@ -4,8 +4,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from diffaug.backends.request import FORMAT_VERSION
@@ -100,11 +102,20 @@ class ModelSpec:
             ) from error
         object.__setattr__(self, "device", device)
         for name in ("guidance_scale", "image_guidance_scale"):  # 4 and 4.0 are one fingerprint
-            object.__setattr__(self, name, float(getattr(self, name)))
+            value = getattr(self, name)
+            if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+                raise ValueError(f"'{name}' must be a number, got {value!r}.")
+            object.__setattr__(self, name, float(value))
         for name in ("size", "steps", "batch_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
+            object.__setattr__(self, name, int(value))  # numpy's have no JSON, so no fingerprint
+        for name in ("all_steps", "safety_checker", "pad", "compile", "offload"):
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_)):
+                raise ValueError(f"'{name}' must be True or False, got {value!r}.")
+            object.__setattr__(self, name, bool(value))
         if self.size % 8:
             raise ValueError(f"'size' must be a positive multiple of 8, got {self.size}.")
         if not 0 <= self.guidance_scale < math.inf:

@@ -183,7 +183,8 @@ class TransformOptions:
 
         names = ("device", "dtype", "steps", "batch_size", "guidance_scale", "image_guidance_scale")
         changes = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        spec = presets.resolve(self.backend or default)
+        task: Any = "translate" if self.method == "diffmix" else "edit"
+        spec = presets.resolve(self.backend or default, task)
         if "image_guidance_scale" in changes and not presets.has_image_guidance(spec):
             raise ValueError(
                 f"'image_guidance_scale' must be for a model that has such guidance, and "

@@ -10,7 +10,7 @@ import torch
 from diffaug import arguments
 from diffaug.backends import finetuned
 from diffaug.backends.model_files import read_index
-from diffaug.backends.presets import HUB_ID, PRESETS, name_of, resolve
+from diffaug.backends.presets import name_of, resolve
 from diffaug.backends.spec import ModelSpec
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
@@ -107,12 +107,9 @@ def base_spec(base: str | Path | ModelSpec, size: int | None, device: str) -> Mo
             f"'base' must be a model, and '{base}' is fine-tuned already; give the base of that."
         )
     try:
-        spec = resolve(base)
+        spec = resolve(base, "translate")
     except (TypeError, ValueError) as error:
         raise type(error)(str(error).replace("'backend'", "'base'", 1)) from error
-    is_id = isinstance(base, str) and base not in PRESETS and HUB_ID.fullmatch(base)
-    if is_id and not Path(spec.model).is_dir():
-        spec = replace(spec, task="translate")
     if spec.task == "edit":
         raise ValueError(
             f"'base' must translate or generate images, and '{name_of(spec.model)}' edits them; "

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -138,7 +137,7 @@ class DiffMix(ImageTransform):
             self.num_classes = whole("num_classes", num_classes, self.num_classes)
         self.labels_getter = samples.check_getter("labels_getter", labels_getter)
         self.image_getter = samples.check_getter("image_getter", image_getter)
-        given = spec_of(backend) if is_backend(backend) else _translating_spec(backend)
+        given = spec_of(backend) if is_backend(backend) else presets.resolve(backend, "translate")
         self.backend = self._checked(backend, given)
         if (spec := self._spec_here()) is not None and self.strategy.start == "image":
             self.strength.say(spec)
@@ -429,9 +428,3 @@ class DiffMix(ImageTransform):
 
 def _strength(params: Params | None) -> float:
     return 0.0 if params is None else float(params["strength"])
-
-
-def _translating_spec(backend: str | Path | ModelSpec) -> ModelSpec:
-    spec = presets.resolve(backend)
-    # A Hub id does not say what its model is for.
-    return replace(spec, task="translate") if spec == ModelSpec(str(backend)) else spec

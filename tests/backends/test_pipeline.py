@@ -25,7 +25,7 @@ from tiny_pipelines import (
 
 from diffaug import DiffusersBackend, ModelSpec
 from diffaug.backends import batches, pipeline
-from diffaug.errors import GenerationError, RefusedError
+from diffaug.errors import GenerationError, ModelError, RefusedError
 from diffaug.functional import resize
 
 TASKS = ("edit", "translate", "generate")
@@ -261,6 +261,22 @@ def test_an_image_is_the_same_in_any_company_under_other_schedulers(task, schedu
     assert torch.equal(together[2].image, alone.image)
     assert torch.equal(torch.get_rng_state(), before)
     assert type(backend._pipe.scheduler).__name__ == scheduler
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"]
+)
+def test_a_scheduler_that_draws_noise_of_its_own_is_refused(scheduler, monkeypatch):
+    import diffusers
+
+    class Own(diffusers.DDIMScheduler):  # the real ones need packages that may be absent
+        noise_sampler = None
+
+    Own.__name__ = scheduler
+    monkeypatch.setattr(diffusers, scheduler, Own)
+    backend = DiffusersBackend(tiny_spec("translate", scheduler=scheduler))
+    with pytest.raises(ModelError, match=f"{scheduler} draws noise of its own, .* set scheduler="):
+        backend.generate([make_request("translate")])
 
 
 # ------------------------------------------------------------------------------------------ memory

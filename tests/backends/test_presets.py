@@ -96,6 +96,23 @@ def test_a_spec_comes_back_as_it_is_and_a_hub_id_edits():
     assert resolve("org/name") == ModelSpec("org/name", task="edit")
 
 
+def test_an_id_does_what_it_is_asked_to_and_a_preset_s_has_its_settings(caplog):
+    assert resolve("org/name", "translate") == ModelSpec("org/name", task="translate")
+    assert "" == caplog.text
+    for name in ("instruct-pix2pix", "sd15", "sd-turbo", "sdxl-turbo"):
+        assert PRESETS[name].spec == resolve(PRESETS[name].spec.model, "translate")
+        assert f"is the model of the preset '{name}', whose settings it has" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["org/model.safetensors", "ckpts/v1.ckpt", "./x.PT", "here/file"])
+def test_a_single_file_is_never_an_id(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("here/file").touch()
+    with pytest.raises(ValueError, match=f"got the file '{name}'; .* from_single_file|converted"):
+        resolve(name)
+
+
 def test_a_fine_tuned_folder_is_its_base_with_what_was_learned_wherever_it_lies(tmp_path):
     folder = save_learned(tmp_path / "first").rename(tmp_path / "second")
     base = resolve(model_folder("translate"))

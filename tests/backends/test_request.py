@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from contracts import check_backend
@@ -51,6 +52,11 @@ def test_the_recording_backend_remembers_requests_and_takes_any_size():
         ({"dtype": "int8"}, "'dtype' must be auto, float32, float16 or bfloat16, got 'int8'."),
         ({"steps": 0}, "'steps' must be an integer of at least 1, got 0."),
         ({"batch_size": 0}, "'batch_size' must be an integer of at least 1, got 0."),
+        ({"steps": True}, "'steps' must be an integer of at least 1, got True."),
+        ({"guidance_scale": "7"}, "'guidance_scale' must be a number, got '7'."),
+        ({"guidance_scale": True}, "'guidance_scale' must be a number, got True."),
+        ({"all_steps": "no"}, "'all_steps' must be True or False, got 'no'."),
+        ({"offload": 1}, "'offload' must be True or False, got 1."),
         ({"size": 100}, "'size' must be a positive multiple of 8, got 100."),
         ({"guidance_scale": -1.0}, "'guidance_scale' must be at least 0, got -1.0."),
         ({"image_guidance_scale": 0.9}, "'image_guidance_scale' must be at least 1, got 0.9."),
@@ -191,3 +197,20 @@ def test_a_real_strength_runs_the_same_steps_and_is_its_own(few):
             assert (scheduler_steps, steps_run) == spec.schedule(real), (steps, strength)
             assert real == pytest.approx(steps_run / scheduler_steps) and real <= 1
             assert real == spec.real_strength(real)
+
+
+def test_numbers_of_numpy_are_numbers():
+    plain = ModelSpec("org/name", size=64, steps=3, guidance_scale=2.0, all_steps=True)
+    spec = ModelSpec(
+        "org/name",
+        size=np.int64(64),
+        steps=np.int32(3),
+        guidance_scale=np.float32(2),
+        all_steps=np.True_,
+    )
+    assert plain == spec and plain.fingerprint == spec.fingerprint
+    request = GenerationRequest("a", np.int64(1), strength=np.float64(0.5))
+    assert GenerationRequest("a", 1, strength=0.5) == request
+    assert type(request.seed) is int and type(request.strength) is float
+    with pytest.raises(TypeError, match="'strength' must be a number, got True"):
+        GenerationRequest("a", 1, strength=True)

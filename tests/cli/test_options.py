@@ -11,7 +11,7 @@ from test_commands import refused, run
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from diffaug import DiffMix, DiffusersBackend, JointTransform, unload
+from diffaug import DiffMix, DiffusersBackend, JointTransform, ModelSpec, unload
 from diffaug.backends.presets import PRESETS, resolve
 from diffaug.cli.options import METHOD_OF, METHODS, TransformOptions, number_or_range, strengths
 
@@ -287,6 +287,13 @@ def test_a_fine_tuned_model_and_a_fractal_are_squares(photos, tmp_path):
 def test_a_wrong_option_is_one_line(photos, tmp_path, options, message):
     assert message in refused(2, "augment", photos, tmp_path / "set", *options)
     assert not (tmp_path / "set").exists()
+
+
+def test_diffmix_takes_an_id_of_the_hub():
+    options = TransformOptions(method="diffmix", backend="org/name", steps=10)
+    assert ModelSpec("org/name", task="translate", steps=10) == options._model("sd15")
+    edit = TransformOptions(backend="org/name")._model("sd15")
+    assert ModelSpec("org/name", task="edit") == edit
 
 
 @pytest.mark.parametrize(
