@@ -28,7 +28,6 @@ from diffaug import (
     RecordingBackend,
     augment_dataset,
     augment_folder,
-    load_image,
 )
 from diffaug.errors import UnreadableImageError
 from diffaug.images import read_image
@@ -648,23 +647,3 @@ def test_a_p_above_a_half_is_warned_of_where_the_caller_stands(mixed_set):
 
 def test_the_record_says_the_classes(mixed_set):
     assert NAMES == json.loads((mixed_set / "run.json").read_text())["classes"]
-
-
-def test_originals_that_the_loader_leaves_on_their_side_are_named(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for name in ("cat/1.jpg", "dog/1.jpg"):
-        (tmp_path / "photos" / name).parent.mkdir(parents=True)
-        Image.new("RGB", (20, 30)).save(tmp_path / "photos" / name, exif=exif)
-    edit = PromptEdit(backend=RecordingBackend(16))
-    augment_folder(tmp_path / "photos", tmp_path / "set", edit)
-    message = (
-        r"2 sources of 'generated' .*'cat/1.jpg' \(turned upright\).*loader=diffaug.load_image"
-    )
-    with pytest.warns(UserWarning, match=message):
-        MixedDataset(ImageFolder(tmp_path / "photos"), tmp_path / "set")
-    upright = ImageFolder(tmp_path / "photos", loader=load_image)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        mixed = MixedDataset(upright, tmp_path / "set", replacement="concat")
-    assert [(30, 20)] * 4 == [mixed[number][0].size for number in range(4)]
