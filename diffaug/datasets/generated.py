@@ -84,6 +84,10 @@ class GeneratedDataset(Dataset):
         run = read_run(self.folder) or {"identity": {}}
         #: What the set was made from: a folder, or a dataset's type and length.
         self.source: str | None = run.get("source")
+        #: Which items of which dataset these were, where the source was a part of it.
+        self.part: Mapping[str, str] | None = run.get("part")
+        #: The value that is white in the source's files of 16 bits.
+        self.white: int | None = run["identity"].get("white")
         names = [isinstance(row.get("label"), str) for row in self.rows]
         #: Whether the labels are classes; else they are as the source had them.
         self.has_classes = all(names)

@@ -1,6 +1,6 @@
 """Transforms that see the label, and draws that do not depend on the workers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,12 @@ from diffaug.arguments import whole
 from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.map_style import check_dataset, position
+from diffaug.errors import one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
 from diffaug.transforms.base import augmenting
+
+_ALBUMENTATIONS = "give lambda image: augment(image=np.asarray(image))['image']"
 
 
 class JointTransform(Dataset):
@@ -100,7 +103,19 @@ class JointTransform(Dataset):
         if self.then is None:
             return sample
         place = samples.image_place(sample, self.image_getter)
-        return samples.put(sample, place, self.then(samples.get(sample, place)))
+        try:
+            image = self.then(samples.get(sample, place))
+        except KeyError as error:
+            if "named arguments" not in str(error):
+                raise
+            message = one_line(error).strip("'\"")
+            raise TypeError(
+                f"'then' must take the image alone ({message}); {_ALBUMENTATIONS}."
+            ) from error
+        if image is None or isinstance(image, Mapping):
+            hint = f"; for albumentations, {_ALBUMENTATIONS}" if image is not None else ""
+            raise TypeError(f"'then' must return an image, got {type(image).__name__}{hint}.")
+        return samples.put(sample, place, image)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that begins, in every worker; each epoch draws other numbers.

@@ -12,6 +12,7 @@ from diffaug.arguments import choice, unit, whole
 from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
+from diffaug.datasets.loaders import warn_of_other_pixels
 from diffaug.datasets.map_style import check_dataset, position
 from diffaug.datasets.numbering import (
     class_numbers,
@@ -34,7 +35,8 @@ class MixedDataset(Dataset):
     A class has one number in both. Names are compared, and the labels of images that both know: a
     contradiction is an error, and where nothing can be compared, a warning says what is assumed.
     Images that were made from others than those of ``dataset``, such as those of a validation
-    split, are left out, with a warning that counts them.
+    split, are left out, with a warning that counts them. Another counts the files of which the
+    dataset sees other pixels than the set, such as photographs that lie on their side.
 
     Args:
         dataset: the real images: map-style, of ``(image, label)`` or of dicts.
@@ -126,6 +128,7 @@ class MixedDataset(Dataset):
             )
         if own_sources and replacement != "local":
             generated = _own(dataset, generated, keys)
+        warn_of_other_pixels(dataset, generated, stacklevel=2)
         self.generated = generated
         self.p = 0.3 if p is None else unit("p", p)
         if replacement != "concat":

@@ -13,7 +13,15 @@ from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, listed_classes, listed_numbers
 from diffaug.labels.dataset import known_labels
 from diffaug.labels.label import class_number
-from diffaug.labels.origins import chain_of, known_paths, parts_of, root_of, through
+from diffaug.labels.origins import (
+    chain_of,
+    from_ranges,
+    known_paths,
+    parts_of,
+    root_of,
+    rooted,
+    through,
+)
 from diffaug.offline.manifest import source_label
 from diffaug.seeds import asking
 from diffaug.transforms.base import augmenting
@@ -30,7 +38,8 @@ def source_keys(dataset: Any, generated: GeneratedDataset) -> list[str | None] |
     """Return what each item is called where a set names its sources; None where nothing is known.
 
     Sets of ``augment_folder`` name a path, and those of ``augment_dataset`` an index in the dataset
-    that they were made from: this dataset, or one inside it.
+    that they were made from: this dataset, or one inside it. If that was a part of another dataset,
+    the set says which items, and any other part can be compared with it.
     """
     sources = {str(row.get("source")) for row in generated.rows}
     if not all(source.isdecimal() for source in sources):
@@ -38,6 +47,12 @@ def source_keys(dataset: Any, generated: GeneratedDataset) -> list[str | None] |
         return paths and _aligned(paths, sources)
     if generated.source is None:
         return [str(index) for index in range(len(dataset))]
+    found = rooted(dataset) if generated.part else None
+    if generated.part and found and found[0] == generated.part["of"]:
+        items = from_ranges(generated.part["items"])
+        if len(set(items)) == len(items):
+            source_of = {item: str(source) for source, item in enumerate(items)}
+            return [source_of.get(item) for item in found[1]]
     name, _, length = generated.source.rpartition(" of ")
     return _indices(dataset, name, length) or _indices(dataset, "", length)
 
@@ -130,7 +145,7 @@ def declared_numbers(dataset: Any, label_key: str | None = None) -> Numbers | No
         ValueError: it contradicts itself, or the ``target_transform`` makes no numbers.
     """
     if isinstance(getattr(dataset, "datasets", None), (list, tuple)):
-        return _agreed([declared_numbers(part, label_key) for part in parts_of(dataset)])
+        return _agreed(parts_of(dataset), label_key)
     own, table = listed_classes(dataset), listed_numbers(dataset)
     names = None
     if own or isinstance(getattr(dataset, "features", None), Mapping):
@@ -150,16 +165,29 @@ def _used(generated: GeneratedDataset) -> set[str]:
     return {name for row in generated.rows for name in (row["label"], source_label(row))}
 
 
-def _agreed(parts: Sequence[Numbers | None]) -> Numbers | None:
+def _agreed(parts: Sequence[Any], label_key: str | None) -> Numbers | None:
     """Return the numbers of the parts of a concatenation, which must agree."""
     agreed: Numbers = {}
-    for numbers in parts:
-        for name, number in (numbers or {}).items():
+    names: dict[int, str] = {}
+    for part in parts:
+        numbers = declared_numbers(part, label_key) or {}
+        # One that changes labels may put several classes together.
+        groups = any(getattr(node, "target_transform", None) for node in chain_of(part))
+        for name, number in numbers.items():
+            if name not in agreed and number in names and not groups:
+                raise ValueError(
+                    f"the parts of 'dataset' must number classes alike, and {number} is "
+                    f"{names[number]!r} in one and {name!r} in another; give one of them a "
+                    "target_transform that makes other numbers, or, if both mean one class, "
+                    "give classes=."
+                )
             if agreed.setdefault(name, number) != number:
                 raise ValueError(
                     f"the parts of 'dataset' must number classes alike, and {name!r} is "
                     f"{agreed[name]} in one and {number} in another."
                 )
+        if not groups:
+            names |= {number: name for name, number in numbers.items()}
     return agreed or None
 
 

@@ -94,6 +94,49 @@ def places_in(dataset: Any, inside: Any) -> Sequence[int] | None:
     return None
 
 
+def rooted(dataset: Any) -> tuple[str, list[int]] | None:
+    """Return the innermost dataset, by type and length, and the index in it of each item.
+
+    None where that is not known, as in a dataset around another of another length.
+    """
+    places: Sequence[int] = range(len(dataset))
+    while True:
+        rows: Any = getattr(dataset, "_indices", None)  # a selected dataset of Hugging Face
+        if hasattr(rows, "column"):
+            chosen = rows.column(0).to_pylist()
+            name = f"{type(dataset).__name__} of {len(dataset.data)}"
+            return name, [chosen[place] for place in places]
+        parts = parts_of(dataset)
+        if len(parts) != 1:
+            return f"{type(dataset).__name__} of {len(dataset)}", list(places)
+        indices = places_in(dataset, parts[0])
+        if indices is None:
+            return None
+        places, dataset = [indices[place] for place in places], parts[0]
+
+
+def as_ranges(places: Sequence[int]) -> str:
+    """Write indices in their order, those that follow each other as one.
+
+    Example:
+        >>> as_ranges([8, 9, 10, 3]), from_ranges("8-10,3")
+        ('8-10,3', [8, 9, 10, 3])
+    """
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][1] + 1:
+            runs[-1][1] = place
+        else:
+            runs.append([place, place])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def from_ranges(text: str) -> list[int]:
+    """Read what ``as_ranges`` has written."""
+    pairs = (run.partition("-") for run in text.split(","))
+    return [place for a, _, b in pairs for place in range(int(a), int(b or a) + 1)]
+
+
 def root_of(dataset: Any) -> str | None:
     """Return the folder that the paths of a dataset start in; None where there is none."""
     for node in chain_of(dataset):

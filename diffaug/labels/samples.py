@@ -1,12 +1,15 @@
 """Where a sample keeps its image and its label: at an index of a tuple, or at a key of a dict."""
 
 import copy
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "fine_label")
 
+#: The mappings that torchvision's transforms look into.
+DICTS = (dict, OrderedDict, defaultdict)
 #: The keys and positions that lead to a part of a sample, the outermost first.
 Place = tuple[Any, ...]
 #: A key, an index, a callable that returns the part itself, or ``"default"``: the usual places.
@@ -123,8 +126,9 @@ def put(sample: Any, place: Place, value: Any) -> Any:
     step, rest = place[0], place[1:]
     changed = put(sample[step], rest, value)
     if isinstance(sample, Mapping):
-        # Other mappings than a dict may share with their copies what they hold.
-        fresh: Any = copy.copy(sample) if isinstance(sample, dict) else dict(sample)
+        # Other mappings may share with their copies what they hold, and torchvision's transforms
+        # do not look into them.
+        fresh: Any = copy.copy(sample) if type(sample) in DICTS else dict(sample)
         fresh[step] = changed
         return fresh
     parts = list(sample)

@@ -312,4 +312,10 @@ class _Augmentation:
                 f"'{self.whole.folder}' holds a set made from '{recorded['source']}', and 'source' "
                 f"is '{self.source.name}' now; choose another folder."
             )
+        part = (recorded or {}).get("part")
+        if part and self.source.part and part != self.source.part:
+            raise DestinationError(
+                f"'{self.whole.folder}' holds a set made from other items of an {part['of']}; "
+                "choose another folder."
+            )
         return recorded

@@ -13,6 +13,7 @@ from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import known_labels, renumbered
 from diffaug.labels.label import class_number, class_of, read_label
+from diffaug.labels.origins import as_ranges, rooted
 from diffaug.offline.sources import Skipped, Source, SourceImage, class_folder
 from diffaug.seeds import asking
 
@@ -67,6 +68,7 @@ class DatasetSource(Source):
         self.name = f"{type(dataset).__name__} of {len(dataset)}"
         self.keys = [str(index) for index in range(len(dataset))]
         self.skipped = []
+        self.part = _part(dataset)
         self._image_getter = samples.check_getter("image_getter", image_getter)
         self._labels_getter = samples.check_getter("labels_getter", labels_getter)
         self._needs_class = needs_class
@@ -292,6 +294,14 @@ class DatasetSource(Source):
 
 class UnfitItemError(UnreadableImageError):
     """An item's image or label has no form that can be used."""
+
+
+def _part(dataset: Any) -> dict[str, str]:
+    """Return which items of the innermost dataset a dataset has; nothing where it has all."""
+    found = rooted(dataset)
+    if found is None or found[0] == f"{type(dataset).__name__} of {len(dataset)}":
+        return {}
+    return {"of": found[0], "items": as_ranges(found[1])}
 
 
 def _unreadable(index: int, error: Exception) -> UnreadableImageError:

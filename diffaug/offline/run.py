@@ -183,6 +183,7 @@ class Run:
             "per_image": self.copies,
             "batch_size": self.maker.batch_size,
             "source": self.source.name,
+            **({"part": dict(self.source.part)} if self.source.part else {}),
             "classes": self.source.classes,
             "left_out": dict(self.source.left_out),
             "versions": self.maker.versions,

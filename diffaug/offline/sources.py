@@ -48,6 +48,8 @@ class Source(Protocol):
     threads: int
     #: How many files are no images, by kind.
     left_out: Mapping[str, int] = {}
+    #: Which items of which dataset the source is, where it is a part of one.
+    part: Mapping[str, str] = {}
     #: The value that is white in files of 16 bits, if it was given.
     white: int | None = None
 

@@ -200,6 +200,8 @@ class ImageTransform(v2.Transform):
             image_getter = self.image_getter
         if labels_getter == "default":
             labels_getter = self.labels_getter
+        if isinstance(sample, Mapping) and type(sample) not in samples.DICTS:
+            sample = dict(sample)  # torchvision would not look into it
         place = _unmarked_place(sample, image_getter)
         if place is None:
             return self._augment_marked(sample, labels_getter)

@@ -4,6 +4,7 @@ import copy
 import pickle
 import random
 import warnings
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -564,7 +565,56 @@ def test_what_cannot_come_then_is_refused(make, error, message):
         make()
 
 
+class Albumentations:
+    """It takes the image by its name alone, and returns a dict, as albumentations' Compose does."""
+
+    def __call__(self, *args, image=None):
+        if args:
+            raise KeyError("You have to pass data to augmentations as named arguments")
+        return {"image": image}
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        (
+            Albumentations(),
+            r"'then' must take the image alone \(You have .* named argument",
+        ),
+        (lambda image: Albumentations()(image=image), r"return an image, got dict; for albument"),
+        (lambda image: None, "'then' must return an image, got NoneType.$"),
+    ],
+)
+def test_what_comes_then_and_returns_no_image_is_told_what_to_do(then, message):
+    with pytest.raises(TypeError, match=message) as caught:
+        JointTransform(Photos(), v2.Identity(), then=then)[0]
+    cure = "give lambda image: augment(image=np.asarray(image))['image']."
+    assert ("NoneType" in message) != (cure in str(caught.value))
+
+
 # As a dataset
+
+
+class Row(dict):
+    """A row of a library that has a class for them."""
+
+
+@pytest.mark.parametrize("kind", [Row, UserDict])
+def test_samples_of_a_kind_of_dict_are_looked_into(kind):
+    row = kind(label=1, image=Photos()[1][0], id=7)
+    mix = always()
+    made = JointTransform([row], v2.Compose([v2.Resize((4, 4)), mix]))[0]
+    assert (dict, (3, 4, 4), (3,), 7) == (
+        type(made),
+        tuple(made["image"].shape),
+        tuple(made["label"].shape),
+        made["id"],
+    )
+    assert (1, 7) == (row["label"], row["id"]) and (3, 16, 16) == tuple(row["image"].shape)
+    assert (3,) == tuple(mix(row)["label"].shape)
+    photo = Image.new("RGB", (8, 8))
+    edited = PromptEdit(["snowy"], backend=RecordingBackend(8))(kind(image=photo, label=1))
+    assert np.asarray(photo).tolist() != np.asarray(edited["image"]).tolist()
 
 
 @pytest.mark.parametrize("getter", ["jpg", lambda sample: sample["jpg"]])

@@ -26,6 +26,7 @@ from diffaug import (
     augment_dataset,
     augment_folder,
 )
+from diffaug.errors import DestinationError
 from diffaug.labels.origins import image_paths
 
 #: The order of folders is another than that of people: 'class10' comes before 'class2'.
@@ -274,6 +275,19 @@ def test_parts_that_number_a_class_in_two_ways_are_refused(photos, of_folder):
         MixedDataset(parts, of_folder)
 
 
+def test_parts_that_give_one_number_to_two_classes_are_refused(photos, of_folder, tmp_path):
+    others = ImageFolder(save_photos(tmp_path / "others", ["ant/0.png", "bee/0.png"]))
+    message = "must number classes alike, and 0 is 'class1' in one and 'ant' in another; give one"
+    with pytest.raises(ValueError, match=message):
+        MixedDataset(ConcatDataset([ImageFolder(photos), Subset(others, [0])]), of_folder)
+    others.target_transform = lambda number: number + len(CLASSES)
+    for parts in ([ImageFolder(photos), others], [others, ImageFolder(photos)]):
+        data = MixedDataset(ConcatDataset(parts), of_folder, replacement="concat")
+        assert [*CLASSES, "ant", "bee"] == data.classes
+        made = [int(data[26 + n][1].argmax()) for n in range(24)]
+        assert [data.class_to_idx[row["label"]] for row in data.generated.rows] == made
+
+
 def test_the_caller_may_give_the_number_of_each_class(photos, of_folder):
     numbers = {name: int(name > "class2") for name in CLASSES}
     real = ImageFolder(photos, target_transform=lambda label: int(CLASSES[label] > "class2"))
@@ -382,14 +396,43 @@ def test_a_part_that_does_not_say_which_is_warned_of(photos, of_dataset, tmp_pat
     assert 24 == len(MixedDataset(part, of_dataset).generated)  # another kind of dataset
 
 
-def test_another_part_of_the_same_length_is_noticed_by_its_labels(photos, tmp_path):
+def test_another_part_of_the_same_length_is_noticed(photos, tmp_path):
     full = ImageFolder(photos)
     augment_dataset(Subset(full, range(12)), tmp_path / "set", edit())
     other = Subset(full, range(12, 24))
-    with pytest.raises(ValueError, match="or own_sources=False if the set was made from others"):
+    with pytest.raises(ValueError, match="all 12 were made from others .*; own_sources=False keeps"):
         MixedDataset(other, tmp_path / "set")
     data = MixedDataset(other, tmp_path / "set", replacement="concat", own_sources=False)
     assert [n // 2 for n in range(12, 24)] + [n // 2 for n in range(12)] == data.targets
+
+
+def test_parts_of_one_dataset_are_compared_item_by_item(photos, tmp_path):
+    full = ImageFolder(photos)
+    items = [5, 0, 3, 8]
+    augment_dataset(Subset(full, items), tmp_path / "set", edit())
+    fold = Subset(Subset(full, range(1, 24)), [3, 0, 2, 8])  # 4, 1, 3 and 9 of the whole
+    assert [full.targets[n] for n in items] == [fold[n][1] for n in range(4)]
+    with pytest.warns(UserWarning, match="^3 of 4 generated images were made from images that are"):
+        data = MixedDataset(fold, tmp_path / "set", replacement="concat")
+    assert ["2"] == [row["source"] for row in data.generated.rows]
+    assert full.targets[3] == int(data[4][1].argmax())
+    others = Subset(full, [4, 1, 2, 9])
+    with pytest.raises(ValueError, match="all 4 were made from others beside them, such as '0'"):
+        MixedDataset(others, tmp_path / "set")
+    with pytest.raises(DestinationError, match="made from other items of an ImageFolder of 24; ch"):
+        augment_dataset(others, tmp_path / "set", edit())
+    for more in (full, Subset(full, range(10)), JointTransform(Subset(full, [8, 5, 3, 0]), same)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            data = MixedDataset(more, tmp_path / "set", replacement="local", p=0.5)
+        made_from = [[int(data.generated.rows[n]["source"]) for n in pool] for pool in data._pools]
+        assert [0, 1, 2, 3] == sorted(source for pool in made_from for source in pool)
+        for index, pool in enumerate(made_from):
+            assert all(full.targets[items[n]] == more[index][1] for n in pool)
+    columns = hugging_face(photos)
+    augment_dataset(columns.select(items), tmp_path / "rows", edit())
+    with pytest.warns(UserWarning, match="^1 of 4 generated"):
+        MixedDataset(columns.select([8, 3, 5, 1]), tmp_path / "rows")
 
 
 def test_a_set_of_other_photographs_stays_whole(of_folder, tmp_path):
