@@ -94,10 +94,11 @@ def import_released(
 
     if is_checkpoint(folder.expanduser()):
         from diffaug.finetuning.released import import_checkpoint
+        from diffaug.offline.summary import named_classes
 
         refuse("a checkpoint, which is no set", filtered=filtered, source=source)
         names = import_checkpoint(folder, destination, base=base or "sd15", metaclass=metaclass)
-        out.print(f"{_classes(names)}\nin {destination}: give it as --backend")
+        out.print(f"{named_classes(names)}\nin {destination}: give it as --backend")
         return
     from diffaug.offline.released import import_set
 
@@ -118,12 +119,9 @@ def export_released(
 
 
 def _print_release(done: "ReleaseSummary") -> None:
+    from diffaug.offline.summary import named_classes
+
     rejected = f", {done.images - done.kept} of them rejected" if done.kept < done.images else ""
-    out.print(f"{done.images} images of {_classes(done.classes)}{rejected}")
+    out.print(f"{done.images} images of {named_classes(done.classes)}{rejected}")
     out.print(f"in {done.destination}")
     print_skipped(done.skipped)
-
-
-def _classes(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    return f"{len(names)} classes ({shown})"

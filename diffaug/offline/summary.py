@@ -141,8 +141,7 @@ class Summary:
         names = list(self.classes or self.images)
         if not images or not names:  # no class is known where labels are no classes
             return [_count(images, "image")] if images else []
-        shown = _listed(names)
-        return [f"{_count(images, 'image')} of {_count(len(names), 'class')} ({shown})"]
+        return [f"{_count(images, 'image')} of {named_classes(names)}"]
 
     def warnings(self, order: bool = True) -> list[str]:
         """Say what makes labels or pixels wrong where torchvision's ``ImageFolder`` is used.
@@ -176,6 +175,17 @@ class Summary:
                 f"{what}: ImageFolder(root, loader={loader})"
             )
         return lines
+
+
+def named_classes(names: Sequence[str]) -> str:
+    """Say how many classes there are, and name the first of them.
+
+    Example:
+        >>> from diffaug.offline.summary import named_classes
+        >>> named_classes(["cat", "dog"])
+        '2 classes (cat, dog)'
+    """
+    return f"{_count(len(names), 'class')} ({_listed(names)})"
 
 
 def recorded(folder: Path) -> Summary:
