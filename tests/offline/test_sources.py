@@ -130,7 +130,7 @@ def test_numbers_whose_folders_are_sorted_otherwise_are_warned_of_once():
     [
         ((IMAGE, -1), "the label of item 0 must be in [0, 2), got -1."),
         ((IMAGE, 2), "the label of item 0 must be in [0, 2), got 2; give 'class_names'."),
-        ((IMAGE, 0.5), "the label of item 0 must be a class number or 2 weights, got 0.5; if it is a"),
+        ((IMAGE, 0.5), "the label of item 0 must be a class number or 2 weights, got 0.5; if"),
         ((IMAGE, torch.ones(2) / 2), "the label of item 0 must be of one class, got weights of se"),
         ((IMAGE, torch.eye(3)[0]), "item 0 must be a class number or 2 weights, got shape (3,)."),
         ((IMAGE, True), "the label of item 0 must be numbers, and no booleans, got True; convert"),
