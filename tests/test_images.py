@@ -242,13 +242,6 @@ def test_what_is_no_whole_image_is_named(tmp_path, photo, content):
         images.read_image(path)
 
 
-def test_a_palette_with_transparency_raises_no_warning(recwarn):
-    image = Image.new("P", (2, 2))
-    image.info["transparency"] = bytes(range(256))
-    assert images.unpack(image)[0].shape == (1, 3, 2, 2)
-    assert [] == list(recwarn)
-
-
 def test_whatever_a_parser_trips_over_is_a_damaged_image(tmp_path, photo, monkeypatch):
     def trip(image):
         raise struct.error("unpack requires a buffer of 2 bytes")  # Pillow, on some files

@@ -100,7 +100,9 @@ def test_a_joint_transform_tells_it_in_the_process_itself(backend):
 def test_images_that_come_back_are_not_told_however_many_prompts_there_are(backend, before, p):
     edit = PromptEdit(["snowy", "sunset"], variants=100, p=p, backend=backend)
     data = JointTransform([(picture(n), 0) for n in range(LENGTH)], v2.Compose([before, edit]))
-    read(data, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(data, 8)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,9 @@ def test_images_that_come_back_are_not_told_however_many_prompts_there_are(backe
 def test_without_a_cache_nothing_is_told(backend, changes):
     edit = PromptEdit(["snowy"], **{"backend": backend, **changes})
     data = JointTransform([(picture(n), 0) for n in range(LENGTH)], crops(edit))
-    read(data, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(data, 3)
 
 
 def test_two_datasets_of_one_transform_are_told_apart():
