@@ -161,7 +161,8 @@ def warm(
     from torchvision.transforms import v2
 
     from diffaug.arguments import image_size
-    from diffaug.datasets.warm import image_folder, warm_cache
+    from diffaug.datasets.loaders import image_folder
+    from diffaug.datasets.warm import warm_cache
     from diffaug.offline.lookalikes import refuse_lookalike
 
     refuse_lookalike(source)

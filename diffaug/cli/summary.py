@@ -99,7 +99,7 @@ def _time(seconds: float) -> str:
 
 def print_differences(files: Sequence[str]) -> None:
     """Say of which files ImageFolder's own loader sees other pixels than diffaug's does."""
-    from diffaug.datasets.warm import loaded_otherwise
+    from diffaug.datasets.loaders import loaded_otherwise
 
     if differences := loaded_otherwise(files):
         kinds = ", ".join(f"{count} {kind}" for kind, count in differences.items())

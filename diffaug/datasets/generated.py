@@ -11,10 +11,10 @@ from torch.utils.data import Dataset
 
 from diffaug import images
 from diffaug.arguments import whole
-from diffaug.datasets.map_style import position
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
+from diffaug.labels.map_style import position
 from diffaug.labels.words import spelling
 from diffaug.offline.manifest import read_manifest, read_run, source_label
 

@@ -10,10 +10,10 @@ from diffaug import images
 from diffaug.arguments import whole
 from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
-from diffaug.datasets.map_style import check_dataset, position
 from diffaug.errors import one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
+from diffaug.labels.map_style import check_dataset, position
 from diffaug.transforms.base import augmenting
 
 _ALBUMENTATIONS = "give lambda image: augment(image=np.asarray(image))['image']"

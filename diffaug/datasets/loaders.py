@@ -1,19 +1,28 @@
-"""How a dataset loads its files, beside a set that was made from these files."""
+"""How training loads the files of a folder, and where diffaug sees other pixels in them."""
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from diffaug import images
 from diffaug.datasets.generated import GeneratedDataset
+from diffaug.errors import UnreadableImageError
 from diffaug.labels.origins import known_paths, parts_of, root_of
+from diffaug.offline.folder_source import FolderSource
+from diffaug.offline.sources import Skipped
+from diffaug.offline.trees import LocalTree
 
 #: Packages whose datasets open files with Pillow alone, where they take no loader.
 PLAIN = {"torchvision", "timm"}
+#: Files that are looked at for pixels that other loaders see otherwise.
+LOOKED_AT = 100
 #: Grey levels by which two readings of a photograph differ on average, if not in their decoders.
 LEVELS = 4
 
@@ -51,6 +60,47 @@ def warn_of_other_pixels(dataset: Any, generated: GeneratedDataset, stacklevel: 
             stacklevel=stacklevel + 1,
         )
         return
+
+
+def image_folder(
+    source: str | os.PathLike[str], *, load_image: bool = False
+) -> tuple[ImageFolder, list[Skipped], Mapping[str, int]]:
+    """Return a folder as training has it, what of it no command reads, and what else is left out.
+
+    Classes have the numbers that ``ImageFolder`` gives them. A pipe with the name of an image, or a
+    link in a loop, is left out.
+
+    Args:
+        source: a folder with one folder per class.
+        load_image: load files as diffaug does, and not as ``ImageFolder`` does by itself.
+
+    Raises:
+        ValueError: no such folder, or no image in a class folder.
+    """
+    tree = FolderSource(source)
+    if not isinstance(tree.files, LocalTree):
+        raise ValueError(f"'source' must be a local folder, as for ImageFolder, got '{source}'.")
+    root = tree.files.root
+    readable = {str(root / key) for key in tree.keys if key.lower().endswith(IMG_EXTENSIONS)}
+    loader: dict[str, Any] = {"loader": images.load_image} if load_image else {}
+    photos = ImageFolder(root, is_valid_file=readable.__contains__, allow_empty=True, **loader)
+    return photos, tree.skipped, tree.left_out
+
+
+def loaded_otherwise(files: Sequence[str]) -> Counter[str]:
+    """Count the files that ImageFolder's own loader and ``diffaug.load_image`` see differently.
+
+    Of many files, some are looked at. What differs is the key, such as "turned upright".
+    """
+    differences: Counter[str] = Counter()
+    for file in files[:: max(1, len(files) // LOOKED_AT)]:
+        try:
+            differs = images.read_photo(file).differs
+        except UnreadableImageError:
+            continue
+        if differs:
+            differences[differs] += 1
+    return differences
 
 
 def _with_files(dataset: Any) -> Iterator[Any]:

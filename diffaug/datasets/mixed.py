@@ -13,7 +13,6 @@ from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.loaders import warn_of_other_pixels
-from diffaug.datasets.map_style import check_dataset, position
 from diffaug.datasets.numbering import (
     class_numbers,
     may_be_a_part,
@@ -24,6 +23,7 @@ from diffaug.folders import split_name
 from diffaug.labels import samples
 from diffaug.labels.dataset import class_counts, known_labels
 from diffaug.labels.label import as_probabilities, check_gamma, class_number
+from diffaug.labels.map_style import check_dataset, position
 from diffaug.labels.origins import root_of
 from diffaug.labels.pairs import long_tail_weights
 from diffaug.transforms.strategies import warn_of_large_p

@@ -1,8 +1,6 @@
 """Filling the cache before training, so that an epoch generates nothing."""
 
-import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,22 +8,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.backends.base import BATCH_SIZE, Backend, spec_of
 from diffaug.backends.cache import CachedBackend
 from diffaug.backends.request import Generated, GenerationRequest
-from diffaug.datasets.map_style import check_dataset
 from diffaug.errors import RefusedError, UnreadableImageError, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
+from diffaug.labels.map_style import check_dataset
 from diffaug.labels.origins import image_paths
-from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.sources import Skipped
-from diffaug.offline.trees import LocalTree
 from diffaug.progress import progress_bar
 from diffaug.switches import own_defaults
 from diffaug.transforms.base import ImageTransform
@@ -36,8 +30,6 @@ PROBES = 3
 DRAWS = 8
 #: Items in a row that cannot be read, before it is the dataset that cannot be read.
 IN_A_ROW = 100
-#: Files that are looked at for pixels that other loaders see otherwise.
-LOOKED_AT = 100
 
 
 @dataclass(frozen=True)
@@ -326,47 +318,6 @@ def _check_choices(image: torch.Tensor, label: Any, ours: ImageTransform) -> Non
                 f"return, and its {len(listed)} requests lack that of {params}; an epoch would "
                 "still generate."
             )
-
-
-def image_folder(
-    source: str | os.PathLike[str], *, load_image: bool = False
-) -> tuple[ImageFolder, list[Skipped], Mapping[str, int]]:
-    """Return a folder as training has it, what of it no command reads, and what else is left out.
-
-    Classes have the numbers that ``ImageFolder`` gives them. A pipe with the name of an image, or a
-    link in a loop, is left out.
-
-    Args:
-        source: a folder with one folder per class.
-        load_image: load files as diffaug does, and not as ``ImageFolder`` does by itself.
-
-    Raises:
-        ValueError: no such folder, or no image in a class folder.
-    """
-    tree = FolderSource(source)
-    if not isinstance(tree.files, LocalTree):
-        raise ValueError(f"'source' must be a local folder, as for ImageFolder, got '{source}'.")
-    root = tree.files.root
-    readable = {str(root / key) for key in tree.keys if key.lower().endswith(IMG_EXTENSIONS)}
-    loader: dict[str, Any] = {"loader": images.load_image} if load_image else {}
-    photos = ImageFolder(root, is_valid_file=readable.__contains__, allow_empty=True, **loader)
-    return photos, tree.skipped, tree.left_out
-
-
-def loaded_otherwise(files: Sequence[str]) -> Counter[str]:
-    """Count the files that ImageFolder's own loader and ``diffaug.load_image`` see differently.
-
-    Of many files, some are looked at. What differs is the key, such as "turned upright".
-    """
-    differences: Counter[str] = Counter()
-    for file in files[:: max(1, len(files) // LOOKED_AT)]:
-        try:
-            differs = images.read_photo(file).differs
-        except UnreadableImageError:
-            continue
-        if differs:
-            differences[differs] += 1
-    return differences
 
 
 def _requests(items: _Items, ours: ImageTransform) -> Iterator[GenerationRequest]:

@@ -13,6 +13,7 @@ from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import known_labels, renumbered
 from diffaug.labels.label import class_number, class_of, read_label
+from diffaug.labels.map_style import check_dataset
 from diffaug.labels.origins import as_ranges, rooted
 from diffaug.offline.sources import Skipped, Source, SourceImage, class_folder
 from diffaug.seeds import asking
@@ -55,13 +56,7 @@ class DatasetSource(Source):
         needs_class: bool = False,
         strict: bool = False,
     ) -> None:
-        map_style = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-        if not map_style or isinstance(dataset, Mapping):
-            hint = "pass one of its splits" if isinstance(dataset, Mapping) else "wrap it in a list"
-            raise TypeError(
-                "'dataset' must have a length and integer indices, "
-                f"got {type(dataset).__name__}; {hint}."
-            )
+        check_dataset(dataset, "wrap it in a list")
         if not len(dataset):
             raise ValueError("'dataset' must hold at least one image, got none.")
         self.dataset = dataset

@@ -18,6 +18,7 @@ from diffaug import (
     augment_folder,
     load_image,
 )
+from diffaug.datasets.loaders import loaded_otherwise
 
 
 class Around(Dataset):
@@ -112,3 +113,14 @@ def test_deep_files_need_the_loader_with_their_white(tmp_path):
     assert "loader=functools.partial(load_image, white=4095)" in message
     fitting = ImageFolder(tmp_path / "scans", loader=functools.partial(load_image, white=4095))
     assert [] == told(fitting, tmp_path / "set")
+
+
+def test_files_that_other_loaders_see_otherwise_are_counted(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (20, 10)).save(tmp_path / "plain.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    files = [str(file) for file in sorted(tmp_path.iterdir())]
+    assert {"turned upright": 1} == loaded_otherwise(files)
+    assert 200 > sum(loaded_otherwise([files[-1]] * 1000).values()) >= 100

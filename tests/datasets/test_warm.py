@@ -28,7 +28,6 @@ from diffaug import (
     warm_cache,
 )
 from diffaug.backends.base import BATCH_SIZE
-from diffaug.datasets.warm import loaded_otherwise
 from diffaug.errors import UnreadableImageError
 
 BANK = FractalBank(2, 16)
@@ -381,14 +380,3 @@ def test_classes_in_another_order_than_the_dataset_s_are_an_error(backend):
         warm_cache(Named(photos()), mix)
     mix = DiffMix({name: mapping[name] for name in Named.classes}, p=0.5, backend=backend)
     assert 25 == warm_cache(Named(photos()), mix).made
-
-
-def test_files_that_other_loaders_see_otherwise_are_counted(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    Image.new("RGB", (20, 10)).save(tmp_path / "plain.jpg")
-    (tmp_path / "broken.jpg").write_bytes(b"")
-    files = [str(file) for file in sorted(tmp_path.iterdir())]
-    assert {"turned upright": 1} == loaded_otherwise(files)
-    assert 200 > sum(loaded_otherwise([files[-1]] * 1000).values()) >= 100

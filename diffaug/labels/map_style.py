@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+ITERATED = "map the transform over what can only be iterated: dataset.map(mix)"
+
 
 def position(index: Any, length: int) -> int:
     """Return the index of an item, counted from the front."""
@@ -22,8 +24,8 @@ def position(index: Any, length: int) -> int:
     return number % length
 
 
-def check_dataset(dataset: Any) -> None:
-    """Raise unless a dataset is map-style; the error says what to do with others."""
+def check_dataset(dataset: Any, advice: str = ITERATED) -> None:
+    """Raise unless a dataset is map-style; the advice is for what can only be iterated."""
     map_style = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     # Those of torch inherit a method that raises, and may have a length.
     iterable = isinstance(dataset, IterableDataset)
@@ -33,7 +35,7 @@ def check_dataset(dataset: Any) -> None:
     if isinstance(dataset, Mapping):
         hint = "; pass one of its splits"
     elif iterable or hasattr(dataset, "__iter__"):
-        hint = "; map the transform over what can only be iterated: dataset.map(mix)"
+        hint = f"; {advice}"
     raise TypeError(
         f"'dataset' must have a length and integer indices, got {type(dataset).__name__}{hint}."
     )
