@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from tiny_data import load_images, to_model, to_uint8
+from tiny_data import layout, load_images, to_model, to_uint8
 from tiny_training import Options, fit
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
@@ -53,7 +53,7 @@ def build_autoencoder(widths: tuple[int, ...] = WIDTHS) -> AutoencoderKL:
         # The spread of the posterior is a constant: the noise that training puts on.
         vae.quant_conv.weight[4:] = 0
         vae.quant_conv.bias[4:] = 2 * math.log(LATENT_NOISE)
-    return vae.to(memory_format=torch.channels_last)
+    return vae
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,8 @@ def train_autoencoder(
     else:
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            vae = build_autoencoder(widths).to(options.device)
+            vae = build_autoencoder(widths)
+        vae.to(options.device, memory_format=layout(options.device))
     objective = torch.compile(reconstruction_loss) if options.compile else reconstruction_loss
     images = images.to(options.device)
     side = images.shape[-1] // 2 ** (len(vae.config.block_out_channels) - 1)
@@ -143,7 +144,7 @@ def train_autoencoder(
         batch = torch.where(mirrored, batch.flip(-1), batch)
         noise = torch.randn(options.batch_size, 4, side, side, **drawn)
         return objective(
-            vae, to_model(batch, vae.device), noise.contiguous(memory_format=torch.channels_last)
+            vae, to_model(batch, vae.device), noise.contiguous(memory_format=layout(vae.device))
         )
 
     trained = fit(
@@ -163,7 +164,7 @@ def train_autoencoder(
 def read_autoencoder(folder: Path, device: str) -> AutoencoderKL:
     """Load a trained autoencoder, in single precision."""
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
-    return vae.float().to(device, memory_format=torch.channels_last).eval()
+    return vae.float().to(device, memory_format=layout(device)).eval()
 
 
 def main(argv: list[str] | None = None) -> float | None:

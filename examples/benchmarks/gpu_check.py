@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -391,23 +391,38 @@ def tuning(report: Report, work: Path) -> None:
         most=_weights_apart(runs / "once", runs / "stopped"),
     )
     for precision in ("bf16", "fp16") if CUDA else ("bf16",):
-        times = []
-        for steps in (short, short + long):
-            free_memory()
-            reset_peak()
-            began = time.perf_counter()
+        free_memory()
+        reset_peak()
+        with _timing_steps() as ends:
             finetune(
-                classes, runs / f"{precision}-{steps}", steps=steps, metaclass="thing",
+                classes, runs / precision, steps=short + long, metaclass="thing",
                 base=spec_for(work, "translate"), batch_size=8 if CUDA else 2, size=LARGE,
                 mixed_precision=precision,
             )  # fmt: skip
-            times.append(time.perf_counter() - began)
         report.add(
             f"fine-tuning, {LARGE} px, batch {8 if CUDA else 2}, {precision}",
             None,
-            steps_per_s=round(long / (times[1] - times[0]), 2),
+            steps_per_s=round(long / (ends[-1] - ends[short - 1]), 2),
             peak_gb=peak_gigabytes(),
         )
+
+
+@contextlib.contextmanager
+def _timing_steps() -> Iterator[list[float]]:
+    """Note when each step of a fine-tuning ended."""
+    train, ends = trainer.Trainer.train, []
+
+    def noting(run: trainer.Trainer) -> float:
+        loss = train(run)
+        finish_kernels()
+        ends.append(time.perf_counter())
+        return loss
+
+    trainer.Trainer.train = noting
+    try:
+        yield ends
+    finally:
+        trainer.Trainer.train = train
 
 
 def _weights_apart(folder: Path, other: Path) -> float:
