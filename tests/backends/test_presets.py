@@ -83,7 +83,11 @@ def test_a_preset_is_found_however_it_is_spelt(spelt):
 
 def test_only_some_editors_have_image_guidance(tmp_path):
     guided = {name for name, preset in PRESETS.items() if has_image_guidance(preset.spec)}
-    assert guided == {"tiny", "tiny-256", *(name for name in PRESETS if name.startswith("instruct-pix2pix"))}
+    assert guided == {
+        "tiny",
+        "tiny-256",
+        *(name for name in PRESETS if name.startswith("instruct-pix2pix")),
+    }
     assert has_image_guidance(resolve("org/some-editor"))
     for kind, expected in {"StableDiffusionInstructPix2Pix": True, "Flux2Klein": False}.items():
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": f"{kind}Pipeline"}))
