@@ -85,10 +85,10 @@ def augment(
         refuse("--devices, which decides it", device=options.device)
     if engine == "ray":
         refuse("--engine ray, which decides it", device=options.device)
+    transform, only = options.transform(source)
     from diffaug.offline.augment import augment_folder
     from diffaug.offline.shards import shard_of_process
 
-    transform, only = options.transform(source)
     if only is not None:
         err.print(f"only from the {len(only)} images that '{options.backend}' was fine-tuned on")
     with summarized():

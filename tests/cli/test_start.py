@@ -37,14 +37,20 @@ def test_help_and_version_need_no_torch():
     assert "diffaug 0." in done.stdout and len(commands) + 1 == done.stdout.count("Usage: ")
 
 
+def test_the_models_are_listed_without_torch():
+    codes, done = started(["backends"], ["download", "tiny"])
+    assert ["0", "0"] == codes and "'tiny' is here already" in done.stdout
+
+
 def test_a_wrong_command_line_needs_no_torch():
     codes, done = started(
         [], ["augmant"], ["augment"], ["augment", "photos", "set", "--per-imge", "2"],
         ["augment", "photos", "set", "--per-image", "two"],
         ["augment", "photos", "set", "--method", "mixup"],
         ["augment", "photos", "set", "--engine", "ray", "--device", "cpu"],
+        ["augment", "photos", "set", "--backend", "tinny"],
     )  # fmt: skip
-    assert ["2"] * 7 == codes
+    assert ["2"] * 8 == codes
     for message in (
         "No such command 'augmant'",
         "Missing argument",
