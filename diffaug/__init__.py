@@ -1,96 +1,36 @@
 """Diffusion models inside the augmentation pipeline of image classifiers."""
 
-from diffaug import errors, functional
-from diffaug.backends.base import Backend
-from diffaug.backends.cache import CachedBackend, cache_info
-from diffaug.backends.pipeline import DiffusersBackend
-from diffaug.backends.process.pool import serve
-from diffaug.backends.recording import RecordingBackend
-from diffaug.backends.registry import backend_for, unload
-from diffaug.backends.request import Generated, GenerationRequest
-from diffaug.backends.spec import ModelSpec
-from diffaug.datasets.batch import BatchAugment
-from diffaug.datasets.generated import GeneratedDataset
-from diffaug.datasets.joint import JointTransform
-from diffaug.datasets.mixed import MixedDataset
-from diffaug.datasets.warm import WarmSummary, warm_cache
-from diffaug.filtering.classifier import ClassifierFilter
-from diffaug.filtering.clip import ClipFilter
-from diffaug.filtering.similarity import SimilarityFilter
-from diffaug.filtering.verdicts import filter_set
-from diffaug.finetuning.released import import_checkpoint
-from diffaug.finetuning.run import finetune
-from diffaug.fractals import FractalBank
-from diffaug.images import load_image
-from diffaug.labels.class_names import class_names_of
-from diffaug.labels.collate import MixCollate
-from diffaug.labels.dataset import class_counts
-from diffaug.labels.few_shot import few_shot_subset
-from diffaug.labels.label import soft_label
-from diffaug.labels.origins import image_paths
-from diffaug.labels.pairs import ClassPairs, ClassPairSampler
-from diffaug.offline.augment import augment_dataset, augment_folder
-from diffaug.offline.released import export_set, import_set
-from diffaug.offline.shards import merge
-from diffaug.offline.summary import Summary
-from diffaug.previews.contact_sheet import preview
-from diffaug.transforms.base import Finished, ImageTransform
-from diffaug.transforms.diffmix import DiffMix
-from diffaug.transforms.diffusemix import DiffuseMix
-from diffaug.transforms.fractal_blend import FractalBlend
-from diffaug.transforms.half_concat import HalfConcat
-from diffaug.transforms.prompt_edit import PromptEdit
+import ast
+import importlib
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0.dev0"
 
-__all__ = [
-    "Backend",
-    "BatchAugment",
-    "CachedBackend",
-    "ClassPairSampler",
-    "ClassPairs",
-    "ClassifierFilter",
-    "ClipFilter",
-    "DiffMix",
-    "DiffuseMix",
-    "DiffusersBackend",
-    "Finished",
-    "FractalBank",
-    "FractalBlend",
-    "Generated",
-    "GeneratedDataset",
-    "GenerationRequest",
-    "HalfConcat",
-    "ImageTransform",
-    "JointTransform",
-    "MixCollate",
-    "MixedDataset",
-    "ModelSpec",
-    "PromptEdit",
-    "RecordingBackend",
-    "SimilarityFilter",
-    "Summary",
-    "WarmSummary",
-    "augment_dataset",
-    "augment_folder",
-    "backend_for",
-    "cache_info",
-    "class_counts",
-    "class_names_of",
-    "errors",
-    "export_set",
-    "few_shot_subset",
-    "filter_set",
-    "finetune",
-    "functional",
-    "image_paths",
-    "import_checkpoint",
-    "import_set",
-    "load_image",
-    "merge",
-    "preview",
-    "serve",
-    "soft_label",
-    "unload",
-    "warm_cache",
-]
+#: Public name -> module that has it, as __init__.pyi says. Importing them all would take seconds,
+#: since torch comes with them: `diffaug --help` and those who need one name would wait for it.
+_MODULE_OF = {
+    alias.name: str(node.module)
+    for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8")).body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'diffaug' has no attribute {name!r}")
+    module = importlib.import_module(_MODULE_OF[name])
+    if module.__name__ == __name__:  # a public module, such as functional
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        value = getattr(module, name)
+    globals()[name] = value  # the next time, nobody asks here
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those that nobody has used yet."""
+    return sorted({*globals(), *__all__})

@@ -5,8 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-
-import torch
+from typing import Any
 
 #: Seeds stay below this, since JSON readers turn larger integers into floats.
 MAX_SEED = 2**53
@@ -23,11 +22,11 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest(parts)[:8], "big") % MAX_SEED
 
 
-def digest(parts: Sequence[object]) -> bytes:
+def digest(parts: Sequence[Any]) -> bytes:
     """Hash plain values and uint8 tensors to 32 bytes."""
     sha = hashlib.sha256()
     for part in parts:
-        if isinstance(part, torch.Tensor):
+        if hasattr(part, "contiguous"):  # a tensor; importing torch takes seconds
             sha.update(repr(tuple(part.shape)).encode())
             sha.update(part.cpu().contiguous().numpy().reshape(-1).data)  # without a copy
         else:

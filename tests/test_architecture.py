@@ -70,7 +70,7 @@ def name_of(path: Path) -> str:
 
 
 SOURCES = {name_of(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
-#: Without the front door, which imports everything, and the back door.
+#: Without the front door, through which everything is imported, and the back door.
 MODULES = [name for name in SOURCES if name not in ("", "__main__")]
 
 
@@ -242,7 +242,7 @@ def test_importing_loads_nothing_heavy_and_starts_nothing():
 import os, sys, threading
 import torch, torchvision.transforms.v2
 before, environment, loaded = threading.active_count(), dict(os.environ), set(sys.modules)
-import diffaug
+from diffaug import *
 assert not torch.cuda.is_initialized()
 assert threading.active_count() == before, threading.enumerate()
 assert dict(os.environ) == environment
@@ -251,6 +251,15 @@ print(*sorted({name.split(".")[0] for name in set(sys.modules) - loaded}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert 0 == done.returncode, done.stderr
     assert not set(HEAVY) & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["diffaug", "diffaug.cli"])
+def test_the_doors_open_at_once(module):
+    """Importing torch takes seconds; what needs it imports it where it is needed."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert 0 == done.returncode, done.stderr
+    assert not {"torch", "torchvision", "numpy", "PIL"} & set(done.stdout.split())
 
 
 def test_the_checks_notice_what_they_are_for():

@@ -5,10 +5,8 @@ from numbers import Integral, Real
 
 import torch
 
+from diffaug.backends.spec import FORMAT_VERSION
 from diffaug.seeds import MAX_SEED, digest
-
-#: It is part of every key. Raise it when the same request would give other pixels than before.
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,10 @@ from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-import numpy as np
-import torch
-
-from diffaug.backends.request import FORMAT_VERSION
 from diffaug.seeds import digest
+
+#: It is part of every key. Raise it when the same request would give other pixels than before.
+FORMAT_VERSION = 1
 
 Task = Literal["edit", "translate", "generate"]
 #: The most steps that the schedule of a model for few steps may have.
@@ -94,16 +93,10 @@ class ModelSpec:
             raise ValueError(
                 f"'dtype' must be auto, float32, float16 or bfloat16, got {self.dtype!r}."
             )
-        try:
-            device = "auto" if self.device == "auto" else str(torch.device(self.device))
-        except RuntimeError as error:
-            raise ValueError(
-                f"'device' must be 'auto' or a torch device like 'cuda:0', got {self.device!r}."
-            ) from error
-        object.__setattr__(self, "device", device)
+        object.__setattr__(self, "device", _device(self.device))
         for name in ("guidance_scale", "image_guidance_scale"):  # 4 and 4.0 are one fingerprint
             value = getattr(self, name)
-            if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError(f"'{name}' must be a number, got {value!r}.")
             object.__setattr__(self, name, float(value))
         for name in ("size", "steps", "batch_size"):
@@ -113,7 +106,7 @@ class ModelSpec:
             object.__setattr__(self, name, int(value))  # numpy's have no JSON, so no fingerprint
         for name in ("all_steps", "safety_checker", "pad", "compile", "offload"):
             value = getattr(self, name)
-            if not isinstance(value, (bool, np.bool_)):
+            if type(value).__name__ not in ("bool", "bool_"):  # bool_ is numpy's
                 raise ValueError(f"'{name}' must be True or False, got {value!r}.")
             object.__setattr__(self, name, bool(value))
         if self.size % 8:
@@ -166,3 +159,17 @@ class ModelSpec:
             del fields["all_steps"]  # older sets and caches do not know this field
         fields["adapters"] = [name.partition("@sha256:")[2] or name for name in self.adapters]
         return fields
+
+
+def _device(name: str) -> str:
+    """Return the device as torch spells it; only a spec that names one imports torch for it."""
+    if name == "auto":
+        return name
+    import torch
+
+    try:
+        return str(torch.device(name))
+    except RuntimeError as error:
+        raise ValueError(
+            f"'device' must be 'auto' or a torch device like 'cuda:0', got {name!r}."
+        ) from error

@@ -81,14 +81,14 @@ def augment(
     ] = False,
 ) -> None:
     """Write an augmented copy of a class-per-folder tree; run it again to resume."""
-    from diffaug.offline.augment import augment_folder
-    from diffaug.offline.shards import shard_of_process
-
     if devices is not None:
         refuse("--devices, which decides it", device=options.device)
     if engine == "ray":
         refuse("--engine ray, which decides it", device=options.device)
     transform, only = options.transform(source)
+    from diffaug.offline.augment import augment_folder
+    from diffaug.offline.shards import shard_of_process
+
     if only is not None:
         err.print(f"only from the {len(only)} images that '{options.backend}' was fine-tuned on")
     with summarized():

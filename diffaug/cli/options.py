@@ -198,6 +198,7 @@ class TransformOptions:
             raise ValueError(str(error).replace("'size'", "'model_size'", 1)) from error
 
     def _diffusemix(self, seed: int, variants: int | None) -> "DiffuseMix":
+        spec = self._model("instruct-pix2pix")  # a wrong name is refused before torch comes in
         from diffaug.transforms.diffusemix import DiffuseMix
         from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
@@ -210,12 +211,13 @@ class TransformOptions:
             seed=seed,
             masks=None if self.masks is None else _split([self.masks]),
             fractals=self.fractals,
-            backend=self._model("instruct-pix2pix"),
+            backend=spec,
         )
 
     def _diffmix(
         self, source: str, seed: int, pool: int
     ) -> "tuple[DiffMix, tuple[str, ...] | None]":
+        spec = self._model("sd15")
         from diffaug.arguments import same_name
         from diffaug.backends import finetuned
         from diffaug.labels.pairs import PAIRINGS, ClassPairSampler
@@ -223,7 +225,7 @@ class TransformOptions:
         from diffaug.transforms.diffmix import DiffMix
         from diffaug.transforms.strategies import find_strategy
 
-        spec, strategy = self._model("sd15"), find_strategy(self.strategy or "diff-mix")
+        strategy = find_strategy(self.strategy or "diff-mix")
         tree = FolderSource(source)
         keys, names = tree.keys, tree.classes
         learned = finetuned.find(spec)

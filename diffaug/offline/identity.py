@@ -6,8 +6,7 @@ from typing import Any
 
 from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.hub import pin
-from diffaug.backends.request import FORMAT_VERSION
-from diffaug.backends.spec import ModelSpec
+from diffaug.backends.spec import FORMAT_VERSION, ModelSpec
 from diffaug.fractal_folder import FractalFolder
 from diffaug.seeds import derive_seed
 from diffaug.transforms.base import ImageTransform
