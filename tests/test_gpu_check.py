@@ -49,7 +49,7 @@ def test_sections_pass_and_add_up_over_calls(tmp_path):
 
 @pytest.mark.slow
 def test_every_section_passes(tmp_path):
-    sections = ["speed", "same", "tuning", "works", "processes"]
+    sections = ["graphs", "speed", "same", "tuning", "works", "processes"]
     _, results = rehearse(tmp_path, *sections)
     assert sections == list(results["sections"])
 

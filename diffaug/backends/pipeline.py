@@ -23,6 +23,7 @@ from diffaug.backends.devices import (
     why_no_gpu,
 )
 from diffaug.backends.encodings import keep_encodings
+from diffaug.backends.graphs import Graphs, use_graphs
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import EDITORS, load_pipeline
 from diffaug.backends.request import Generated, GenerationRequest
@@ -76,6 +77,7 @@ class DiffusersBackend(ModelBackend):
         #: How many requests got their source back because every attempt was blank or refused.
         self.fallbacks = 0
         self._pipe: Any = None
+        self._graphs: Graphs | None = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
         #: Whether an image was ever usable, and how many were not a number before.
@@ -115,7 +117,7 @@ class DiffusersBackend(ModelBackend):
                     self.spec.model,
                     self.fallbacks,
                 )
-            self._pipe = None
+            self._pipe = self._graphs = None
             gc.collect()  # offloading and compiling leave cycles behind
             torch.cuda.empty_cache()  # nothing where CUDA was never used
 
@@ -129,6 +131,7 @@ class DiffusersBackend(ModelBackend):
             self._pinned = pin(self.spec)
             self._pipe = load_pipeline(self._pinned)
             keep_encodings(self._pipe)
+            self._graphs = use_graphs(self._pipe, self.spec, choose_device(self.spec.device))
             if self.spec.device == "auto" and (reason := why_no_gpu()):
                 self._warn(
                     "gpu",
@@ -262,7 +265,10 @@ class DiffusersBackend(ModelBackend):
                     waiting = waiting[len(batch) :]
 
     def _try(self, pipe: Any, batch: list[Job]) -> list[Output] | None:
-        """Run one batch; if it does not fit into memory, halve later ones and return None."""
+        """Run one batch; if it does not fit into memory, make room and return None.
+
+        Graphs go first. Without any, later batches are half as large.
+        """
         try:
             return run_batch(pipe, self.spec, batch)
         except Exception as error:
@@ -272,10 +278,13 @@ class DiffusersBackend(ModelBackend):
                     f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
                 ) from error
         # Here and not above, because the exception held tensors until now.
+        had_graphs = self._graphs is not None and self._graphs.stop()
         torch.cuda.empty_cache()
         if hasattr(pipe, "vae") and hasattr(pipe, "unet"):
             # SDXL decodes in float32 and casts back afterwards, which an error skips.
             torch.nn.Module.to(pipe.vae, pipe.unet.dtype)
+        if had_graphs:  # their memory may be what was missing
+            return None
         if len(batch) == 1:
             raise GenerationError(
                 f"'{self.spec.model}' does not have the memory for one image of {self.size} px; "

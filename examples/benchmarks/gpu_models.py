@@ -275,6 +275,11 @@ def peak_gigabytes() -> float:
     return round(torch.cuda.max_memory_allocated() / 1e9, 2) if CUDA else 0.0
 
 
+def reserved_gigabytes() -> float:
+    """Return what torch took from the GPU at most, with what only its recordings may use."""
+    return round(torch.cuda.max_memory_reserved() / 1e9, 2) if CUDA else 0.0
+
+
 def reset_peak() -> None:
     if CUDA:
         torch.cuda.reset_peak_memory_stats()

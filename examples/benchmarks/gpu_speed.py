@@ -22,14 +22,17 @@ from gpu_models import (
     STRENGTH,
     NoisePictures,
     Report,
+    difference,
     free_memory,
     loaded,
     model_folder,
     peak_gigabytes,
     requests_for,
+    reserved_gigabytes,
     reset_peak,
     seconds_of,
     spec_for,
+    stacked,
 )
 from torch.utils.data import DataLoader
 
@@ -45,6 +48,7 @@ from diffaug import (
     warm_cache,
 )
 from diffaug.backends.batches import schedule
+from diffaug.backends.graphs import use_graphs
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.process.client import WorkerBackend
@@ -153,9 +157,11 @@ def released_diffmix(report: Report, work: Path) -> float:
 
 
 @contextmanager
-def pipeline_of(spec: ModelSpec) -> Iterator[Any]:
+def pipeline_of(spec: ModelSpec, graphs: bool = True) -> Iterator[Any]:
     """Load a pipeline once, to be timed at several batch sizes and numbers of steps."""
     pipe = load_pipeline(pin(spec))
+    if graphs:
+        use_graphs(pipe, spec, torch.device(DEVICE))
     try:
         yield pipe
     finally:
@@ -170,18 +176,19 @@ def backend_around(pipe: Any, spec: ModelSpec) -> DiffusersBackend:
 
 
 def time_setting(
-    report: Report, pipe: Any, spec: ModelSpec, released: dict[str, float], compiled: bool = False
+    report: Report, pipe: Any, spec: ModelSpec, released: dict[str, float], how: str = ""
 ) -> float | None:
     """Time a batch of few steps and one of all: the cost of a step, and of all the rest.
 
     Args:
         released: images a second of the released loop, by what it is compared as.
+        how: what is special here, such as "compiled".
 
     Returns: images a second.
     """
     requests = requests_for(spec.batch_size, spec.size, spec.task)
     name = f"{spec.task}, {spec.size} px, batch {spec.batch_size}, {spec.steps} steps"
-    name += ", compiled" if compiled else ""
+    name += f", {how}" if how else ""
     few = replace(spec, steps=FEW_STEPS if spec.task == "edit" else FEW_STEPS + 1)
     try:
         began = time.perf_counter()
@@ -221,7 +228,8 @@ def time_setting(
     for kind, other in released.items():
         figures[kind] = round(rate / other, 2)
     figures["peak_gb"] = peak_gigabytes()
-    if compiled:
+    figures["reserved_gb"] = reserved_gigabytes()
+    if how == "compiled":
         figures["seconds_to_compile"] = round(warming, 1)
     if again:
         figures["made_again"] = again  # then the times are too long
@@ -290,7 +298,41 @@ def compiled(report: Report, work: Path) -> None:
         if eager:
             released["times_eager"] = eager
         with pipeline_of(spec) as pipe:
-            time_setting(report, pipe, spec, released, compiled=True)
+            time_setting(report, pipe, spec, released, "compiled")
+
+
+def graphs(report: Report, work: Path) -> None:
+    """Measure what repeating recorded calls gains, and compare the images bit by bit."""
+    for size, batches in ((SMALL, BATCHES), (LARGE, BATCHES[1:2])):
+        if report.seconds_left() < 15:
+            report.add(f"graphs, {size} px", skipped="no time is left")
+            continue
+        spec = spec_for(work, size=size, pad=True)
+        with pipeline_of(spec, graphs=False) as pipe:
+            settings = [replace(spec, batch_size=batch) for batch in batches]
+            eager = []
+            for setting in settings:
+                rate = time_setting(report, pipe, setting, {}, "without graphs")
+                eager.append((rate, _images(pipe, setting)))
+                free_memory()
+            recorded = use_graphs(pipe, spec, torch.device(DEVICE))
+            for setting, (rate, images) in zip(settings, eager, strict=True):
+                released = {"times_eager": rate} if rate else {}
+                time_setting(report, pipe, setting, released, "graphs")
+                gap = difference(images, _images(pipe, setting))
+                same = gap["share_apart"] == 0
+                report.add(
+                    f"graphs give the same bits, {size} px, batch {setting.batch_size}",
+                    same and recorded.recorded > 0 if CUDA else None,
+                    recorded=recorded.recorded if recorded else 0,
+                    **gap,
+                )
+
+
+def _images(pipe: Any, spec: ModelSpec) -> torch.Tensor:
+    """Make two batches, of which the second one is padded."""
+    requests = requests_for(spec.batch_size + spec.batch_size // 2, spec.size, spec.task)
+    return stacked(backend_around(pipe, spec).generate(requests))
 
 
 def processes(report: Report, work: Path) -> None:

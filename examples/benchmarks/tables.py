@@ -82,7 +82,7 @@ def gpu(found):
             row["check"],
             *(row["figures"].get(name, "") for name in GPU_FIGURES),
         ]
-        for name in ("speed", "compiled", "processes")
+        for name in ("graphs", "speed", "compiled", "processes")
         for row in sections.get(name, {}).get("rows", [])
         if "images_per_s" in row["figures"]
     ]
