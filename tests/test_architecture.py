@@ -17,7 +17,8 @@ PACKAGE = Path(diffaug.__file__).parent
 
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
-errors arguments seeds files progress ahead switches file_warnings pil_modes image_files images
+errors arguments seeds files untrusted progress ahead switches file_warnings pil_modes
+image_files images
 folders functional fractals fractal_folder
 labels backends transforms offline datasets filtering finetuning previews cli
 """.split()
