@@ -15,6 +15,7 @@ Wrong arguments raise ``ValueError`` or ``TypeError``; every other error is of t
 Each is built from one message, so that it survives pickling between processes.
 """
 
+import errno
 import importlib
 import re
 from types import ModuleType
@@ -64,6 +65,42 @@ def remade(kind: str, message: str, *, what: str) -> Exception:
         error: Exception = error_class(message)
         return error
     return GenerationError(f"'{what}' failed with {kind}: {message}")
+
+
+#: What the system says when the file itself may be whole: no descriptor, no memory, a disk or a
+#: server that does not answer, a right that is not there.
+_OF_MACHINE = {
+    getattr(errno, name)
+    for name in (
+        *("EMFILE", "ENFILE", "ENOMEM", "EIO", "ESTALE", "EACCES", "EPERM", "ENOTCONN"),
+        *("ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ECONNRESET", "ENODEV", "ENXIO", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+}
+
+
+def is_of_machine(error: BaseException | None) -> bool:
+    """Return whether an error is the machine's trouble, and says nothing of what was read.
+
+    Example:
+        >>> is_of_machine(MemoryError()), is_of_machine(OSError("image file is truncated"))
+        (True, False)
+    """
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno in _OF_MACHINE:
+            return True
+        error = error.__cause__
+    return False
+
+
+def machine_trouble(what: str, error: BaseException) -> SourceError:
+    """Say that the machine could not read something, which may be whole."""
+    return SourceError(
+        f"{what} could not be read: {one_line(error)}. It may be whole, so it is not left out; run "
+        "the same command again once it can be read, or remove it."
+    )
 
 
 def first_line(error: BaseException | None) -> str:

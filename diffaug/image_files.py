@@ -3,14 +3,17 @@
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from diffaug import pil_modes
 from diffaug.arguments import whole
-from diffaug.errors import UnreadableImageError, one_line
+from diffaug.errors import UnreadableImageError, is_of_machine, machine_trouble, one_line
+from diffaug.untrusted import open_regular
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -25,8 +28,23 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+#: What a file may be, whatever its name says. Pillow knows forty formats more; for some of them it
+#: starts other programs (Ghostscript for PostScript), and none is needed here.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+
 #: Where Pillow keeps tags with an orientation.
 TURNING = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+
+
+@contextmanager
+def open_image(path: PathOrFile) -> Iterator[Image.Image]:
+    """Open an image, which may come from anyone; Pillow reads its pixels when they are needed."""
+    if isinstance(path, (str, os.PathLike)):
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+            yield image
+    else:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
 
 
 def read_rgb(
@@ -37,11 +55,12 @@ def read_rgb(
     Raises:
         ValueError: ``white`` is under 1.
         UnreadableImageError: the file is not an image, is damaged, or its white is unknown.
+        SourceError: the machine cannot read it now, such as for want of memory.
     """
     white = white if white is None else whole("white", white, 1)
     name = str(name or path)
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             depth = _depth_of(image)  # before load(), which forgets it
             image.load()
             turn = TURNS.get(_orientation(image))
@@ -56,7 +75,13 @@ def read_rgb(
             return rgb, " and ".join(differs) or None
     except UnreadableImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(
+            f"'{name}' is not a readable image: it is damaged, or none of {', '.join(FORMATS)}."
+        ) from error
     except Exception as error:  # a damaged file may fail in any parser of Pillow
+        if is_of_machine(error):
+            raise machine_trouble(f"'{name}'", error) from error
         raise UnreadableImageError(
             f"'{name}' is not a readable image: {one_line(error)}."
         ) from error

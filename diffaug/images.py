@@ -260,7 +260,7 @@ def load_image(path: PathOrFile, *, white: int | None = None) -> Image.Image:
 def pixel_count(path: PathOrFile) -> int:
     """Return how many pixels an image file says that it has; 0 if it does not say."""
     try:
-        with Image.open(path) as image:
+        with image_files.open_image(path) as image:
             return image.width * image.height
     except Exception:  # whoever reads the file says what is wrong with it
         return 0

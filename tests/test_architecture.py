@@ -17,7 +17,8 @@ PACKAGE = Path(diffaug.__file__).parent
 
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
-errors arguments seeds files progress ahead switches file_warnings pil_modes image_files images
+errors arguments seeds files untrusted progress ahead switches file_warnings pil_modes
+image_files images
 folders functional fractals fractal_folder
 labels backends transforms offline datasets filtering finetuning previews cli
 """.split()
@@ -26,7 +27,7 @@ labels backends transforms offline datasets filtering finetuning previews cli
 OWNERS = {
     "PIL": {"images", "image_files", "pil_modes"},
     "torchvision.tv_tensors": {"images"},
-    "diffusers": {"backends.loading", "finetuning"},
+    "diffusers": {"backends.loading", "backends.named_classes", "finetuning"},
     "transformers": {"backends.loading", "filtering.clip"},
     "peft": {"backends.loading", "finetuning"},
     "accelerate": {"backends.loading", "finetuning"},
@@ -138,9 +139,13 @@ def blemishes(name: str, source: str) -> list[str]:
             called = ast.unparse(node.func)
             if called in FORBIDDEN or (called == "print" and floor(name) != "cli"):
                 found.append(f"{called} in line {node.lineno}")
-            keywords = {keyword.arg for keyword in node.keywords}
+            keywords = {keyword.arg for keyword in node.keywords if not _is_false(keyword.value)}
             found += sorted(keywords & {"trust_remote_code", "custom_pipeline"})
     return found
+
+
+def _is_false(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is False
 
 
 def global_draws(source: str) -> list[str]:

@@ -16,7 +16,14 @@ from diffaug.backends import finetuned
 from diffaug.backends.devices import choose_device, is_out_of_memory
 from diffaug.backends.hub import adapter_file, download, pin, split_revision, weight_of
 from diffaug.backends.model_files import components, read_index, read_json, weights_of
+from diffaug.backends.named_classes import (
+    check_shards,
+    is_of_transformers,
+    part_class,
+    pipeline_class,
+)
 from diffaug.backends.noise import round_noise
+from diffaug.backends.part_sizes import check_size
 from diffaug.backends.presets import show_licence
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.wholeness import next_step
@@ -148,9 +155,7 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
     if spec.task == "edit" and "unet" in index:
         xl = "XL" if "text_encoder_2" in index else ""
         name = f"StableDiffusion{xl}InstructPix2PixPipeline"
-    pipeline = getattr(diffusers, name, None)
-    if pipeline is None:
-        raise ModelError(f"'{spec.model}' is a {name}, which this diffusers lacks; upgrade it.")
+    pipeline = pipeline_class(name, spec.model)
     chosen = components(index, spec)
     if spec.safety_checker and "safety_checker" not in chosen:
         raise ModelError(f"'{spec.model}' has no safety checker; set safety_checker=False.")
@@ -168,7 +173,7 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
     settings = {
         key: None if isinstance(value, list) else value
         for key, value in index.items()
-        if key in parameters and key not in parts
+        if key in parameters and key not in parts and _is_plain(value)
     }
     if "requires_safety_checker" in parameters:
         settings["requires_safety_checker"] = spec.safety_checker
@@ -188,6 +193,11 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
         ) from error
 
 
+def _is_plain(value: Any) -> bool:
+    """Return whether a setting of a pipeline is a switch or a number, and names nothing."""
+    return value is None or isinstance(value, (bool, int, float, list))
+
+
 def _check_noise(scheduler: Any) -> None:
     """Refuse a scheduler whose noise is not that of a request's seed: no image could come again."""
     if hasattr(scheduler, "noise_sampler"):
@@ -202,24 +212,15 @@ def _load_part(
     folder: Path, library: str, name: str, dtype: torch.dtype, variant: str | None
 ) -> Any:
     """Load one part of a pipeline, from diffusers or transformers and from nowhere else."""
-    source: Any
-    if library in ("diffusers", "transformers"):
-        source = importlib.import_module(library)
-    else:
-        source = getattr(importlib.import_module("diffusers.pipelines"), library, None)
-    # The name that older models give to the same class.
-    kind = getattr(source, {"CLIPFeatureExtractor": "CLIPImageProcessor"}.get(name, name), None)
-    if kind is None:
-        raise ModelError(
-            f"'{folder}' asks for {library}.{name}, which neither diffusers nor transformers has; "
-            "upgrade them, or choose another model: code inside a model is never run."
-        )
-    is_module = isinstance(kind, type) and issubclass(kind, torch.nn.Module)
+    kind = part_class(library, name, folder)
+    is_module = issubclass(kind, torch.nn.Module)
     names = [file.name for file in folder.iterdir()]
     weights = weights_of(names, variant, str(folder)) if is_module else []
+    check_size(kind, folder, weights)
     try:
         if not is_module:
-            part = kind.from_pretrained(str(folder), local_files_only=True)
+            code = {"trust_remote_code": False} if is_of_transformers(kind) else {}
+            part = kind.from_pretrained(str(folder), local_files_only=True, **code)
             if "Tokenizer" in name:
                 _check_reading(part, folder)
             return part
@@ -258,6 +259,8 @@ def read_module(
 
     A missing tensor would silently be a random one.
     """
+    check_shards(folder)
+    code = {"trust_remote_code": False} if is_of_transformers(module_class) else {}
     module, report = module_class.from_pretrained(
         str(folder),
         dtype=dtype,
@@ -265,6 +268,7 @@ def read_module(
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        **code,
     )
     return module, sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
 

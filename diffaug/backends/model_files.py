@@ -1,13 +1,13 @@
 """Which files a model has, and which of them loading reads."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffaug import untrusted
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import ModelError
+from diffaug.errors import ModelError, one_line
 
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?"
@@ -20,10 +20,10 @@ TEXT = {".json", ".txt", ".model", ".jinja"}
 def read_json(path: Path, writer: str = "save_pretrained of diffusers") -> dict[str, Any]:
     """Read a small JSON file of a model; ``writer`` says what writes such a folder."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = untrusted.read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"'{path}' could not be read ({error}); give a whole folder, as {writer} writes it."
+            f"'{path}' could not be read ({one_line(error)}); give a whole folder, as {writer} writes it."
         ) from error
     if not isinstance(content, dict):
         raise ModelError(f"'{path}' must hold a JSON object, got {type(content).__name__}.")
@@ -38,7 +38,19 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"'{folder / 'model_index.json'}' must name one diffusers class, got "
             f"{index.get('_class_name')!r}; code inside a model is never run."
         )
+    for name, value in index.items():
+        # A part is where its name says, and None is one that the model does without.
+        odd = "/" in name or "\\" in name or name in (".", "..")
+        if isinstance(value, list) and (odd or len(value) != 2 or not all(map(_is_named, value))):
+            raise ModelError(
+                f"'{folder / 'model_index.json'}' must give each part a library and a class, got "
+                f"{value!r:.60} for {name!r}; get it again, or choose another model."
+            )
     return index
+
+
+def _is_named(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value != "")
 
 
 def components(index: Mapping[str, Any], spec: ModelSpec) -> dict[str, tuple[str, str]]:
@@ -47,7 +59,7 @@ def components(index: Mapping[str, Any], spec: ModelSpec) -> dict[str, tuple[str
     return {
         name: (value[0], value[1])
         for name, value in index.items()
-        if isinstance(value, list) and value[0] and name not in skipped
+        if isinstance(value, list) and value[0] and value[1] and name not in skipped
     }
 
 

@@ -17,6 +17,7 @@ from diffaug.labels.label import check_gamma, soft_label
 from diffaug.labels.map_style import position
 from diffaug.labels.words import spelling
 from diffaug.offline.manifest import read_manifest, read_run, source_label
+from diffaug.untrusted import path_below
 
 
 class GeneratedDataset(Dataset):
@@ -43,7 +44,8 @@ class GeneratedDataset(Dataset):
         one as a number. Images without labels come alone.
 
     Raises:
-        ValueError: there is no manifest, it has no images left, or ``classes`` misses a class.
+        ValueError: there is no manifest, it has no images left, or ``classes`` misses a class; (on
+            access) a link leads to an image elsewhere.
         UnreadableImageError: (on access) an image is gone or damaged.
 
     Example:
@@ -163,8 +165,8 @@ class GeneratedDataset(Dataset):
 
     def image(self, index: int) -> Any:
         """Read one image."""
-        path = self.folder / self.rows[index]["file_name"]
         try:
+            path = path_below(self.folder, self.rows[index]["file_name"])
             image = images.to_pil(images.read_image(path))
         except UnreadableImageError as error:
             raise UnreadableImageError(

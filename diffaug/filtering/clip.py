@@ -218,8 +218,9 @@ def _read_clip(folder: Path) -> tuple[_Clip, list[str]]:
         raise FileNotFoundError("it has no config.json")
     with torch.random.fork_rng(devices=[]), loading.quiet():
         model, missing = loading.read_module(CLIPModel, folder, torch.float32)
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+        here: Any = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = CLIPTokenizer.from_pretrained(folder, **here)
+        processor = CLIPImageProcessor.from_pretrained(folder, **here)
     # A tokenizer is read even without its vocabulary, and then all letters are the same to it.
     if tokenizer("a").input_ids == tokenizer("b").input_ids:
         raise OSError("its tokenizer has no vocabulary")

@@ -12,6 +12,7 @@ from diffaug.errors import UnreadableImageError
 from diffaug.file_warnings import reading
 from diffaug.offline.manifest import Row, read_run, recorded_white
 from diffaug.switches import own_switches
+from diffaug.untrusted import is_name_below
 
 
 class SimilarityFilter:
@@ -97,6 +98,9 @@ class SimilarityFilter:
         if self._root is None:
             raise ValueError("'source' must be given to score images outside filter_set.")
         try:
+            # By name alone: links in a folder of photographs are its owner's.
+            if not is_name_below(name):
+                raise UnreadableImageError(f"{name!r} does not lie below '{self._root}'.")
             with reading(self._root / name):
                 return self._small(images.read_image(self._root / name, white=self._white))
         except UnreadableImageError:

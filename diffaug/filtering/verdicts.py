@@ -24,6 +24,7 @@ from diffaug.offline.destination import rewriting
 from diffaug.offline.manifest import Row
 from diffaug.offline.sources import Skipped
 from diffaug.progress import progress_bar
+from diffaug.untrusted import path_below
 
 #: The fraction of the images that Diff-Mix keeps: it drops what scores under the 10th percentile.
 KEEP = 0.9
@@ -197,7 +198,7 @@ def _read_ahead(
 
     def start(first: int) -> list[tuple[Row, Future[torch.Tensor | UnreadableImageError]]]:
         batch = rows[first : first + size]
-        return [(row, pool.submit(_read, folder / row["file_name"])) for row in batch]
+        return [(row, pool.submit(_read, folder, row["file_name"])) for row in batch]
 
     with ThreadPoolExecutor(_READERS) as pool:
         following = start(0)
@@ -206,7 +207,11 @@ def _read_ahead(
             yield [(row, image.result()) for row, image in batch]
 
 
-def _read(path: Path) -> torch.Tensor | UnreadableImageError:
+def _read(folder: Path, name: str) -> torch.Tensor | UnreadableImageError:
+    try:
+        path = path_below(folder, name)
+    except ValueError as error:
+        return UnreadableImageError(str(error))
     try:
         with reading(path):
             return images.read_image(path)

@@ -23,6 +23,7 @@ from diffaug.offline.manifest import (
     MANIFEST,
     RUN,
     Row,
+    each_line,
     each_row,
     parse_row,
     read_manifest,
@@ -34,6 +35,7 @@ from diffaug.offline.manifest import (
     write_run,
 )
 from diffaug.offline.summary import Tally
+from diffaug.untrusted import open_regular, path_below
 
 #: Rows sorted in memory at once, about 50 MB of them.
 PART = 20_000
@@ -112,11 +114,11 @@ class Journal:
     def rows(self) -> Iterator[Row]:
         """Read the rows that are whole; none if there is no journal."""
         try:
-            file = self.path.open("rb")
+            file = open_regular(self.path)
         except FileNotFoundError:
             return
         with file:
-            for line in file:
+            for line in each_line(file):
                 row = parse_row(line) if line.endswith(b"\n") else None
                 if row is not None:
                     yield row
@@ -305,10 +307,18 @@ class Destination(OutputFolder):
         with self._errors_said("written to"):
             self.journal.append(row)
 
-    def take(self, file: Path, row: Row) -> None:
-        """Move an image here from a part of the set on the same file system, and add its row."""
+    def take(self, part: Path, row: Row) -> None:
+        """Move an image here from a part of the set on the same file system, and add its row.
+
+        Raises:
+            DestinationError: a link would lead the image out of the part or of the set.
+        """
+        try:
+            file = path_below(part, row["file_name"])
+            target = path_below(self.folder, row["file_name"])
+        except ValueError as error:
+            raise DestinationError(f"'{part}' is no part that diffaug made: {error}") from error
         with self._errors_said("written to"):
-            target = self.folder / row["file_name"]
             if file.exists():  # else it was moved before an interruption
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)

@@ -5,10 +5,12 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from diffaug.errors import DestinationError
+from diffaug.errors import DestinationError, one_line
+from diffaug.untrusted import LONGEST_LINE, is_name_below, open_regular, parse_json, read_json
 
 #: What is known of one image, in plain JSON values.
 Row = dict[str, Any]
@@ -35,7 +37,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> list[Row]:
         folder: what ``augment_folder`` or ``augment_dataset`` was given as destination.
 
     Raises:
-        ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row.
+        ValueError: the folder holds no ``metadata.jsonl``, or a line of it is not a row, or its
+            ``file_name`` leads out of the set.
 
     Example:
         >>> import tempfile
@@ -63,12 +66,38 @@ def each_row(folder: str | os.PathLike[str]) -> Iterator[Row]:
                 "with 'diffaug import'."
             )
         )
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with open_regular(path) as file:
+        for number, line in enumerate(each_line(file), 1):
             row = parse_row(line)
             if row is None:
-                raise ValueError(f"'{path}', line {number}, is not a row with a 'file_name'.")
+                raise ValueError(
+                    f"'{path}', line {number}, is not a row with a 'file_name' below the set."
+                )
+            if fault := _fault_of(row):
+                raise ValueError(f"'{path}', line {number}: {fault}; mend or remove the line.")
             yield row
+
+
+def each_line(file: IO[bytes]) -> Iterator[bytes]:
+    """Read lines; one of a size that no row has comes in pieces, and these are no rows."""
+    return iter(lambda: file.readline(LONGEST_LINE), b"")
+
+
+def _fault_of(row: Row) -> str | None:
+    """Say which of the values that a reader uses is none of ours."""
+    strength, label, kept = (row.get(name) for name in ("strength", "label", "kept"))
+    is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+    if strength is not None and not (is_number and 0 <= strength <= 1):
+        return f"'strength' must be a number in [0, 1], got {strength!r:.60}"
+    listed = label if isinstance(label, list) else [label]
+    if isinstance(label, dict) or any(isinstance(part, (list, dict)) for part in listed):
+        return f"'label' must be a name, a number or several numbers, got {label!r:.60}"
+    if kept not in (None, True, False):
+        return f"'kept' must be true, false or null, got {kept!r:.60}"
+    for name in ("source", "source_label", "method"):
+        if not isinstance(row.get(name), (str, type(None))):
+            return f"{name!r} must be a text, got {row[name]!r:.60}"
+    return None
 
 
 def is_set(folder: str | os.PathLike[str]) -> bool:
@@ -93,8 +122,8 @@ def is_set(folder: str | os.PathLike[str]) -> bool:
     except DestinationError:  # of something else
         pass
     try:
-        with (folder / MANIFEST).open("rb") as file:
-            row = parse_row(file.readline())
+        with open_regular(folder / MANIFEST) as file:
+            row = parse_row(file.readline(LONGEST_LINE))
     except OSError:
         row = None
     if row is not None and set(COLUMNS) <= set(row):
@@ -162,12 +191,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
         DestinationError: it is not readable, or does not say which run it is of.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise DestinationError(
-            f"'{path}' could not be read ({error}); choose another folder."
+            f"'{path}' could not be read ({one_line(error)}); choose another folder."
         ) from error
     if not isinstance(record, dict) or not isinstance(record.get("identity"), dict):
         raise DestinationError(f"'{path}' is not diffaug's; choose another folder.")
@@ -190,13 +219,14 @@ def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
 
 
 def parse_row(line: bytes) -> Row | None:
-    """Read the row of a line; None if the line is no row."""
+    """Read the row of a line; None if the line is no row, or its name leads out of the set."""
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
-    named = isinstance(row, dict) and isinstance(row.get("file_name"), str)
-    return row if named else None
+    # No image of a set bears the name of a file that says what the set is.
+    named = isinstance(row, dict) and is_name_below(row.get("file_name"))
+    return row if named and row["file_name"] not in (MANIFEST, RUN) else None
 
 
 def source_label(row: Row) -> str:

@@ -40,6 +40,7 @@ from diffaug.offline.manifest import (
 from diffaug.offline.sources import Skipped, class_folder
 from diffaug.progress import progress_bar
 from diffaug.seeds import derive_seed
+from diffaug.untrusted import open_regular, path_below
 
 #: What an exported folder says of itself.
 RECORD = "diffaug-export.json"
@@ -192,9 +193,9 @@ def _copy(
     """Copy the images that can be read, with their rows; return what there is, what is not."""
 
     def read(row: Row) -> tuple[Row, bytes | Skipped]:
-        path = release.root / row[PATH]
         try:
-            data = path.read_bytes()
+            with open_regular(path_below(release.root, row[PATH])) as file:
+                data = file.read()
             images.read_image(io.BytesIO(data), row[PATH])
         except (OSError, ValueError) as error:  # damaged, or a name that no file can have
             missing = isinstance(error, FileNotFoundError)
@@ -304,9 +305,11 @@ def export_set(
             (out.folder / "data" / directory_name(name)).mkdir(parents=True, exist_ok=True)
         for row, entry in zip(rows, entries, strict=True):
             try:
-                data = (root / row["file_name"]).read_bytes()
-            except OSError as error:
-                skipped.append(Skipped(row["file_name"], error.strerror or str(error)))
+                with open_regular(path_below(root, row["file_name"])) as file:
+                    data = file.read()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                skipped.append(Skipped(row["file_name"], reason))
                 continue
             out.write(f"data/{entry['Path']}", data)
             written.append((row, entry))

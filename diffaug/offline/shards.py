@@ -140,6 +140,8 @@ def join(folder: Path) -> Tally:
             raise DestinationError(
                 f"'{folder}' lacks {len(missing)} finished parts ({named}); run them, then merge."
             )
+        for part in parts:
+            _refuse_link(part.folder(folder), folder)
         runs = [_run_of(part, folder) for part in parts]
         shared = ("identity", "per_image", "batch_size")
         if any(run[name] != runs[0][name] for run in runs for name in shared):
@@ -156,10 +158,16 @@ def join(folder: Path) -> Tally:
         whole.begin(record, sorted({name for part in parts for name in _folders(part, folder)}))
         for part in parts:
             for row in each_row(part.folder(folder)):
-                whole.take(part.folder(folder) / row["file_name"], row)
+                whole.take(part.folder(folder), row)
         whole.finish(record, order, tally)
         whole.remove(parts[0].folder(folder).parent)
     return tally
+
+
+def _refuse_link(part: Path, folder: Path) -> None:
+    """Refuse a part that lies elsewhere, where images would be taken from."""
+    if os.path.realpath(part) != os.path.join(os.path.realpath(folder), part.relative_to(folder)):
+        raise DestinationError(f"'{part}' must be a folder, and a link leads elsewhere; remove it.")
 
 
 def _folders(part: Shard, folder: Path) -> list[str]:

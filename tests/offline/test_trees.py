@@ -12,6 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from diffaug import PromptEdit, RecordingBackend, augment_folder
 from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageError
+from diffaug.image_files import FORMATS
 from diffaug.images import encode_image
 from diffaug.offline.folder_source import FolderSource
 from diffaug.offline.manifest import read_manifest
@@ -145,7 +146,8 @@ def test_the_reason_for_a_damaged_file_names_no_open_file():
     source = FolderSource("memory://damaged")
     with pytest.raises(UnreadableImageError) as caught:
         source.load("cat/1.png")
-    assert "'cat/1.png' is not a readable image: cannot identify image file." == str(caught.value)
+    reason = f"it is damaged, or none of {', '.join(FORMATS)}"
+    assert f"'cat/1.png' is not a readable image: {reason}." == str(caught.value)
     fsspec.filesystem("memory").rm("/damaged", recursive=True)
 
 
