@@ -11,7 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from diffaug.backends.checkpoints import LORA
-from diffaug.backends.model_files import TEXT, components, flat_files, needed_files, read_index
+from diffaug.backends.model_files import (
+    TEXT,
+    components,
+    flat_files,
+    needed_files,
+    read_index,
+    variant_of,
+)
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.wholeness import has_vocabulary, is_whole
@@ -27,17 +34,17 @@ _WEIGHT = re.compile(r"\*(\d+(?:\.\d+)?)$")
 def pin(spec: ModelSpec) -> ModelSpec:
     """Fill in the revisions, so that a spec means the same weights tomorrow.
 
-    The revision of a folder, or of a local adapter, is the hash of its files. Each file is hashed
-    once and remembered by path, size and time of change. The revision of a Hub id is the commit of
-    ``main``, or of the branch given, from the local cache or else from the Hub. An adapter's
-    revision follows an ``@``.
+    The revision of a folder, or of a local adapter, is the hash of the files that loading reads.
+    Each is hashed once and remembered by path, size and time of change. The revision of a Hub id is
+    the commit of ``main``, or of the branch given, from the local cache or else from the Hub. An
+    adapter's revision follows an ``@``.
 
     Raises:
         ModelError: a folder holds other files than its revision names, or the Hub does not know
             the id.
         ModelUnavailableError: no such folder, or the Hub cannot be reached.
     """
-    model, revision = _pin(spec.model, spec.revision)
+    model, revision = _pin(spec.model, spec.revision, spec)
     return replace(
         spec,
         model=model,
@@ -49,7 +56,7 @@ def pin(spec: ModelSpec) -> ModelSpec:
 def _pin_adapter(adapter: str) -> str:
     """Fill in the revision of an adapter; its file and its weight stay."""
     (reference, file), (_, revision) = _split_file(adapter), split_revision(adapter)
-    reference, revision = _pin(reference, revision)
+    reference, revision = _pin(reference, revision, None)
     named = f"{reference}/{file}" if file else reference
     weight = "" if "*" not in adapter else f"*{weight_of(adapter)}"
     return f"{named}@{revision}{'' if weight == '*1.0' else weight}"
@@ -79,11 +86,12 @@ def split_revision(adapter: str) -> tuple[str, str | None]:
     return (reference, revision) if at and known else (adapter, None)
 
 
-def _pin(reference: str, revision: str | None) -> tuple[str, str]:
+def _pin(reference: str, revision: str | None, spec: ModelSpec | None) -> tuple[str, str]:
+    """Fill in the revision of a model, or of an adapter, for which there is no spec."""
     path = Path(reference).expanduser()
     if path.exists():
-        actual = _hash_files(path)
-        if revision not in (None, actual):
+        actual = _hash_files(path, spec)
+        if revision not in (None, actual) and revision not in _other_hashes(path, spec):
             raise ModelError(
                 f"'{reference}' holds other files than revision {revision!r} names; its revision "
                 f"is {actual!r} now. Use that, or None for whatever is there."
@@ -101,15 +109,48 @@ def _pin(reference: str, revision: str | None) -> tuple[str, str]:
     return reference, commit
 
 
-def _hash_files(path: Path) -> str:
-    files = sorted(
+def is_revision(spec: ModelSpec, revision: str | None) -> bool:
+    """Return whether a revision is that of a spec's model, perhaps read in another variant."""
+    pinned = pin(spec)
+    path = Path(pinned.model)
+    return revision == pinned.revision or (path.exists() and revision in _other_hashes(path, spec))
+
+
+def _hash_files(path: Path, spec: ModelSpec | None) -> str:
+    """Hash what loading reads of a model folder, or of an adapter."""
+    if spec is not None and (path / "model_index.json").is_file():
+        names = [file.relative_to(path).as_posix() for file in path.glob("*/*")]
+        return _hash(path, map(path.joinpath, needed_files(names, read_index(path), spec)))
+    if spec is None and path.is_dir():
+        chosen = _only_file((file.name for file in path.glob("*.safetensors")), str(path))
+        path = path / chosen if chosen else path
+    return _hash(path, _files_of(path))
+
+
+def _other_hashes(path: Path, spec: ModelSpec | None) -> Iterator[str]:
+    """Yield other hashes of the same files: of other variants, and of all, as older folders say."""
+    if spec is not None and path.is_dir():
+        variants = {variant_of(file.name) for file in path.glob("*/*.safetensors")}
+        for variant in variants | {None}:
+            for checks in (False, True):
+                with suppress(ModelError):  # there may be no whole set of weights
+                    other = replace(spec, variant=variant, safety_checker=checks)
+                    yield _hash_files(path, other)
+    yield _hash(path, _files_of(path))
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [
         file
         for file in (path.rglob("*") if path.is_dir() else [path])
         if file.suffix in {".safetensors", *TEXT}
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+    ]
+
+
+def _hash(path: Path, files: Iterable[Path]) -> str:
     sha = hashlib.sha256()
-    for file in files:
+    for file in sorted(set(files)):
         stat = file.stat()
         sha.update(file.relative_to(path).as_posix().encode() + b"\0")
         sha.update(_hash_file(file, stat.st_size, stat.st_mtime_ns))
@@ -270,7 +311,7 @@ def adapter_file(adapter: str, *, force: bool = False) -> Path:
     (reference, name), (_, revision) = _split_file(adapter), split_revision(adapter)
     if not Path(reference).expanduser().exists() and (force or _local_adapter(adapter) is None):
         with _asking_the_hub(reference):
-            _fetch_adapter(adapter, *_pin(reference, revision), name, force)
+            _fetch_adapter(adapter, *_pin(reference, revision, None), name, force)
     file = _local_adapter(adapter)
     if file is None:
         raise ModelError(

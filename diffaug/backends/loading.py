@@ -14,8 +14,14 @@ import torch
 
 from diffaug.backends import finetuned
 from diffaug.backends.devices import choose_device, is_out_of_memory
-from diffaug.backends.hub import adapter_file, download, pin, split_revision, weight_of
-from diffaug.backends.model_files import components, read_index, read_json, weights_of
+from diffaug.backends.hub import adapter_file, download, is_revision, pin, split_revision, weight_of
+from diffaug.backends.model_files import (
+    components,
+    read_index,
+    read_json,
+    variant_of,
+    weights_of,
+)
 from diffaug.backends.noise import round_noise
 from diffaug.backends.presets import show_licence
 from diffaug.backends.spec import ModelSpec
@@ -93,7 +99,7 @@ def _check_base(spec: ModelSpec) -> None:
             )
     learned = finetuned.find(spec)
     # A revision is a commit or a hash of the weights, so a model that was only moved is the same.
-    if learned and pin(spec).revision != learned.revision:
+    if learned and not is_revision(spec, learned.revision):
         raise ModelError(
             f"'{learned.folder}' was fine-tuned on '{learned.base}' ({learned.revision}) and does "
             f"not fit '{spec.model}' ({pin(spec).revision}); give that folder as the model."
@@ -223,8 +229,8 @@ def _load_part(
             if "Tokenizer" in name:
                 _check_reading(part, folder)
             return part
-        has_variant = any(f".{variant}" in file for file in weights)
-        part, missing = read_module(kind, folder, dtype, variant if has_variant else None)
+        variant = variant_of(weights[0]) if weights else None
+        part, missing = read_module(kind, folder, dtype, variant)
     except ModelError:
         raise
     except Exception as error:  # damaged files trip any of the parsers below

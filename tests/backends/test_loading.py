@@ -20,7 +20,7 @@ from tiny_pipelines import (
 from diffaug import DiffusersBackend, ModelSpec
 from diffaug.backends import loading
 from diffaug.backends.devices import choose_device, is_out_of_memory, local_rank, why_no_gpu
-from diffaug.backends.hub import pin
+from diffaug.backends.hub import download, downloaded, pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
 from diffaug.errors import GenerationError, ModelError
@@ -126,6 +126,23 @@ def test_a_class_that_does_not_edit_or_is_unknown_is_an_error(folder):
         (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
         with pytest.raises(ModelError, match=message):
             load(folder, task=task)
+
+
+def test_a_folder_with_half_precision_files_alone_is_read_with_them(folder):
+    whole = load(folder)
+    for file in folder.glob("*/*model.safetensors"):
+        file.rename(file.with_stem(f"{file.stem}.fp16"))
+    assert downloaded(resolve(folder)) and download(resolve(folder)) == folder
+    half = load(folder)
+    for one, other in (
+        (one.state_dict(), other.state_dict())
+        for one, other in [
+            (whole.unet, half.unet),
+            (whole.vae, half.vae),
+            (whole.text_encoder, half.text_encoder),
+        ]
+    ):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_variant_is_used_where_there_is_one(folder):
