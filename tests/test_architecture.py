@@ -28,7 +28,7 @@ OWNERS = {
     "torchvision.tv_tensors": {"images"},
     "diffusers": {"backends.loading", "finetuning"},
     "transformers": {"backends.loading", "filtering.clip"},
-    "peft": {"backends.loading", "finetuning"},
+    "peft": {"backends.adapters", "finetuning"},
     "accelerate": {"backends.loading", "finetuning"},
     "kornia": {"filtering.similarity"},
     "huggingface_hub": {"backends.hub"},

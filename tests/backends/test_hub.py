@@ -20,10 +20,10 @@ from diffaug.backends.hub import (
     download_size,
     downloaded,
     pin,
-    split_revision,
 )
 from diffaug.backends.model_files import weights_of
 from diffaug.backends.presets import PRESETS
+from diffaug.backends.revisions import split_revision
 from diffaug.errors import ModelError, ModelUnavailableError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -260,7 +260,7 @@ def test_a_file_beside_an_adapter_is_no_part_of_it(tmp_path):
 
 
 def test_a_revision_from_when_all_files_were_hashed_still_names_the_folder(tmp_path):
-    from diffaug.backends.hub import _files_of, _hash
+    from diffaug.backends.revisions import _files_of, _hash
 
     folder = shutil.copytree(model_folder("edit"), tmp_path / "model")
     (folder / "NOTES.txt").write_text("a note")
@@ -313,6 +313,16 @@ def test_an_unreachable_hub_is_one_line_with_the_next_step(hub):
         with pytest.raises(ModelUnavailableError, match="cannot be reached"):
             ask(PRESETS["sd15"].spec)
     assert not downloaded(PRESETS["sd15"].spec)
+
+
+def test_another_commit_that_is_here_is_named(hub):
+    cache_model(hub, "org/name", model_folder("edit"))
+    spec = ModelSpec("org/name", revision="f" * 40)
+    with pytest.raises(
+        ModelUnavailableError, match=f"is on this machine at commit {COMMIT}, and f"
+    ) as caught:
+        download(spec)
+    assert f"set revision='{COMMIT}' ('--revision'" in str(caught.value)
 
 
 def test_an_absent_folder_is_an_error_with_the_next_step():

@@ -113,6 +113,23 @@ def test_a_single_file_is_never_an_id(name, tmp_path, monkeypatch):
         resolve(name)
 
 
+def test_a_folder_that_is_no_model_says_what_it_holds(tmp_path):
+    file = tmp_path / "one" / "dreamshaper_8.safetensors"
+    cached = tmp_path / "models--org--name"
+    snapshot = shutil.copytree(model_folder("edit"), cached / "snapshots" / "ab")
+    for folder, message in {
+        file.parent: f"holds '{file.name}' and no model folder; .* must be converted once: .*save_",
+        cached: f"is the Hub's cache of a model, .*; give '{snapshot}'",
+        snapshot.parent: f"holds the model folder '{snapshot}'; give that",
+        snapshot / "unet": "holds UNet2DConditionModel alone, and a model has other parts",
+    }.items():
+        folder.mkdir(exist_ok=True)
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        with pytest.raises(ModelError, match=f"'{folder}' {message}"):
+            resolve(folder)
+
+
 def test_a_fine_tuned_folder_is_its_base_with_what_was_learned_wherever_it_lies(tmp_path):
     folder = save_learned(tmp_path / "first").rename(tmp_path / "second")
     base = resolve(model_folder("translate"))
