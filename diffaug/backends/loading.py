@@ -15,7 +15,7 @@ from diffaug.backends import finetuned
 from diffaug.backends.adapters import add_adapters
 from diffaug.backends.devices import choose_device, is_out_of_memory
 from diffaug.backends.hub import download, is_revision, pin
-from diffaug.backends.kinds import refuse_other_kind
+from diffaug.backends.kinds import refuse_other_kind, settings_of
 from diffaug.backends.model_files import (
     components,
     read_index,
@@ -24,7 +24,7 @@ from diffaug.backends.model_files import (
     weights_of,
 )
 from diffaug.backends.noise import round_noise
-from diffaug.backends.presets import show_licence
+from diffaug.backends.presets import name_of, show_licence
 from diffaug.backends.revisions import split_revision
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.wholeness import next_step
@@ -36,6 +36,8 @@ from diffaug.errors import (
     first_line,
     require,
 )
+
+_log = logging.getLogger("diffaug")
 
 #: Editors without a U-Net. None takes a batch of images with a prompt each.
 EDITORS = {
@@ -117,6 +119,12 @@ def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
     name = index["_class_name"]
     unet = read_json(folder / "unet" / "config.json") if "unet" in index else {}
     refuse_other_kind(spec.model, index, unet)
+    own = settings_of(folder).get("size", spec.size)
+    if name_of(spec.model) == spec.model and not Path(spec.model).exists() and own != spec.size:
+        _log.warning(
+            "'%s' was made for %d px and runs at %d; set size=%d ('--model-size')",
+            spec.model, own, spec.size, own,
+        )  # fmt: skip
     if "unet" not in index:
         if spec.task == "edit" and name not in EDITORS:
             raise ModelError(

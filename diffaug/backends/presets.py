@@ -9,7 +9,7 @@ from pathlib import Path
 from diffaug.arguments import same_name
 from diffaug.backends.checkpoints import refuse_checkpoint
 from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
-from diffaug.backends.kinds import settings_of
+from diffaug.backends.kinds import repository_of, settings_of
 from diffaug.backends.model_files import read_index, read_json
 from diffaug.backends.spec import ModelSpec, Task
 from diffaug.errors import ModelError
@@ -214,7 +214,8 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
 
     Args:
         backend: a name in ``PRESETS``; a folder in diffusers' layout, whose task and size are read
-            from its small JSON files; a folder that ``finetune`` wrote, which becomes its base
+            from its small JSON files, and which has the settings of a preset if it is a copy of
+            that one's model; a folder that ``finetune`` wrote, which becomes its base
             model with what was learned; an id ``"org/name"``, which has the settings of a preset
             that is this model, and otherwise is taken for a model of 512 px (if it is not, give a
             ``ModelSpec``); or a spec, which comes back as it is.
@@ -289,7 +290,24 @@ def _refuse_other_folder(folder: Path) -> None:
 
 
 def _spec_of_folder(folder: Path) -> ModelSpec:
-    return ModelSpec(str(folder), **settings_of(folder))
+    settings = settings_of(folder)
+    repository, commit = repository_of(folder)
+    hub = {
+        name: preset.spec for name, preset in PRESETS.items() if HUB_ID.fullmatch(preset.spec.model)
+    }
+    for name, spec in hub.items():
+        copied = spec.model == repository or (commit is not None and commit == spec.revision)
+        if copied and spec.task == settings["task"]:
+            _log.warning("'%s' is a copy of the model of '%s', whose settings it has", folder, name)
+            return replace(spec, model=str(folder), revision=None, **settings)
+    for name, spec in hub.items():
+        if repository is None and spec.model.endswith(f"/{folder.name}"):
+            _log.warning(
+                "'%s' does not say that it is the model of '%s', and has settings of its own",
+                folder, name,
+            )  # fmt: skip
+            break
+    return ModelSpec(str(folder), **settings)
 
 
 def _spec_of_learned(folder: Path) -> ModelSpec:

@@ -582,6 +582,18 @@ def test_a_model_that_needs_more_than_image_and_prompt_is_named(folder, unet, ch
             use()
 
 
+def test_an_id_that_runs_at_another_size_than_its_own_says_so(folder, caplog):
+    index = json.loads((folder / "model_index.json").read_text())
+    loading._check_task(folder, index, ModelSpec("org/name", size=SIZE))
+    loading._check_task(folder, index, ModelSpec(folder, size=2 * SIZE))  # by choice
+    loading._check_task(folder, index, resolve("instruct-pix2pix-256"))
+    assert "" == caplog.text
+    loading._check_task(folder, index, ModelSpec("org/name"))
+    assert (
+        "'org/name' was made for 16 px and runs at 512; set size=16 ('--model-size')" in caplog.text
+    )
+
+
 def test_a_package_that_a_part_needs_is_named(folder, monkeypatch):
     import diffusers
 
