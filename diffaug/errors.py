@@ -104,8 +104,9 @@ def machine_trouble(what: str, error: BaseException) -> SourceError:
 
 
 def first_line(error: BaseException | None) -> str:
-    """Return the first line of an error's message, or the name of its class if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message that says something, or its class's name."""
+    lines = filter(None, map(str.strip, str(error).splitlines()))
+    return next(lines, type(error).__name__)
 
 
 def one_line(error: BaseException) -> str:

@@ -29,7 +29,7 @@ OWNERS = {
     "torchvision.tv_tensors": {"images"},
     "diffusers": {"backends.loading", "backends.named_classes", "finetuning"},
     "transformers": {"backends.loading", "filtering.clip"},
-    "peft": {"backends.loading", "finetuning"},
+    "peft": {"backends.adapters", "finetuning"},
     "accelerate": {"backends.loading", "finetuning"},
     "kornia": {"filtering.similarity"},
     "huggingface_hub": {"backends.hub"},

@@ -1,18 +1,28 @@
 """A model's files: pin which version of them is meant, find them on this machine, fetch them."""
 
-import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 
-from diffaug.backends.checkpoints import LORA
-from diffaug.backends.model_files import TEXT, components, flat_files, needed_files, read_index
+from diffaug.backends.model_files import (
+    components,
+    flat_files,
+    needed_files,
+    read_index,
+)
 from diffaug.backends.presets import HUB_ID, PRESETS, name_of
+from diffaug.backends.revisions import (
+    hash_files,
+    only_file,
+    other_hashes,
+    split_file,
+    split_revision,
+    weight_of,
+)
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.wholeness import has_vocabulary, is_whole
 from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError, first_line
@@ -20,24 +30,22 @@ from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError, firs
 _log = logging.getLogger("diffaug")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_FILE = re.compile(rf"(?P<repository>{HUB_ID.pattern})/(?P<file>[\w./-]+\.safetensors)")
-_WEIGHT = re.compile(r"\*(\d+(?:\.\d+)?)$")
 
 
 def pin(spec: ModelSpec) -> ModelSpec:
     """Fill in the revisions, so that a spec means the same weights tomorrow.
 
-    The revision of a folder, or of a local adapter, is the hash of its files. Each file is hashed
-    once and remembered by path, size and time of change. The revision of a Hub id is the commit of
-    ``main``, or of the branch given, from the local cache or else from the Hub. An adapter's
-    revision follows an ``@``.
+    The revision of a folder, or of a local adapter, is the hash of the files that loading reads.
+    Each is hashed once and remembered by path, size and time of change. The revision of a Hub id is
+    the commit of ``main``, or of the branch given, from the local cache or else from the Hub. An
+    adapter's revision follows an ``@``.
 
     Raises:
         ModelError: a folder holds other files than its revision names, or the Hub does not know
             the id.
         ModelUnavailableError: no such folder, or the Hub cannot be reached.
     """
-    model, revision = _pin(spec.model, spec.revision)
+    model, revision = _pin(spec.model, spec.revision, spec)
     return replace(
         spec,
         model=model,
@@ -48,42 +56,19 @@ def pin(spec: ModelSpec) -> ModelSpec:
 
 def _pin_adapter(adapter: str) -> str:
     """Fill in the revision of an adapter; its file and its weight stay."""
-    (reference, file), (_, revision) = _split_file(adapter), split_revision(adapter)
-    reference, revision = _pin(reference, revision)
+    (reference, file), (_, revision) = split_file(adapter), split_revision(adapter)
+    reference, revision = _pin(reference, revision, None)
     named = f"{reference}/{file}" if file else reference
     weight = "" if "*" not in adapter else f"*{weight_of(adapter)}"
     return f"{named}@{revision}{'' if weight == '*1.0' else weight}"
 
 
-def _split_file(adapter: str) -> tuple[str, str | None]:
-    """Split ``"org/name/file.safetensors"`` of the Hub; what exists on disk is a path."""
-    reference, _ = split_revision(adapter)
-    match = _HUB_FILE.fullmatch(reference)
-    if match is None or Path(reference).expanduser().exists():
-        return reference, None
-    return match["repository"], match["file"]
-
-
-def weight_of(adapter: str) -> float:
-    """Return how strongly an adapter is applied: the number after a ``*``, otherwise 1."""
-    match = _WEIGHT.search(adapter)
-    return float(match[1]) if match else 1.0
-
-
-def split_revision(adapter: str) -> tuple[str, str | None]:
-    """Split ``"name@revision"``; the revision may be absent. A weight is left out."""
-    adapter = _WEIGHT.sub("", adapter)
-    reference, at, revision = adapter.rpartition("@")
-    hub = HUB_ID.fullmatch(reference) or _HUB_FILE.fullmatch(reference)
-    known = revision.startswith("sha256:") or hub
-    return (reference, revision) if at and known else (adapter, None)
-
-
-def _pin(reference: str, revision: str | None) -> tuple[str, str]:
+def _pin(reference: str, revision: str | None, spec: ModelSpec | None) -> tuple[str, str]:
+    """Fill in the revision of a model, or of an adapter, for which there is no spec."""
     path = Path(reference).expanduser()
     if path.exists():
-        actual = _hash_files(path)
-        if revision not in (None, actual):
+        actual = hash_files(path, spec)
+        if revision not in (None, actual) and revision not in {*other_hashes(path, spec)}:
             raise ModelError(
                 f"'{reference}' holds other files than revision {revision!r} names; its revision "
                 f"is {actual!r} now. Use that, or None for whatever is there."
@@ -101,25 +86,13 @@ def _pin(reference: str, revision: str | None) -> tuple[str, str]:
     return reference, commit
 
 
-def _hash_files(path: Path) -> str:
-    files = sorted(
-        file
-        for file in (path.rglob("*") if path.is_dir() else [path])
-        if file.suffix in {".safetensors", *TEXT}
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+def is_revision(spec: ModelSpec, revision: str | None) -> bool:
+    """Return whether a revision is that of a spec's model, perhaps read in another variant."""
+    pinned = pin(spec)
+    path = Path(pinned.model)
+    return revision == pinned.revision or (
+        path.exists() and revision in {*other_hashes(path, spec)}
     )
-    sha = hashlib.sha256()
-    for file in files:
-        stat = file.stat()
-        sha.update(file.relative_to(path).as_posix().encode() + b"\0")
-        sha.update(_hash_file(file, stat.st_size, stat.st_mtime_ns))
-    return f"sha256:{sha.hexdigest()}"
-
-
-@lru_cache(maxsize=1024)
-def _hash_file(file: Path, size: int, changed: int) -> bytes:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def cached_repository(repository: str) -> Path:
@@ -230,34 +203,19 @@ def _snapshot(repository: str, revision: str | None) -> Path:
 
 
 def _local_adapter(adapter: str) -> Path | None:
-    (reference, name), (_, revision) = _split_file(adapter), split_revision(adapter)
+    (reference, name), (_, revision) = split_file(adapter), split_revision(adapter)
     path = Path(reference).expanduser()
     if path.exists():
         if path.is_file():
             return path if path.suffix == ".safetensors" else None
-        chosen = _only_file((file.name for file in path.glob("*.safetensors")), adapter)
+        chosen = only_file((file.name for file in path.glob("*.safetensors")), adapter)
         return path / chosen if chosen else None
     path = _snapshot(reference, revision)
     if name is None:
         if _unfinished(path).exists():
             return None
-        name = _only_file((file.name for file in path.glob("*.safetensors")), adapter)
+        name = only_file((file.name for file in path.glob("*.safetensors")), adapter)
     return path / name if name and is_whole(path / name) else None
-
-
-def _only_file(names: Iterable[str], adapter: str) -> str | None:
-    """Return which of a folder's files is the adapter; of several without a known name, none is."""
-    files = sorted(names)
-    if LORA in files:
-        return LORA
-    if len(files) > 1:
-        reference, _ = split_revision(adapter)
-        raise ModelError(
-            f"the adapter '{reference}' must be one file, and the folder holds {len(files)}: "
-            f"{', '.join(files[:6])}{', ...' if len(files) > 6 else ''}; name one, as "
-            f"'{reference}/{files[-1]}'."
-        )
-    return files[0] if files else None
 
 
 def adapter_file(adapter: str, *, force: bool = False) -> Path:
@@ -267,10 +225,10 @@ def adapter_file(adapter: str, *, force: bool = False) -> Path:
         ModelError: the adapter has no such file, perhaps only a pickle; or it has several.
         ModelUnavailableError: the Hub cannot be reached.
     """
-    (reference, name), (_, revision) = _split_file(adapter), split_revision(adapter)
+    (reference, name), (_, revision) = split_file(adapter), split_revision(adapter)
     if not Path(reference).expanduser().exists() and (force or _local_adapter(adapter) is None):
         with _asking_the_hub(reference):
-            _fetch_adapter(adapter, *_pin(reference, revision), name, force)
+            _fetch_adapter(adapter, *_pin(reference, revision, None), name, force)
     file = _local_adapter(adapter)
     if file is None:
         raise ModelError(
@@ -287,7 +245,7 @@ def _fetch_adapter(
     whole = name is None
     if name is None:
         files = (file for file in listed if "/" not in file and file.endswith(".safetensors"))
-        name = _only_file(files, adapter)
+        name = only_file(files, adapter)
     if name not in listed:
         return
     mark = _unfinished(_snapshot(repository, revision))
@@ -319,8 +277,24 @@ def download(spec: ModelSpec, *, force: bool = False) -> Path:
         return Path(spec.model)
     if downloaded(spec) and not force:
         return _snapshot(spec.model, spec.revision)
-    with _asking_the_hub(spec.model):
-        return _fetch(spec.model, spec.revision, list(_hub_files(spec)), force)
+    try:
+        with _asking_the_hub(spec.model):
+            return _fetch(spec.model, spec.revision, list(_hub_files(spec)), force)
+    except ModelUnavailableError as error:
+        if (commit := _commit_here(spec)) is None:
+            raise
+        raise ModelUnavailableError(
+            f"'{spec.model}' is on this machine at commit {commit}, and {spec.revision} is wanted, "
+            f"which the Hub cannot send now; set revision='{commit}' ('--revision' on the command "
+            f"line), or run `diffaug download {name_of(spec.model)}` where there is a network."
+        ) from error
+
+
+def _commit_here(spec: ModelSpec) -> str | None:
+    """Return another commit at which a Hub model is whole on this machine."""
+    snapshots = cached_repository(spec.model) / "snapshots"
+    commits = sorted(folder.name for folder in snapshots.glob("*") if folder.name != spec.revision)
+    return next((c for c in commits if downloaded(replace(spec, revision=c, adapters=()))), None)
 
 
 def download_flat(spec: ModelSpec) -> Path:

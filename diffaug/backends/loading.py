@@ -4,7 +4,6 @@ import importlib
 import inspect
 import logging
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 import torch
 
 from diffaug.backends import finetuned
+from diffaug.backends.adapters import add_adapters
 from diffaug.backends.devices import choose_device, is_out_of_memory
+<<<<<<< HEAD
 from diffaug.backends.hub import adapter_file, download, pin, split_revision, weight_of
 from diffaug.backends.model_files import components, read_index, read_json, weights_of
 from diffaug.backends.named_classes import (
@@ -25,14 +26,33 @@ from diffaug.backends.named_classes import (
 from diffaug.backends.noise import round_noise
 from diffaug.backends.part_sizes import check_size
 from diffaug.backends.presets import show_licence
+=======
+from diffaug.backends.hub import download, is_revision, pin
+from diffaug.backends.kinds import refuse_other_kind, settings_of
+from diffaug.backends.model_files import (
+    components,
+    read_index,
+    read_json,
+    variant_of,
+    weights_of,
+)
+from diffaug.backends.noise import round_noise
+from diffaug.backends.presets import name_of, show_licence
+from diffaug.backends.revisions import split_revision
+>>>>>>> w-models
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.wholeness import next_step
-from diffaug.errors import GenerationError, ModelError, first_line, require
+from diffaug.errors import (
+    DiffaugError,
+    GenerationError,
+    MissingDependencyError,
+    ModelError,
+    first_line,
+    require,
+)
 
-#: What a learned word looks like.
-TOKEN = re.compile(r"<[^<>\s]+>")
-#: How the first of a LoRA's two matrices is called, by those who write such files.
-_FIRST_HALF = re.compile(r"lora_A|lora_embedding_A|lora[._]down|lora_linear_layer\.down")
+_log = logging.getLogger("diffaug")
+
 #: Editors without a U-Net. None takes a batch of images with a prompt each.
 EDITORS = {
     "Flux2KleinPipeline",
@@ -43,6 +63,8 @@ EDITORS = {
 }
 #: Pipelines whose parts, with a U-Net that sees the source, make an InstructPix2Pix.
 _LIKE_INSTRUCT_PIX2PIX = ("StableDiffusion", "LatentConsistencyModel")
+#: transformers says 10**30 where a tokenizer has no longest text.
+_NO_LIMIT = 10**9
 #: From this side in pixels on, an autoencoder takes one image at a time. It is not slower, and 32
 #: images of 512 px would be a tensor of 2**31 elements, too many for kernels that count in 32 bits.
 SLICING = 512
@@ -68,7 +90,7 @@ def load_pipeline(spec: ModelSpec) -> Any:
     try:
         with torch.random.fork_rng(devices=[]), quiet():
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
-            _add_adapters(pipe, spec)
+            add_adapters(pipe, spec)
             return _move(pipe, device, spec)
     except Exception as error:
         if is_out_of_memory(error):
@@ -100,7 +122,7 @@ def _check_base(spec: ModelSpec) -> None:
             )
     learned = finetuned.find(spec)
     # A revision is a commit or a hash of the weights, so a model that was only moved is the same.
-    if learned and pin(spec).revision != learned.revision:
+    if learned and not is_revision(spec, learned.revision):
         raise ModelError(
             f"'{learned.folder}' was fine-tuned on '{learned.base}' ({learned.revision}) and does "
             f"not fit '{spec.model}' ({pin(spec).revision}); give that folder as the model."
@@ -109,6 +131,14 @@ def _check_base(spec: ModelSpec) -> None:
 
 def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
     name = index["_class_name"]
+    unet = read_json(folder / "unet" / "config.json") if "unet" in index else {}
+    refuse_other_kind(spec.model, index, unet)
+    own = settings_of(folder).get("size", spec.size)
+    if name_of(spec.model) == spec.model and not Path(spec.model).exists() and own != spec.size:
+        _log.warning(
+            "'%s' was made for %d px and runs at %d; set size=%d ('--model-size')",
+            spec.model, own, spec.size, own,
+        )  # fmt: skip
     if "unet" not in index:
         if spec.task == "edit" and name not in EDITORS:
             raise ModelError(
@@ -116,7 +146,6 @@ def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
                 "task='generate', or choose an editing model."
             )
         return
-    unet = read_json(folder / "unet" / "config.json")
     channels = unet.get("in_channels")
     # An editing U-Net sees the source's latents beside the noisy ones.
     wanted = (2 if spec.task == "edit" else 1) * unet.get("out_channels", 4)
@@ -155,7 +184,17 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
     if spec.task == "edit" and "unet" in index:
         xl = "XL" if "text_encoder_2" in index else ""
         name = f"StableDiffusion{xl}InstructPix2PixPipeline"
+<<<<<<< HEAD
     pipeline = pipeline_class(name, spec.model)
+=======
+    pipeline = getattr(diffusers, name, None)
+    if pipeline is None:
+        raise ModelError(
+            f"'{spec.model}' is a {name}, which diffusers {diffusers.__version__} does not have; "
+            "perhaps a newer one has, or it is code of its author's, which is never run: choose "
+            "another model."
+        )
+>>>>>>> w-models
     chosen = components(index, spec)
     if spec.safety_checker and "safety_checker" not in chosen:
         raise ModelError(f"'{spec.model}' has no safety checker; set safety_checker=False.")
@@ -167,7 +206,8 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
         kind = getattr(diffusers, spec.scheduler, None)
         if kind is None or not hasattr(kind, "from_config"):
             raise ModelError(f"'scheduler' must be a diffusers scheduler, got {spec.scheduler!r}.")
-        parts["scheduler"] = kind.from_config(parts["scheduler"].config)
+        with _naming_the_package(f"the scheduler {spec.scheduler}"):
+            parts["scheduler"] = kind.from_config(parts["scheduler"].config)
     _check_noise(parts.get("scheduler"))
     parameters = inspect.signature(pipeline.__init__).parameters
     settings = {
@@ -201,11 +241,14 @@ def _is_plain(value: Any) -> bool:
 def _check_noise(scheduler: Any) -> None:
     """Refuse a scheduler whose noise is not that of a request's seed: no image could come again."""
     if hasattr(scheduler, "noise_sampler"):
-        raise ModelError(
-            f"the scheduler {type(scheduler).__name__} draws noise of its own, so that equal "
-            "requests would give other images; set scheduler='DPMSolverMultistepScheduler', or "
-            "another that takes a generator."
-        )
+        raise _own_noise(f"the scheduler {type(scheduler).__name__}")
+
+
+def _own_noise(scheduler: str) -> ModelError:
+    return ModelError(
+        f"{scheduler} draws noise of its own, so that equal requests would give other images; set "
+        "scheduler='DPMSolverMultistepScheduler', or another that takes a generator."
+    )
 
 
 def _load_part(
@@ -218,6 +261,7 @@ def _load_part(
     weights = weights_of(names, variant, str(folder)) if is_module else []
     check_size(kind, folder, weights)
     try:
+<<<<<<< HEAD
         if not is_module:
             code = {"trust_remote_code": False} if is_of_transformers(kind) else {}
             part = kind.from_pretrained(str(folder), local_files_only=True, **code)
@@ -227,17 +271,51 @@ def _load_part(
         has_variant = any(f".{variant}" in file for file in weights)
         part, missing = read_module(kind, folder, dtype, variant if has_variant else None)
     except ModelError:
+=======
+        with _naming_the_package(f"'{folder}'"):
+            return _read_part(kind, folder, dtype, weights)
+    except DiffaugError:
+>>>>>>> w-models
         raise
     except Exception as error:  # damaged files trip any of the parsers below
         reason = first_line(error)
         raise ModelError(
             f"'{folder}' could not be loaded: {reason}; {next_step(folder)}."
         ) from error
+
+
+@contextmanager
+def _naming_the_package(what: str) -> Iterator[None]:
+    """Say in one line which package is missing, as neither library does."""
+    try:
+        yield
+    except ImportError as error:
+        found = re.search(r"requires the (\w+) library", str(error))
+        package = found[1] if found else error.name
+        if package is None:
+            raise
+        if package == "torchsde":  # schedulers use it for nothing else
+            raise _own_noise(what) from error
+        raise MissingDependencyError(
+            f"{what} needs the package '{package}', which is not installed; install it with: "
+            f"pip install {package}"
+        ) from error
+
+
+def _read_part(kind: Any, folder: Path, dtype: torch.dtype, weights: list[str]) -> Any:
+    if not issubclass(kind, torch.nn.Module):
+        part = kind.from_pretrained(str(folder), local_files_only=True)
+        if "Tokenizer" in kind.__name__:
+            _check_reading(part, folder)
+            _limit_length(part, folder)
+        return part
+    variant = variant_of(weights[0]) if weights else None
+    part, missing = read_module(kind, folder, dtype, variant)
     if missing:
         raise ModelError(
-            f"'{folder}' lacks {len(missing)} weights that {name} needs ({missing[0]}, ...); it "
-            f"was saved incomplete, or by another version of the library: {next_step(folder)}, or "
-            "upgrade."
+            f"'{folder}' lacks {len(missing)} weights that {kind.__name__} needs ({missing[0]}, "
+            f"...); it was saved incomplete, or by another version of the library: "
+            f"{next_step(folder)}, or upgrade."
         )
     return part
 
@@ -250,6 +328,15 @@ def _check_reading(tokenizer: Any, folder: Path) -> None:
             f"'{folder}' reads different prompts as the same tokens, for its vocabulary is absent "
             f"or damaged; {next_step(folder)}."
         )
+
+
+def _limit_length(tokenizer: Any, folder: Path) -> None:
+    """Let a tokenizer that knows no longest prompt cut where its text encoder ends."""
+    config = folder.parent / folder.name.replace("tokenizer", "text_encoder") / "config.json"
+    if tokenizer.model_max_length > _NO_LIMIT and config.is_file():
+        length = read_json(config).get("max_position_embeddings")
+        if isinstance(length, int):
+            tokenizer.model_max_length = length
 
 
 def read_module(
@@ -271,95 +358,6 @@ def read_module(
         **code,
     )
     return module, sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-
-
-def _add_adapters(pipe: Any, spec: ModelSpec) -> None:
-    names: list[str] = []
-    weights: list[float] = []
-    for adapter in spec.adapters:
-        file = adapter_file(adapter)
-        try:
-            parts = finetuned.tensor_names(file)
-            weights.append(weight_of(adapter))
-            if parts and all(map(TOKEN.fullmatch, parts)):
-                if weights.pop() != 1:
-                    raise ValueError("learned embeddings have no weight.")
-                _add_embeddings(pipe, file)
-                continue
-            require("peft")
-            names.append(f"adapter{len(names)}")
-            pipe.load_lora_weights(
-                str(file.parent),
-                weight_name=file.name,
-                adapter_name=names[-1],
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            # This also fails for an adapter of which nothing fits, which loading silently ignores.
-            pipe.set_adapters(names, weights)
-            _check_layers(pipe, names[-1], parts, file, spec)
-        except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-            # Diffusers looks up what the weights of another model have not.
-            bare = isinstance(error, LookupError)
-            reason = "its weights are those of another model." if bare else first_line(error)
-            raise ModelError(
-                f"the adapter '{file}' does not fit '{spec.model}': {reason}"
-            ) from error
-
-
-def _check_layers(pipe: Any, name: str, tensors: list[str], file: Path, spec: ModelSpec) -> None:
-    """Refuse an adapter of which most layers find no place in a model; warn of any that do not."""
-    layers = sum(bool(_FIRST_HALF.search(tensor)) for tensor in tensors)
-    placed = sum(
-        name in getattr(module, half, {})
-        for part in pipe.components.values()
-        if isinstance(part, torch.nn.Module)
-        for module in part.modules()
-        for half in ("lora_A", "lora_embedding_A")
-    )
-    if placed >= layers:
-        return
-    unplaced = f"{layers - placed} of its {layers} layers have no place in it"
-    if 2 * placed < layers:
-        raise ValueError(f"{unplaced}; choose one that was made for this model.")
-    warnings.warn(
-        f"the adapter '{file}' fits '{spec.model}' in part: {unplaced}.", UserWarning, stacklevel=1
-    )
-
-
-def _add_embeddings(pipe: Any, file: Path) -> None:
-    """Teach a pipeline tokens; diffusers' own loader takes one token a file and draws numbers."""
-    from safetensors.torch import load_file
-
-    rows = load_file(file)
-    if hasattr(pipe, "text_encoder_2") or not hasattr(pipe, "text_encoder"):
-        raise ValueError("learned embeddings need a model with one text encoder.")
-    table = pipe.text_encoder.get_input_embeddings().weight
-    for token, row in rows.items():
-        if row.shape != table.shape[1:]:
-            raise ValueError(
-                f"{token} is of shape {tuple(row.shape)}, and the text encoder takes "
-                f"{tuple(table.shape[1:])}."
-            )
-    ids = add_tokens(pipe.tokenizer, list(rows))
-    if ids[-1] >= len(table):
-        table = pipe.text_encoder.resize_token_embeddings(ids[-1] + 1, mean_resizing=False).weight
-    with torch.no_grad():
-        table[ids] = torch.stack(list(rows.values())).to(table)
-
-
-def add_tokens(tokenizer: Any, tokens: list[str]) -> list[int]:
-    """Add tokens, each read as one from now on, and return their numbers.
-
-    Raises:
-        ValueError: the tokenizer has one of them already.
-    """
-    known = tokenizer.get_vocab()
-    for token in tokens:
-        if token in known:
-            raise ValueError(f"its tokenizer has a token {token} already.")
-    tokenizer.add_tokens(tokens)
-    return [int(number) for number in tokenizer.convert_tokens_to_ids(tokens)]
 
 
 def _move(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
@@ -385,20 +383,18 @@ def _move(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide the loading bars of transformers, and advice that does not apply."""
+    """Hide the bars and the advice of the libraries; what matters, diffaug says itself."""
     bars: Any = importlib.import_module("transformers.utils.logging")
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
-    lora_log = logging.getLogger("diffusers.loaders.lora_base")
-    lora_log.addFilter(_is_needed)
+    logs = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        lora_log.removeFilter(_is_needed)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         if shown:
             bars.enable_progress_bar()
-
-
-def _is_needed(record: logging.LogRecord) -> bool:
-    """Return False for the remark that a LoRA is for the U-Net alone, as all of ours are."""
-    return "No LoRA keys associated to CLIPText" not in record.getMessage()

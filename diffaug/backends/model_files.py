@@ -63,17 +63,33 @@ def components(index: Mapping[str, Any], spec: ModelSpec) -> dict[str, tuple[str
     }
 
 
+def variant_of(file: str) -> str | None:
+    """Return the variant in the name of a weight file, such as ``"fp16"``."""
+    match = _WEIGHTS.fullmatch(file)
+    return match["variant"] if match else None
+
+
 def weights_of(names: Iterable[str], variant: str | None, part: str) -> list[str]:
-    """Choose a part's weight files: those of the variant if it has any, and never a pickle.
+    """Choose a part's weight files; never a pickle.
+
+    They are those of the variant, or else those of none, or else those of the only one there is.
 
     Raises:
-        ModelError: the weights are pickles only, or a shard is missing.
+        ModelError: the weights are pickles only, a shard is missing, or there are several variants.
     """
     names = sorted(names)
     matches = [match for match in map(_WEIGHTS.fullmatch, names) if match]
     chosen = [match for match in matches if match["variant"] == variant] or [
         match for match in matches if match["variant"] is None
     ]
+    if not chosen and matches:
+        others = sorted({match["variant"] for match in matches})
+        if len(others) > 1:
+            raise ModelError(
+                f"'variant' must be one of {', '.join(others)}, the weights that '{part}' has, got "
+                f"{variant!r}; set variant={others[0]!r} ('--variant' on the command line)."
+            )
+        chosen = matches
     pickled = [name for name in names if Path(name).suffix in _PICKLED]
     if pickled and not chosen:
         raise ModelError(
@@ -96,7 +112,10 @@ def flat_files(files: Iterable[str], model: str) -> list[str]:
 
 
 def needed_files(files: Iterable[str], index: Mapping[str, Any], spec: ModelSpec) -> list[str]:
-    """Choose from a repository's files those that loading reads."""
+    """Choose from a repository's files those that loading reads.
+
+    Beside its weights, a part reads no plain text.
+    """
     parts: dict[str, list[str]] = {name: [] for name in components(index, spec)}
     for file in files:
         part, _, name = file.partition("/")
@@ -104,7 +123,8 @@ def needed_files(files: Iterable[str], index: Mapping[str, Any], spec: ModelSpec
             parts[part].append(name)
     chosen = ["model_index.json"]
     for part, names in parts.items():
-        texts = [name for name in names if Path(name).suffix in TEXT]
         weights = weights_of(names, spec.variant, f"{spec.model}/{part}")
+        read = {".json", ".jinja"} if weights else TEXT
+        texts = [name for name in names if Path(name).suffix in read]
         chosen += [f"{part}/{name}" for name in texts + weights]
     return chosen

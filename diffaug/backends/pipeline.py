@@ -25,7 +25,7 @@ from diffaug.backends.devices import (
 from diffaug.backends.encodings import keep_encodings
 from diffaug.backends.graphs import Graphs, use_graphs
 from diffaug.backends.hub import pin
-from diffaug.backends.loading import EDITORS, load_pipeline
+from diffaug.backends.loading import EDITORS, load_pipeline, quiet
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError, RefusedError, first_line
@@ -40,6 +40,7 @@ ATTEMPTS = 4
 #: From this many images on, it is an error if not one of them is usable; fewer may be chance.
 ENOUGH_TO_JUDGE = 4
 
+#: What a learned word looks like in a prompt.
 _TOKEN = re.compile(r"<[^<>\s]+>")
 #: From this many parameters on, a CPU takes minutes for an image.
 _BIG = 100_000_000
@@ -99,7 +100,7 @@ class DiffusersBackend(ModelBackend):
         requests = check_requests(requests, self.spec)
         if not requests:
             return []
-        with self._lock, own_defaults(), own_gradients(False):
+        with self._lock, own_defaults(), own_gradients(False), quiet():
             pipe = self._loaded()
             self._check_prompts(pipe, requests)
             device = choose_device(self.spec.device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from diffaug.arguments import same_name
 from diffaug.backends.checkpoints import refuse_checkpoint
 from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
+from diffaug.backends.kinds import repository_of, settings_of
 from diffaug.backends.model_files import read_index, read_json
 from diffaug.backends.spec import ModelSpec, Task
 from diffaug.errors import ModelError
@@ -20,6 +21,10 @@ _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 #: What a file of weights in one piece ends in; no id on the Hub does.
 _SINGLE_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
+_CONVERT = (
+    "a single file of weights must be converted once: "
+    "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), both of diffusers."
+)
 _LCM_LORA = "latent-consistency/lcm-lora-sdv1-5@cf2fced511dbe7e26c8d1d397e728fbab875db4b"
 
 
@@ -218,7 +223,8 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
 
     Args:
         backend: a name in ``PRESETS``; a folder in diffusers' layout, whose task and size are read
-            from its small JSON files; a folder that ``finetune`` wrote, which becomes its base
+            from its small JSON files, and which has the settings of a preset if it is a copy of
+            that one's model; a folder that ``finetune`` wrote, which becomes its base
             model with what was learned; an id ``"org/name"``, which has the settings of a preset
             that is this model, and otherwise is taken for a model of 512 px (if it is not, give a
             ``ModelSpec``); or a spec, which comes back as it is.
@@ -249,13 +255,11 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
         if is_learned(folder):
             return _spec_of_learned(folder)
         refuse_checkpoint(folder)
+        if not (folder / "model_index.json").exists():
+            _refuse_other_folder(folder)
         return _spec_of_folder(folder.resolve())
     if folder.is_file() or folder.suffix.lower() in _SINGLE_FILES:
-        raise ValueError(
-            f"'backend' must be a model folder, got the file '{backend}'; a single file of weights "
-            "must be converted once: StableDiffusionPipeline.from_single_file(FILE)"
-            ".save_pretrained(FOLDER), both of diffusers."
-        )
+        raise ValueError(f"'backend' must be a model folder, got the file '{backend}'; {_CONVERT}")
     if isinstance(backend, str) and HUB_ID.fullmatch(backend):
         preset = name_of(backend)
         if preset != backend:
@@ -274,16 +278,45 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
     )
 
 
+def _refuse_other_folder(folder: Path) -> None:
+    """Say what a folder without ``model_index.json`` holds, where that can be seen."""
+    inside = sorted(folder.iterdir())
+    if snapshots := sorted(folder.glob("snapshots/*/model_index.json")):
+        raise ModelError(
+            f"'{folder}' is the Hub's cache of a model, and the model is below it; give "
+            f"'{snapshots[-1].parent}'."
+        )
+    if models := [path for path in inside if (path / "model_index.json").is_file()]:
+        raise ModelError(f"'{folder}' holds the model folder '{models[0]}'; give that.")
+    if (folder / "config.json").is_file():
+        kind = read_json(folder / "config.json").get("_class_name", "a network")
+        raise ModelError(
+            f"'{folder}' holds {kind} alone, and a model has other parts, too; give a whole model, "
+            "as save_pretrained of a diffusers pipeline writes it."
+        )
+    if files := [path for path in inside if path.suffix.lower() in _SINGLE_FILES]:
+        raise ModelError(f"'{folder}' holds '{files[0].name}' and no model folder; {_CONVERT}")
+
+
 def _spec_of_folder(folder: Path) -> ModelSpec:
-    index = read_index(folder)
-    unet = read_json(folder / "unet" / "config.json") if "unet" in index else {}
-    edits = "Edit" in index["_class_name"] or "Pix2Pix" in index["_class_name"]
-    task: Task = "edit" if edits or unet.get("in_channels") == 8 else "translate"
-    size = 512
-    if isinstance(unet.get("sample_size"), int) and "vae" in index:
-        blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", ())
-        size = unet["sample_size"] * 2 ** max(0, len(blocks) - 1)
-    return ModelSpec(str(folder), task=task, size=size)
+    settings = settings_of(folder)
+    repository, commit = repository_of(folder)
+    hub = {
+        name: preset.spec for name, preset in PRESETS.items() if HUB_ID.fullmatch(preset.spec.model)
+    }
+    for name, spec in hub.items():
+        copied = spec.model == repository or (commit is not None and commit == spec.revision)
+        if copied and spec.task == settings["task"]:
+            _log.warning("'%s' is a copy of the model of '%s', whose settings it has", folder, name)
+            return replace(spec, model=str(folder), revision=None, **settings)
+    for name, spec in hub.items():
+        if repository is None and spec.model.endswith(f"/{folder.name}"):
+            _log.warning(
+                "'%s' does not say that it is the model of '%s', and has settings of its own",
+                folder, name,
+            )  # fmt: skip
+            break
+    return ModelSpec(str(folder), **settings)
 
 
 def _spec_of_learned(folder: Path) -> ModelSpec:

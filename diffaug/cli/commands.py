@@ -10,14 +10,17 @@ from diffaug.cli import sets as sets
 from diffaug.cli.app import app, err, out
 from diffaug.cli.options import (
     Device,
+    Revision,
     Seed,
     Size,
     Source,
     Strict,
     TransformOptions,
+    Variant,
     White,
     refuse,
     takes_transform,
+    with_files,
 )
 from diffaug.cli.summary import (
     print_differences,
@@ -239,6 +242,8 @@ def finetune(
         str | None,
         typer.Option(help="Side in pixels of the squares it trains on. Default: the model's."),
     ] = None,
+    variant: Variant = None,
+    revision: Revision = None,
     device: Device = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     sample_every: Annotated[int, typer.Option(help="Steps between pictures; 0: none.")] = 0,
@@ -247,10 +252,14 @@ def finetune(
     """Teach a model a word for each class of a folder, for diffmix; run it again to resume."""
     from diffaug.arguments import square_side
     from diffaug.finetuning.run import finetune as train
+    from diffaug.finetuning.settings import base_spec
 
+    chosen: Any = base
+    if variant is not None or revision is not None:
+        chosen = with_files(base_spec(base, None, "auto"), variant, revision, None)
     done = train(
         source, destination,
-        base=base, metaclass=metaclass, shots=shots, seed=seed, steps=steps, rank=rank,
+        base=chosen, metaclass=metaclass, shots=shots, seed=seed, steps=steps, rank=rank,
         learning_rate=learning_rate, embedding_learning_rate=embedding_learning_rate,
         batch_size=batch_size, gradient_accumulation=gradient_accumulation,
         gradient_checkpointing=gradient_checkpointing, mixed_precision=mixed_precision,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffaug.cli.app import app, out
-from diffaug.cli.options import Seed
+from diffaug.cli.options import Adapters, Revision, Seed, Variant, with_files
 
 
 @app.command()
@@ -61,11 +61,14 @@ def download(
     force: Annotated[
         bool, typer.Option("--force", help="Fetch it again, though it seems to be here.")
     ] = False,
+    variant: Variant = None,
+    revision: Revision = None,
+    adapter: Adapters = None,
 ) -> None:
     """Say how large a model is and where it goes, then fetch it."""
     from diffaug.backends import hub, presets
 
-    spec = presets.resolve(backend)
+    spec = with_files(presets.resolve(backend), variant, revision, adapter)
     if not force and hub.downloaded(spec):
         out.print(f"'{backend}' is here already.")
         return

@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import logging
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -10,12 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffaug.errors import one_line
+
 if TYPE_CHECKING:
     from diffaug.backends.spec import ModelSpec
     from diffaug.transforms.base import ImageTransform
     from diffaug.transforms.diffmix import DiffMix
     from diffaug.transforms.diffusemix import DiffuseMix
     from diffaug.transforms.strategies import Strategy
+
+_log = logging.getLogger("diffaug")
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Folder of images, one folder per class.")
@@ -30,6 +36,20 @@ Size = Annotated[
     str | None,
     typer.Option(
         help="Resize first, as v2.Resize does: the shorter side in pixels, or HEIGHT,WIDTH."
+    ),
+]
+Variant = Annotated[
+    str | None,
+    typer.Option(help="Of the model's weight files, such as fp16. Default: the preset's."),
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Commit or branch of the model. Default: the preset's, or main.")
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="LoRA or learned words to add: folder, file or Hub id, and a weight, like birds*0.7; "
+        "may be repeated."
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
@@ -98,8 +118,8 @@ class TransformOptions:
     prompts: Annotated[
         list[str] | None,
         typer.Option(
-            help="Style, or several with commas; may be repeated. Default: the paper's nine. "
-            "[diffusemix]"
+            help="One style, commas and all; may be repeated. Or a .txt file of lines. "
+            "Default: the paper's nine. [diffusemix]"
         ),
     ] = None
     recipe: Annotated[
@@ -126,6 +146,9 @@ class TransformOptions:
             help="Folder of pictures to blend in. Default: rendered fractals. [diffusemix]"
         ),
     ] = None
+    variant: Variant = None
+    revision: Revision = None
+    adapter: Adapters = None
     device: Device = None
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None
     steps: Annotated[
@@ -185,6 +208,7 @@ class TransformOptions:
         changes = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         task: Any = "translate" if self.method == "diffmix" else "edit"
         spec = presets.resolve(self.backend or default, task)
+        spec = with_files(spec, self.variant, self.revision, self.adapter)
         if "image_guidance_scale" in changes and not presets.has_image_guidance(spec):
             raise ValueError(
                 f"'image_guidance_scale' must be for a model that has such guidance, and "
@@ -203,7 +227,7 @@ class TransformOptions:
         from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
         return DiffuseMix(
-            DIFFUSEMIX_PROMPTS if self.prompts is None else _split(self.prompts),
+            DIFFUSEMIX_PROMPTS if self.prompts is None else read_prompts(self.prompts),
             recipe="paper" if self.recipe is None else self.recipe,
             alpha=0.2 if self.alpha is None else number_or_range(self.alpha),
             p=1.0,
@@ -316,6 +340,37 @@ def refuse(other: str, instead: str = "", **options: Any) -> None:
             shown = str(value) if isinstance(value, Path) else value
             after = f"; {instead}." if instead else "."
             raise ValueError(f"'{name}' must not be given with {other}, got {shown!r}{after}")
+
+
+def with_files(
+    spec: "ModelSpec", variant: str | None, revision: str | None, adapters: list[str] | None
+) -> "ModelSpec":
+    """Return a spec with the files that the options name; adapters come after its own."""
+    return replace(
+        spec,
+        variant=spec.variant if variant is None else variant,
+        revision=spec.revision if revision is None else revision,
+        adapters=(*spec.adapters, *(adapters or ())),
+    )
+
+
+def read_prompts(texts: list[str]) -> list[str]:
+    """Return one prompt of each text, or of each line of a ``.txt`` file."""
+    prompts: list[str] = []
+    for text in texts:
+        if not text.endswith(".txt"):
+            prompts.append(text.strip())
+            if re.search(r"\S,\S", text):
+                _log.warning("%r is one prompt; repeat --prompts for each of several", text)
+            continue
+        try:
+            prompts += map(str.strip, Path(text).read_text(encoding="utf-8-sig").splitlines())
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"'prompts' must be a style, or a text file with one on each line, got {text!r} "
+                f"({one_line(error)})."
+            ) from error
+    return list(dict.fromkeys(filter(None, prompts)))
 
 
 def _split(texts: list[str]) -> list[str]:

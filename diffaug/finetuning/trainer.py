@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from diffaug.backends.adapters import add_tokens
 from diffaug.backends.batches import Job, run_batch
 from diffaug.backends.devices import is_out_of_memory
 from diffaug.backends.finetuned import class_prompt
-from diffaug.backends.loading import add_tokens
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from diffaug.backends.adapters import add_tokens
 from diffaug.backends.finetuned import class_prompt
-from diffaug.backends.loading import add_tokens
 from diffaug.finetuning.settings import Settings
 
 

@@ -20,10 +20,10 @@ from diffaug.backends.hub import (
     download_size,
     downloaded,
     pin,
-    split_revision,
 )
 from diffaug.backends.model_files import weights_of
 from diffaug.backends.presets import PRESETS
+from diffaug.backends.revisions import split_revision
 from diffaug.errors import ModelError, ModelUnavailableError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -231,7 +231,42 @@ def test_files_that_loading_does_not_read_do_not_change_the_revision(tmp_path):
     (folder / "README.md").write_text("a card")
     (folder / ".cache").mkdir()
     (folder / ".cache" / "notes.json").write_text("{}")
+    for name in (
+        "NOTES.txt",
+        "figures.json",
+        "v1-5.safetensors",
+        "unet/LICENSE.txt",
+        "vae/ema.bin",
+    ):
+        (folder / name).write_text("nothing reads it")
+    (folder / "feature_extractor").mkdir()
+    (folder / "feature_extractor" / "preprocessor_config.json").write_text("{}")
     assert pin(ModelSpec(folder)) == before
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_stem(f"{weights.stem}.fp16"))
+    assert pin(ModelSpec(folder)) == before
+    half = pin(ModelSpec(folder, variant="fp16"))
+    assert half.revision != before.revision
+    assert pin(replace(before, variant="fp16")) == half  # the same folder, read otherwise
+
+
+def test_a_file_beside_an_adapter_is_no_part_of_it(tmp_path):
+    file = tmp_path / "birds.safetensors"
+    save_file({"lora.down": torch.zeros(1)}, file)
+    before = pin(tiny_spec("translate", adapters=(tmp_path,)))
+    (tmp_path / "notes.txt").write_text("of 2024")
+    assert before == pin(tiny_spec("translate", adapters=(tmp_path,)))
+    assert before.fingerprint == pin(tiny_spec("translate", adapters=(file,))).fingerprint
+
+
+def test_a_revision_from_when_all_files_were_hashed_still_names_the_folder(tmp_path):
+    from diffaug.backends.revisions import _files_of, _hash
+
+    folder = shutil.copytree(model_folder("edit"), tmp_path / "model")
+    (folder / "NOTES.txt").write_text("a note")
+    older = _hash(folder, _files_of(folder))
+    assert older != pin(ModelSpec(folder)).revision
+    assert pin(ModelSpec(folder, revision=older)) == pin(ModelSpec(folder))
 
 
 def test_an_adapter_file_is_pinned_by_its_content(tmp_path):
@@ -278,6 +313,16 @@ def test_an_unreachable_hub_is_one_line_with_the_next_step(hub):
         with pytest.raises(ModelUnavailableError, match="cannot be reached"):
             ask(PRESETS["sd15"].spec)
     assert not downloaded(PRESETS["sd15"].spec)
+
+
+def test_another_commit_that_is_here_is_named(hub):
+    cache_model(hub, "org/name", model_folder("edit"))
+    spec = ModelSpec("org/name", revision="f" * 40)
+    with pytest.raises(
+        ModelUnavailableError, match=f"is on this machine at commit {COMMIT}, and f"
+    ) as caught:
+        download(spec)
+    assert f"set revision='{COMMIT}' ('--revision'" in str(caught.value)
 
 
 def test_an_absent_folder_is_an_error_with_the_next_step():
@@ -372,6 +417,13 @@ def test_one_variant_is_chosen_and_never_a_pickle(variant, expected):
         "other.safetensors",
     ]
     assert weights_of(names, variant, "unet") == expected
+
+
+def test_the_only_variant_is_taken_and_of_several_one_must_be_named():
+    half, ema = (f"diffusion_pytorch_model.{name}.safetensors" for name in ("fp16", "ema"))
+    assert weights_of(["diffusion_pytorch_model.bin", half], None, "unet") == [half]
+    with pytest.raises(ModelError, match="'variant' must be one of ema, fp16, .* 'unet' has, got"):
+        weights_of([half, ema], "bf16", "unet")
 
 
 def test_shards_are_taken_together_or_not_at_all():

@@ -3,10 +3,12 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from contracts import check_error
+from safetensors.torch import save_file
 from tiny_pipelines import (
     SIZE,
     make_request,
@@ -20,10 +22,10 @@ from tiny_pipelines import (
 from diffaug import DiffusersBackend, ModelSpec
 from diffaug.backends import loading
 from diffaug.backends.devices import choose_device, is_out_of_memory, local_rank, why_no_gpu
-from diffaug.backends.hub import pin
+from diffaug.backends.hub import download, downloaded, pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
-from diffaug.errors import GenerationError, ModelError
+from diffaug.errors import GenerationError, MissingDependencyError, ModelError
 
 
 @pytest.mark.parametrize(
@@ -121,11 +123,28 @@ def test_a_class_that_does_not_edit_or_is_unknown_is_an_error(folder):
     del index["unet"]
     for name, task, message in (
         ("FluxPipeline", "edit", "is a FluxPipeline, which does not edit"),
-        ("PipelineOfTomorrow", "translate", "which this diffusers lacks; upgrade it"),
+        ("PipelineOfTomorrow", "translate", "a newer one has, or it is code of its author's"),
     ):
         (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
         with pytest.raises(ModelError, match=message):
             load(folder, task=task)
+
+
+def test_a_folder_with_half_precision_files_alone_is_read_with_them(folder):
+    whole = load(folder)
+    for file in folder.glob("*/*model.safetensors"):
+        file.rename(file.with_stem(f"{file.stem}.fp16"))
+    assert downloaded(resolve(folder)) and download(resolve(folder)) == folder
+    half = load(folder)
+    for one, other in (
+        (one.state_dict(), other.state_dict())
+        for one, other in [
+            (whole.unet, half.unet),
+            (whole.vae, half.vae),
+            (whole.text_encoder, half.text_encoder),
+        ]
+    ):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_variant_is_used_where_there_is_one(folder):
@@ -173,7 +192,6 @@ def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
 def test_layers_of_a_lora_without_a_place_are_said_and_most_of_them_refused(tmp_path):
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     pipe = load_pipeline(tiny_spec("translate"))
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
@@ -221,8 +239,6 @@ def test_layers_of_a_lora_without_a_place_are_said_and_most_of_them_refused(tmp_
     ],
 )
 def test_a_lora_of_another_kind_of_model_is_named_with_the_model(tmp_path, names):
-    from safetensors.torch import save_file
-
     file = tmp_path / "foreign.safetensors"
     save_file({name: torch.zeros(2, 8) for name in names}, file)
     spec = tiny_spec("translate", adapters=(str(file),))
@@ -266,18 +282,70 @@ def test_a_learned_word_in_a_prompt_works_and_an_unknown_one_is_refused(learned_
         backend.generate([replace(request, prompt="a photo of a <class_2> bird")])
 
 
+def words_of_one_file(tmp_path, rows):
+    save_file(rows, tmp_path / "toy.safetensors")
+    return tiny_spec("translate", adapters=(tmp_path / "toy.safetensors",))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("name", "word"), [("<cat-toy>", "<cat-toy>"), ("emb_params", "<toy>")])
+def test_a_word_of_n_vectors_is_as_many_tokens_in_a_prompt(tmp_path, name, word, count):
+    rows = torch.randn(count, 16)
+    backend = DiffusersBackend(words_of_one_file(tmp_path, {name: rows}))
+    seen = []
+    pipe = backend._loaded()
+    encode = pipe.text_encoder.forward
+    pipe.text_encoder.forward = lambda ids, **rest: seen.append(ids) or encode(ids, **rest)
+    [one] = backend.generate([make_request("translate", prompt=f"a photo of a {word} bird")])
+    table = pipe.text_encoder.get_input_embeddings().weight
+    words = len(pipe.tokenizer("a photo of a").input_ids) - 1
+    ids = next(ids for batch in seen for ids in batch if ids[words] >= len(table) - count)
+    assert torch.equal(rows, table[ids[words : words + count]])
+    others = pipe.tokenizer("bird", add_special_tokens=False).input_ids
+    assert others == ids[words + count : words + count + len(others)].tolist()
+    flat = rows[0] if count == 1 else -rows
+    other = DiffusersBackend(words_of_one_file(tmp_path, {name: flat}))
+    [again] = other.generate([make_request("translate", prompt=f"a photo of a {word} bird")])
+    assert torch.equal(one.image, again.image) == (count == 1)
+
+
+def test_words_that_diffusers_would_read_as_parts_of_others_are_refused(tmp_path):
+    spec = words_of_one_file(tmp_path, {"toy": torch.zeros(16), "toy_1": torch.zeros(16)})
+    with pytest.raises(ModelError, match="would read toy_1 as a part of toy; rename one"):
+        load_pipeline(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("lora_unet_x.hada_w1_a", "a LoHa, which diffaug cannot apply; choose a LoRA"),
+        ("lora_unet_x.lokr_w1", "a LoKr"),
+        ("image_proj.proj.weight", "an IP-Adapter"),
+        ("controlnet_cond_embedding.conv_in.weight", "a ControlNet"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "a whole model in one file"),
+        ("clip_l", "an embedding for a model with two text encoders"),
+    ],
+)
+def test_an_adapter_of_another_kind_is_named(tmp_path, name, kind):
+    spec = words_of_one_file(tmp_path, {name: torch.zeros(4, 16)})
+    with pytest.raises(ModelError, match=f"toy.safetensors' does not fit '.*': it is {kind}"):
+        load_pipeline(spec)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"<a>": torch.zeros(8)}, r"<a> is of shape \(8,\), and the text encoder takes \(16,\)"),
+        (
+            {"<a>": torch.zeros(8)},
+            r"<a> is of shape \(8,\), and the text encoder takes \(16,\), or",
+        ),
+        ({"<a>": torch.zeros(2, 2, 16)}, r"of shape \(2, 2, 16\), .* or \(n, 16\) for a word of n"),
         ({"<class_0>": torch.zeros(16)}, "has a token <class_0> already"),
     ],
 )
 def test_embeddings_that_do_not_fit_are_an_error_in_one_line(
     learned_folder, tmp_path, rows, message
 ):
-    from safetensors.torch import save_file
-
     save_file(rows, tmp_path / "more.safetensors")
     spec = resolve(learned_folder)
     spec = replace(
@@ -486,3 +554,80 @@ def test_different_prompts_are_different_tokens_or_an_error(tmp_path):
                 loading._check_reading(tokenizer, tmp_path)
         else:
             loading._check_reading(tokenizer, tmp_path)
+
+
+def other_index(folder, unet=None, **changes):
+    """Change the small files of a model."""
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, **changes}))
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, **(unet or {})}))
+
+
+@pytest.mark.parametrize(
+    ("unet", "changes", "kind"),
+    [
+        ({"in_channels": 9}, {}, "an inpainting model, which needs a mask"),
+        ({"in_channels": 5}, {}, "a depth model, which needs a depth map"),
+        ({}, {"_class_name": "StableDiffusionControlNetPipeline"}, "a ControlNet, which needs"),
+        ({}, {"controlnet": ["diffusers", "ControlNetModel"]}, "a ControlNet, which needs"),
+        ({"in_channels": 7}, {}, "a model that enlarges"),
+    ],
+)
+def test_a_model_that_needs_more_than_image_and_prompt_is_named(folder, unet, changes, kind):
+    other_index(folder, unet, **changes)
+    shutil.copytree(folder / "unet", folder / "controlnet")
+    for use in (lambda: resolve(folder), lambda: load(folder, task="translate")):
+        with pytest.raises(ModelError, match=f"'{folder}' is {kind}"):
+            use()
+
+
+def test_an_id_that_runs_at_another_size_than_its_own_says_so(folder, caplog):
+    index = json.loads((folder / "model_index.json").read_text())
+    loading._check_task(folder, index, ModelSpec("org/name", size=SIZE))
+    loading._check_task(folder, index, ModelSpec(folder, size=2 * SIZE))  # by choice
+    loading._check_task(folder, index, resolve("instruct-pix2pix-256"))
+    assert "" == caplog.text
+    loading._check_task(folder, index, ModelSpec("org/name"))
+    assert (
+        "'org/name' was made for 16 px and runs at 512; set size=16 ('--model-size')" in caplog.text
+    )
+
+
+def test_a_package_that_a_part_needs_is_named(folder, monkeypatch):
+    import diffusers
+
+    def needs(*_, package="scipy", **__):
+        raise ImportError(f"\nLMS requires the {package} library but it was not found in your env")
+
+    for kind in (DDIM := diffusers.DDIMScheduler, diffusers.LMSDiscreteScheduler):
+        for name in ("from_pretrained", "from_config"):
+            monkeypatch.setattr(kind, name, needs)
+    with pytest.raises(MissingDependencyError, match="' needs the package 'scipy', .* pip"):
+        load(folder)
+    monkeypatch.undo()
+    monkeypatch.setattr(diffusers.LMSDiscreteScheduler, "from_config", needs)
+    with pytest.raises(MissingDependencyError, match="the scheduler LMSDiscreteScheduler needs"):
+        load(folder, scheduler="LMSDiscreteScheduler")
+    sde = partial(needs, package="torchsde")
+    monkeypatch.setattr(DDIM, "from_config", sde)
+    with pytest.raises(ModelError, match="scheduler' draws noise of its own"):
+        load(folder, scheduler="DDIMScheduler")
+
+
+@pytest.mark.parametrize("config", ["without a length", "absent"])
+def test_a_tokenizer_that_knows_no_longest_prompt_has_the_one_of_its_encoder(folder, config):
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    del settings["model_max_length"]
+    file.write_text(json.dumps(settings)) if config != "absent" else file.unlink()
+    assert load(folder).tokenizer.model_max_length == 77
+
+
+def test_the_libraries_say_nothing_while_images_are_made(capsys, caplog):
+    backend = DiffusersBackend(tiny_spec("translate"))
+    long = make_request("translate", prompt="a photo of a bird " * 20)
+    with pytest.warns(UserWarning, match="the model reads 77 tokens of a prompt"):
+        backend.generate([long])
+    assert "" == capsys.readouterr().err.replace("\n", "")
+    assert not [r for r in caplog.records if r.name.startswith(("diffusers", "transformers"))]

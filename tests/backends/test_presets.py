@@ -75,6 +75,61 @@ def test_eight_channels_make_an_editor_whatever_the_class_is_called(tmp_path):
     assert (resolve(tmp_path).task, resolve(tmp_path).size) == ("edit", 512)
 
 
+def say_where_a_copy_is_from(folder, how):
+    """Leave in a folder what shows that it is instruct-pix2pix; return the folder."""
+    spec = PRESETS["instruct-pix2pix"].spec
+    index = json.loads((folder / "model_index.json").read_text())
+    if how == "saved by diffusers":
+        index["_name_or_path"] = spec.model
+    if how == "saved from the Hub's cache":
+        cached = f"models--timbrooks--instruct-pix2pix/snapshots/{spec.revision}"
+        index["_name_or_path"] = f"/home/me/.cache/huggingface/hub/{cached}"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    if how == "downloaded into a folder":
+        mark = folder / ".cache" / "huggingface" / "download" / "model_index.json.metadata"
+        mark.parent.mkdir(parents=True)
+        mark.write_text(f"{spec.revision}\netag\n17e8\n")
+    if how == "with its card":
+        (folder / "README.md").write_text(f'# A card\nmodel_id = "{spec.model}"\n')
+    if how == "a snapshot":
+        place = folder.parent / "models--timbrooks--instruct-pix2pix" / "snapshots" / spec.revision
+        return shutil.copytree(folder, place)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "saved by diffusers",
+        "saved from the Hub's cache",
+        "downloaded into a folder",
+        "with its card",
+        "a snapshot",
+    ],
+)
+def test_a_copy_of_a_preset_s_model_has_its_settings_and_says_so(tmp_path, how, caplog):
+    folder = shutil.copytree(model_folder("edit"), tmp_path / "ip2p-copy")
+    folder = say_where_a_copy_is_from(folder, how)
+    preset = PRESETS["instruct-pix2pix"].spec
+    assert replace(preset, model=str(folder), revision=None, size=SIZE) == resolve(folder)
+    assert f"'{folder}' is a copy of the model of 'instruct-pix2pix', whose" in caplog.text
+
+
+def test_a_model_made_from_a_preset_s_or_only_called_like_it_has_its_own_settings(tmp_path, caplog):
+    folder = shutil.copytree(model_folder("edit"), tmp_path / "sd-turbo")
+    own = resolve(folder)
+    assert (20, 7.5) == (own.steps, own.guidance_scale)
+    assert "does not say that it is the model of 'sd-turbo', and has settings of its" in caplog.text
+    card = "---\nbase_model: x\n---\nmodel_id = 'timbrooks/instruct-pix2pix'"
+    (folder / "README.md").write_text(card)
+    assert own == resolve(folder)
+    say_where_a_copy_is_from(folder, "saved by diffusers")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_name_or_path"] = PRESETS["sd15"].spec.model  # an editor that was trained from it
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert own == resolve(folder)
+
+
 @pytest.mark.parametrize("spelt", ["SD15", "sd_15", "Instruct_Pix2Pix_Paper", "TINY"])
 def test_a_preset_is_found_however_it_is_spelt(spelt):
     name = spelt.lower().replace("_", "-").replace("sd-15", "sd15")
@@ -115,6 +170,23 @@ def test_a_single_file_is_never_an_id(name, tmp_path, monkeypatch):
     Path("here/file").touch()
     with pytest.raises(ValueError, match=f"got the file '{name}'; .* from_single_file|converted"):
         resolve(name)
+
+
+def test_a_folder_that_is_no_model_says_what_it_holds(tmp_path):
+    file = tmp_path / "one" / "dreamshaper_8.safetensors"
+    cached = tmp_path / "models--org--name"
+    snapshot = shutil.copytree(model_folder("edit"), cached / "snapshots" / "ab")
+    for folder, message in {
+        file.parent: f"holds '{file.name}' and no model folder; .* must be converted once: .*save_",
+        cached: f"is the Hub's cache of a model, .*; give '{snapshot}'",
+        snapshot.parent: f"holds the model folder '{snapshot}'; give that",
+        snapshot / "unet": "holds UNet2DConditionModel alone, and a model has other parts",
+    }.items():
+        folder.mkdir(exist_ok=True)
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        with pytest.raises(ModelError, match=f"'{folder}' {message}"):
+            resolve(folder)
 
 
 def test_a_fine_tuned_folder_is_its_base_with_what_was_learned_wherever_it_lies(tmp_path):

@@ -45,21 +45,44 @@ def photos(tmp_path):
 
 def test_augment_makes_a_set_and_then_has_nothing_to_do(photos, tmp_path, model):
     command = ("augment", photos, tmp_path / "set", "--backend", model, "--steps", 1)
-    first = run(*command, "--per-image", 2, "--prompts", "snowy, sunset", "--alpha", "0.1,0.3")
+    first = run(
+        *command,
+        "--per-image",
+        2,
+        "--prompts",
+        "snowy, at night",
+        "--prompts",
+        "sunset",
+        "--alpha",
+        "0.1,0.3",
+    )
     assert 0 == first.exit_code and "made 6, 0 already there" in first.stdout
     rows = [json.loads(line) for line in (tmp_path / "set/metadata.jsonl").open()]
-    assert 6 == len(rows) and {row["prompt"] for row in rows} <= {"snowy", "sunset"}
+    assert 6 == len(rows) and {row["prompt"] for row in rows} <= {"snowy, at night", "sunset"}
     assert all(0.1 <= row["alpha"] <= 0.3 for row in rows)
     assert (22, 30) == Image.open(tmp_path / "set" / "a dog" / "1__0.jpg").size
 
-    again = run(*command, "--per-image", 2, "--prompts", "snowy, sunset", "--alpha", "0.1,0.3")
+    again = run(
+        *command,
+        "--per-image",
+        2,
+        "--prompts",
+        "snowy, at night",
+        "--prompts",
+        "sunset",
+        "--alpha",
+        "0.1,0.3",
+    )
     assert 0 == again.exit_code and "made 0, 6 already there" in again.stdout
     assert "nothing to do" in again.stdout
 
 
 def test_the_release_makes_an_image_for_every_prompt(photos, tmp_path, model):
-    options = ("--backend", model, "--steps", 1, "--recipe", "release", "--prompts", "a,b")
-    assert "made 6" in run("augment", photos, tmp_path / "set", *options).stdout
+    options = ("--backend", model, "--steps", 1, "--recipe", "release", "--prompts")
+    (tmp_path / "styles.txt").write_text("a\n\nb, c\na\n")
+    run("augment", photos, tmp_path / "set", *options, tmp_path / "styles.txt")
+    rows = [json.loads(line) for line in (tmp_path / "set/metadata.jsonl").open()]
+    assert 6 == len(rows) and {row["prompt"] for row in rows} == {"a", "b, c"}
 
 
 def test_shares_are_merged_by_the_last_or_by_command(photos, tmp_path, model, monkeypatch):
@@ -147,7 +170,8 @@ def test_the_cache_is_shown_and_cleared(photos, tmp_path, model, monkeypatch):
         (2, ("--backend", tiny_pipelines.model_folder("translate")), "for the task edit"),
         (2, ("--alpha", "2"), "'alpha' must be in [0, 1], got 2.0"),
         (2, ("--alpha", "much"), "'alpha' must be a number or LOW,HIGH, got 'much'"),
-        (2, ("--prompts", " , "), "'prompts' must hold at least one string"),
+        (2, ("--prompts", " "), "'prompts' must hold at least one string"),
+        (2, ("--prompts", "no.txt"), "'prompts' must be a style, or a text file with one on each"),
         (2, ("--masks", "diagonal"), "got 'diagonal'"),
         (2, ("--recipe", "poem"), "'recipe' must be one of paper, release"),
         (2, ("--fractals", "nowhere"), "'fractals' must be a folder of images, got 'nowhere'"),

@@ -13,7 +13,14 @@ from torchvision.transforms import v2
 
 from diffaug import DiffMix, DiffusersBackend, JointTransform, ModelSpec, unload
 from diffaug.backends.presets import PRESETS, resolve
-from diffaug.cli.options import METHOD_OF, METHODS, TransformOptions, number_or_range, strengths
+from diffaug.cli.options import (
+    METHOD_OF,
+    METHODS,
+    TransformOptions,
+    number_or_range,
+    read_prompts,
+    strengths,
+)
 
 
 @pytest.fixture
@@ -180,6 +187,37 @@ def test_a_model_s_size_and_guidance_can_be_chosen(model):
     image = TransformOptions(backend="tiny", image_guidance_scale=2, model_size="32x32")
     spec = image._model("sd15")
     assert (32, 2.0, 2.0) == (spec.size, spec.guidance_scale, spec.image_guidance_scale)
+
+
+def test_the_files_of_a_model_can_be_chosen_wherever_one_is_given(tmp_path, monkeypatch):
+    from diffaug.backends import hub
+    from diffaug.finetuning import run as finetuning
+
+    options = TransformOptions(
+        variant="bf16", revision="main", adapter=["org/birds*0.5"], backend="instruct-pix2pix-lcm"
+    )
+    preset = PRESETS["instruct-pix2pix-lcm"].spec
+    expected = replace(
+        preset, variant="bf16", revision="main", adapters=(*preset.adapters, "org/birds*0.5")
+    )
+    assert expected == options._model("tiny")
+    seen = []
+    monkeypatch.setattr(hub, "downloaded", lambda spec: seen.append(spec) or True)
+    files = ("--variant", "bf16", "--revision", "main")
+    run("download", "instruct-pix2pix-lcm", *files, "--adapter", "org/birds*0.5")
+    monkeypatch.setattr(finetuning, "finetune", lambda *_, base, **__: seen.append(base) or 1 / 0)
+    run("finetune", tmp_path, tmp_path / "run", "--base", "sd15", *files)
+    run("finetune", tmp_path, tmp_path / "run", "--base", "sd15")
+    assert [
+        expected,
+        replace(PRESETS["sd15"].spec, variant="bf16", revision="main"),
+        "sd15",
+    ] == seen
+
+
+def test_a_comma_without_a_space_may_have_been_meant_for_two_prompts(caplog):
+    assert ["Autumn,snowy", "a, b"] == read_prompts(["Autumn,snowy", "a, b"])
+    assert ["'Autumn,snowy' is one prompt; repeat --prompts for each of several"] == caplog.messages
 
 
 def test_a_model_s_size_and_guidance_reach_a_set(photos, tmp_path, model):
