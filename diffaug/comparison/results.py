@@ -39,6 +39,7 @@ class Row:
 
     Args:
         arm: its name.
+        shots: images of each class that it learned from; None for all.
         runs: its classifiers, by seed and fold.
         mean: mean accuracy in [0, 1].
         interval: 95 % interval of the mean.
@@ -53,6 +54,7 @@ class Row:
     """
 
     arm: str
+    shots: int | None
     runs: tuple[Training, ...]
     mean: float
     interval: Interval
@@ -76,13 +78,13 @@ class Comparison:
     """Say which arm helps a classifier, and whether the base model knows the classes.
 
     Args:
-        rows: one per arm, in the order that was asked for.
+        rows: one per arm, and per number of shots if there are several.
         advice: one sentence, which follows from the intervals.
         known: whether the base model knows each class; None where this cannot be judged; empty
             without a probe.
         method: how the intervals were computed.
+        probe: the figures behind the verdict, by class.
         settings: what was compared, and on what.
-        shots: images of each class; None for all.
         trained, found: how many classifiers this call trained, and how many were there.
         made: how many images this call generated.
     """
@@ -93,14 +95,16 @@ class Comparison:
     probe: Mapping[str, Any] = field(default_factory=dict)
     method: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    shots: int | None = None
     trained: int = 0
     found: int = 0
     made: int = 0
 
-    def row(self, arm: str) -> Row:
-        """Return the row of an arm."""
-        return {row.arm: row for row in self.rows}[arm]
+    def row(self, arm: str, shots: int | None = None) -> Row:
+        """Return the row of an arm, with so many shots if there are several numbers of them."""
+        found = [r for r in self.rows if r.arm == arm and shots in (None, r.shots)]
+        if not found:
+            raise KeyError(f"there is no row of the arm {arm!r} with shots={shots}.")
+        return found[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON."""
