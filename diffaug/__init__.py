@@ -9,6 +9,9 @@ from diffaug.backends.recording import RecordingBackend
 from diffaug.backends.registry import backend_for, unload
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.comparison.arms import Arm
+from diffaug.comparison.results import Comparison
+from diffaug.comparison.run import compare
 from diffaug.datasets.batch import BatchAugment
 from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.joint import JointTransform
@@ -44,6 +47,7 @@ from diffaug.transforms.prompt_edit import PromptEdit
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Arm",
     "Backend",
     "BatchAugment",
     "CachedBackend",
@@ -51,6 +55,7 @@ __all__ = [
     "ClassPairs",
     "ClassifierFilter",
     "ClipFilter",
+    "Comparison",
     "DiffMix",
     "DiffuseMix",
     "DiffusersBackend",
@@ -77,6 +82,7 @@ __all__ = [
     "cache_info",
     "class_counts",
     "class_names_of",
+    "compare",
     "errors",
     "export_set",
     "few_shot_subset",

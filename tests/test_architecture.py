@@ -19,7 +19,7 @@ PACKAGE = Path(diffaug.__file__).parent
 FLOORS = """
 errors arguments seeds files progress ahead switches file_warnings pil_modes image_files images
 folders functional fractals fractal_folder
-labels backends transforms offline datasets filtering finetuning previews cli
+labels backends transforms offline datasets filtering finetuning previews comparison cli
 """.split()
 
 #: Who may import what is outside: a module, or a package with all its modules.
@@ -40,8 +40,8 @@ OWNERS = {
     "rich": {"cli"},
     "socket": {"backends.process"},
     "subprocess": {"backends.process.client"},
-    # The client knows whether it is in a worker; a lock keeps the counts of a seeded dataset.
-    "multiprocessing": {"backends.process.client", "datasets.draws"},
+    # Trainings run in several processes; the client knows whether it is in a worker; a lock keeps the counts of a seeded dataset.
+    "multiprocessing": {"comparison.workers", "backends.process.client", "datasets.draws"},
     "pickle": set(),
 }
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()
