@@ -27,7 +27,11 @@ SETTINGS = {
     "drawn": "classes that the base was trained on, and of which a judge names half of its samples",
     "seen": "classes drawn from all that the base was trained on",
     "new": "classes that the base has never seen",
+    "mixed": "ten of the first kind and ten of the last",
+    "tail": "new classes, with a hundred photographs of the first and five of the last",
 }
+#: Photographs of the first and of the last class of the long tail.
+HEAD, END = 100, 5
 
 
 def files_of(patterns: str | Sequence[str]) -> list[Path]:
@@ -41,6 +45,12 @@ def files_of(patterns: str | Sequence[str]) -> list[Path]:
 
 def classes_of(setting: str, present: Sequence[str], count: int = CLASSES) -> list[str]:
     """Choose the classes of a setting among those present, by a hash and not by hand."""
+    if setting == "tail":
+        return classes_of("new", present, count)
+    if setting == "mixed":
+        half = count // 2
+        chosen = classes_of("drawn", present, half), classes_of("new", present, half)
+        return sorted(chosen[0] + chosen[1]) if all(chosen) else []
     figures = json.loads(FIGURES.read_text())
     known, named = set(figures["classes"]), figures["per_class"]
     fits = {
@@ -82,12 +92,20 @@ def used(present: Sequence[str]) -> dict[str, list[str]]:
     return {setting: names for setting, names in chosen.items() if len(names) > 1}
 
 
+def tail_counts(classes: Sequence[str]) -> dict[str, int]:
+    """Return how many photographs each class of a long tail has: it falls as an exponential."""
+    order = sorted(classes, key=lambda name: derive_seed("fewshot", "tail", name))
+    last = max(1, len(order) - 1)
+    return {name: round(HEAD * (END / HEAD) ** (rank / last)) for rank, name in enumerate(order)}
+
+
 def write_folders(train: Sequence[Path], test: Sequence[Path], work: Path) -> dict[str, list[str]]:
     """Write a folder to train from and one to test on for each setting; return their classes."""
     settings = used(labels_in(train))
     record = work / "classes.json"
     if record.is_file() and json.loads(record.read_text()) == settings:
         return settings
+    tail = tail_counts(settings.get("tail", []))
     homes = defaultdict(list)
     for setting, names in settings.items():
         for name in names:
@@ -96,6 +114,8 @@ def write_folders(train: Sequence[Path], test: Sequence[Path], work: Path) -> di
         numbers: Counter[str] = Counter()
         for label, data in rows_of(files, set(homes), most):
             for setting in homes[label]:
+                if (setting, part) == ("tail", "train") and numbers[label] >= tail[label]:
+                    continue
                 folder = work / setting / part / quote(label, safe=" -'")
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"{numbers[label]:03d}.jpg").write_bytes(data)
