@@ -31,9 +31,12 @@ def advise(
     if better:
         said = _recommend(better, between, generating, len(others))
     else:
-        it = "It" if len(others) == 1 else "No arm"
-        subject = f"'{others[0].arm}' is not" if len(others) == 1 else f"{it} is"
-        said = f"{subject} better than 'none' beyond the noise: do not use it here"
+        if len(others) == 1:
+            said = (
+                f"'{others[0].arm}' is not better than 'none' beyond the noise: do not use it here"
+            )
+        else:
+            said = "No arm is better than 'none' beyond the noise: do not use any of them here"
         reach = min(row.simultaneous[1] - row.difference for row in others)
         if reach > WORTH_SEEING:
             said += (

@@ -18,11 +18,11 @@ from diffaug.comparison import pictures, probe
 from diffaug.comparison.advice import advise
 from diffaug.comparison.arms import DEFAULT, Arm, find_arms
 from diffaug.comparison.intervals import Marks
-from diffaug.comparison.networks import Factory, name_of
+from diffaug.comparison.networks import build, name_of
 from diffaug.comparison.pools import Models, Pool, has_translator
 from diffaug.comparison.results import Comparison, Row, Training
 from diffaug.comparison.split import Part, Photographs, photographs
-from diffaug.comparison.training import RATES, RECIPE, Recipe, Task, batch_size
+from diffaug.comparison.training import RATES, RECIPE, Recipe, Task, batch_size, own_draws
 from diffaug.comparison.workers import Workers, workers
 from diffaug.folders import class_of
 from diffaug.offline.identity import versions
@@ -122,6 +122,8 @@ def compare(
         0 if batch is None else whole("batch", batch, 2),
         RATES[0] if weights is None else RATES[1],
     )
+    with own_draws(0, torch.device("cpu")):
+        build(classifier, 2)  # whoever has misspelt it should not wait for it
     comparing = _Comparing(
         photos=photos,
         arms=chosen,
@@ -274,11 +276,8 @@ class _Comparing:
             names = [row.arm for row in some]
             between = {(a, b): marks.difference(a, b) for a in names for b in names if a != b}
             sentence = advise(some, between, known, generating)
-            advice.append(
-                sentence
-                if len(numbers) == 1
-                else f"With {shots or 'all'} images of each class: {sentence}"
-            )
+            of_each = f"{shots or 'all'} image{'s' * (shots != 1)} of each class"
+            advice.append(sentence if len(numbers) == 1 else f"With {of_each}: {sentence}")
             methods.append(marks.method)
             rows += some
         comparison = Comparison(
@@ -401,6 +400,3 @@ def _weights_of(recipe: Recipe) -> Any:
         return None
     file = Path(recipe.weights)
     return pictures.digest_of_files(file.parent, [file.name])
-
-
-__all__ = ["Arm", "Factory", "compare"]

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,7 +108,7 @@ def run(task: Task) -> dict[str, Any]:
     device = torch.device(task.device)
     started = time.monotonic()
     data = training_data(task).to(device)
-    with own_switches(device, exact=False, learn=True), _own_draws(task.seed, device):
+    with own_switches(device, exact=False, learn=True), own_draws(task.seed, device):
         model = build(task.recipe.classifier, task.classes, task.recipe.weights).to(device)
         batches = Batches(
             data, task.arm, steps=task.recipe.steps, batch=task.recipe.batch, seed=task.seed
@@ -180,7 +180,7 @@ def load(task: Task) -> nn.Module:
     """Return a classifier that was trained, on the CPU, in evaluation mode."""
     from safetensors.torch import load_file
 
-    with _own_draws(task.seed, torch.device("cpu")):
+    with own_draws(task.seed, torch.device("cpu")):
         model = build(task.recipe.classifier, task.classes)
     given = {name: tensor.float() for name, tensor in load_file(task.weights).items()}
     own = model.state_dict()
@@ -244,7 +244,7 @@ def _read(path: Path) -> pictures.Pictures:
 
 
 @contextmanager
-def _own_draws(seed: int, device: torch.device) -> Any:
+def own_draws(seed: int, device: torch.device) -> Iterator[None]:
     """Draw first weights and RandAugment from a seed, and leave the caller's draws as they are."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
