@@ -10,6 +10,9 @@ from diffaug.backends.recording import RecordingBackend
 from diffaug.backends.registry import backend_for, unload
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.comparison.arms import Arm
+from diffaug.comparison.results import Comparison
+from diffaug.comparison.run import compare
 from diffaug.datasets.batch import BatchAugment
 from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.joint import JointTransform
@@ -45,6 +48,9 @@ from diffaug.transforms.prompt_edit import PromptEdit
 __version__: str
 
 __all__ = [
+    "compare",
+    "Comparison",
+    "Arm",
     "Backend",
     "BatchAugment",
     "CachedBackend",

@@ -4,11 +4,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 
-def progress_bar(shown: bool, total: int, done: int = 0) -> AbstractContextManager[Any]:
+def progress_bar(
+    shown: bool, total: int, done: int = 0, unit: str = "image"
+) -> AbstractContextManager[Any]:
     """Return a bar of ``total`` images, starting at ``done``; ``with`` gives None if not shown."""
     if not shown:
         return nullcontext()
     from tqdm import tqdm
 
-    bar: AbstractContextManager[Any] = tqdm(total=total, initial=done, unit="image", delay=1)
+    bar: AbstractContextManager[Any] = tqdm(total=total, initial=done, unit=unit, delay=1)
     return bar

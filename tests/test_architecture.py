@@ -20,7 +20,7 @@ FLOORS = """
 errors arguments seeds files untrusted progress ahead switches file_warnings pil_modes
 image_files images
 folders functional fractals fractal_folder
-labels backends transforms offline datasets filtering finetuning previews cli
+labels backends transforms offline datasets filtering finetuning previews comparison cli
 """.split()
 
 #: Who may import what is outside: a module, or a package with all its modules.
@@ -41,8 +41,8 @@ OWNERS = {
     "rich": {"cli"},
     "socket": {"backends.process"},
     "subprocess": {"backends.process.client"},
-    # The client knows whether it is in a worker; a lock keeps the counts of a seeded dataset.
-    "multiprocessing": {"backends.process.client", "datasets.draws"},
+    # Trainings run in several processes; the client knows whether it is in a worker; a lock keeps the counts of a seeded dataset.
+    "multiprocessing": {"comparison.workers", "backends.process.client", "datasets.draws"},
     "pickle": set(),
 }
 HEAVY = "diffusers transformers kornia peft accelerate ray typer rich tqdm huggingface_hub".split()

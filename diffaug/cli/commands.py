@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from diffaug.cli import models as models  # adds its commands
+from diffaug.cli import comparison as comparison  # adds its commands
+from diffaug.cli import models as models
 from diffaug.cli import sets as sets
 from diffaug.cli.app import app, err, out
 from diffaug.cli.options import (

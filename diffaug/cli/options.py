@@ -64,7 +64,16 @@ METHOD_OF = {
         "diffusemix",
     ),
     **dict.fromkeys(
-        ("strategy", "strength", "pairs", "long_tail", "metaclass", "class_names", "pool"),
+        (
+            "strategy",
+            "strength",
+            "pairs",
+            "targets",
+            "long_tail",
+            "metaclass",
+            "class_names",
+            "pool",
+        ),
         "diffmix",
     ),
 }
@@ -97,6 +106,13 @@ class TransformOptions:
     ] = None
     pairs: Annotated[
         str | None, typer.Option(help="Target classes: uniform, other, same or tail. [diffmix]")
+    ] = None
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Class to translate to, or several with commas, such as those that the model "
+            "knows; may be repeated. Default: all. [diffmix]"
+        ),
     ] = None
     long_tail: Annotated[
         bool,
@@ -244,7 +260,9 @@ class TransformOptions:
         spec = self._model("sd15")
         from diffaug.arguments import same_name
         from diffaug.backends import finetuned
+        from diffaug.labels.class_names import numbers_of
         from diffaug.labels.pairs import PAIRINGS, ClassPairSampler
+        from diffaug.labels.words import spelling
         from diffaug.offline.folder_source import FolderSource
         from diffaug.transforms.diffmix import DiffMix
         from diffaug.transforms.strategies import find_strategy
@@ -259,16 +277,20 @@ class TransformOptions:
         if only is not None:  # a class beside these was not learned
             names = [name for name in names if counts[name]]
         pairs: Any = same_name(self.pairs, PAIRINGS) or self.pairs
+        among = None if self.targets is None else _split(self.targets)
         if self.long_tail or pairs == "tail":
             pairs = ClassPairSampler(
                 len(names),
                 strategy=pairs or ("same" if strategy.target == "own" else "uniform"),
                 class_counts=[counts[name] for name in names],
+                targets=None if among is None else numbers_of(among, names, spelling),
             )
+            among = None
         transform = DiffMix(
             names if self.class_names is None else self._words(names, strategy),
             strategy=strategy,
             pairs=pairs,
+            targets=among,
             metaclass=self.metaclass or "",
             strength=None if self.strength is None else strengths(self.strength),
             backend=spec,

@@ -77,6 +77,27 @@ def check_names(names: Any, spelling: Callable[[str], str]) -> tuple[str, ...]:
     return firsts
 
 
+def numbers_of(targets: Any, names: Sequence[str], spelling: Callable[[str], str]) -> list[int]:
+    """Return the numbers of the classes that the argument ``targets`` names, however spelled.
+
+    Example:
+        >>> from diffaug.labels.class_names import numbers_of
+        >>> numbers_of(["Bee"], ["sea slug", "bee"], str.casefold)
+        [1]
+    """
+    given = texts("targets", targets)
+    by_spelling = {spelling(name): number for number, name in enumerate(names)}
+    for name in given:
+        if spelling(name) not in by_spelling:
+            raise ValueError(
+                f"'targets' must be among the {len(names)} class names, got {name!r}; the first "
+                f"names are {_few(list(names))}."
+            )
+    # Two names may be read alike, such as 'A' and 'a'; the one that is written so is meant.
+    exact = {name: number for number, name in enumerate(names)}
+    return [exact.get(name, by_spelling[spelling(name)]) for name in given]
+
+
 def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | None:
     """Return the names of a dataset's classes, in the order of its labels.
 

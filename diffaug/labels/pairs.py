@@ -53,10 +53,12 @@ class ClassPairSampler:
             ``(C, C)`` matrix of weights, a row for each source class.
         class_counts: ``(C,)`` images of each class, for long tails; see :func:`class_counts`. The
             sources of a whole set are then drawn by image, and not by class.
+        targets: the class numbers that a target may have, such as those of the classes that the
+            model knows; None for all. Sources may be of any class.
 
     Raises:
-        ValueError: the strategy is unknown, ``"other"`` has one class only, or weights or counts do
-            not fit.
+        ValueError: the strategy is unknown, ``"other"`` has one class only, weights or counts do
+            not fit, or a source class has no target.
 
     Example:
         >>> import torch
@@ -76,6 +78,7 @@ class ClassPairSampler:
         *,
         strategy: str | torch.Tensor | np.ndarray | Sequence[Sequence[float]] = "uniform",
         class_counts: torch.Tensor | Sequence[int] | None = None,
+        targets: torch.Tensor | Sequence[int] | None = None,
     ) -> None:
         self.num_classes = whole("num_classes", num_classes, 1)
         self.class_counts = None if class_counts is None else self._counts(class_counts)
@@ -91,6 +94,32 @@ class ClassPairSampler:
             self.strategy = strategy
         else:
             self.strategy, self.weights = "weights", self._matrix(strategy)
+        self.allowed = None if targets is None else self._allowed(targets)
+
+    def _allowed(self, targets: Any) -> torch.Tensor:
+        """Return which classes (C,) may be targets; each source class must have one of them."""
+        numbers = as_numbers("targets", targets)
+        if numbers.ndim != 1 or not len(numbers):
+            raise ValueError(f"'targets' must be class numbers, at least one, got {targets!r}.")
+        check_classes("targets", numbers, self.num_classes)
+        if self.strategy == "same":
+            raise ValueError(
+                "'targets' must not be given with strategy same, whose targets are the sources; "
+                "leave out the images of the other classes."
+            )
+        allowed = torch.zeros(self.num_classes, dtype=torch.bool)
+        allowed[numbers.long()] = True
+        stuck = torch.zeros_like(allowed)
+        if self.strategy == "other" and int(allowed.sum()) == 1:
+            stuck = allowed
+        if self.weights is not None:
+            stuck = ~((self.weights > 0) & allowed).any(1)
+        if bool(stuck.any()):
+            raise ValueError(
+                f"'targets' must leave each class a target, got {_numbers(allowed)}, and class "
+                f"{_numbers(stuck)[0]} has none; name more classes."
+            )
+        return allowed
 
     def _counts(self, counts: Any) -> torch.Tensor:
         counted = as_numbers("class_counts", counts)
@@ -134,7 +163,8 @@ class ClassPairSampler:
         return numbers.long()
 
     def __repr__(self) -> str:
-        return f"ClassPairSampler({self.num_classes}, strategy={self.strategy!r})"
+        among = "" if self.allowed is None else f", targets={_numbers(self.allowed)}"
+        return f"ClassPairSampler({self.num_classes}, strategy={self.strategy!r}{among})"
 
     @property
     def fingerprint(self) -> str:
@@ -143,6 +173,8 @@ class ClassPairSampler:
             None if tensor is None else tensor.tolist()
             for tensor in (self.class_counts, self.weights)
         ]
+        if self.allowed is not None:
+            numbers.append(_numbers(self.allowed))
         return f"{self.strategy} of {self.num_classes}, {derive_seed(*numbers):x}"
 
     def targets(
@@ -153,16 +185,24 @@ class ClassPairSampler:
         shape, classes = source.shape, self.num_classes
         if self.strategy == "same":
             return source.clone()
-        if self.strategy == "uniform":
+        if self.allowed is None and self.strategy == "uniform":
             return torch.randint(classes, shape, generator=generator)
-        if self.strategy == "other":
+        if self.allowed is None and self.strategy == "other":
             drawn = torch.randint(classes - 1, shape, generator=generator)
             return drawn + (drawn >= source)
+        return _draw(self._rows(source), generator)
+
+    def _rows(self, source: torch.Tensor) -> torch.Tensor:
+        """Return the weights (B, C) of the targets of source classes (B,)."""
         if self.weights is not None:
             rows = self.weights[source]
-        else:
+        elif self.strategy == "tail":
             rows = long_tail_weights(self.class_counts).expand(len(source), -1)
-        return _draw(rows, generator)
+        else:
+            rows = torch.ones(len(source), self.num_classes, dtype=torch.float64)
+            if self.strategy == "other":
+                rows[torch.arange(len(source)), source] = 0
+        return rows if self.allowed is None else rows * self.allowed
 
     def __call__(
         self,
@@ -221,6 +261,10 @@ class ClassPairSampler:
 def long_tail_weights(counts: Any) -> torch.Tensor:
     """Return the weights ``1 / (n_c + 1)`` that draw rare classes more often, float64 ``(C,)``."""
     return 1 / (torch.as_tensor(counts).double() + 1)
+
+
+def _numbers(allowed: torch.Tensor) -> list[int]:
+    return allowed.nonzero()[:, 0].tolist()
 
 
 def _draw(rows: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

@@ -15,7 +15,7 @@ from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
-from diffaug.labels.class_names import check_names
+from diffaug.labels.class_names import check_names, numbers_of
 from diffaug.labels.label import (
     as_probabilities,
     check_gamma,
@@ -58,6 +58,8 @@ class DiffMix(ImageTransform):
         strategy: a name in ``STRATEGIES`` or a :class:`Strategy`; ``real-*`` needs no fine-tuning.
         pairs: ``"uniform"`` (the default), ``"other"``, ``"same"`` (the default of a strategy that
             keeps the class), a ``(C, C)`` matrix of weights, or a :class:`ClassPairSampler`.
+        targets: names of the classes that an image may be translated to, such as those that the
+            model knows; by default all. A :class:`ClassPairSampler` has its own ``targets``.
         metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
             the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
@@ -111,6 +113,7 @@ class DiffMix(ImageTransform):
         *,
         strategy: str | Strategy = "diff-mix",
         pairs: str | Sequence[Sequence[float]] | torch.Tensor | ClassPairSampler | None = None,
+        targets: Sequence[str] | None = None,
         metaclass: str = "",
         strength: float | Sequence[float] | str | None = None,
         gamma: float = 0.5,
@@ -126,7 +129,7 @@ class DiffMix(ImageTransform):
         super().__init__(p)
         self.class_names = check_names(class_names, spelling)
         self.strategy = find_strategy(strategy)
-        self.pairs = self._sampler(pairs)
+        self.pairs = self._sampler(pairs, targets)
         self.strength = Strengths.of(self.strategy, strength)
         self.gamma = check_gamma(gamma)
         self.pool = None if pool is None else whole("pool", pool, 1)
@@ -184,13 +187,20 @@ class DiffMix(ImageTransform):
             )
         return cls(class_names, **{**settings, **changes})
 
-    def _sampler(self, pairs: Any) -> ClassPairSampler:
+    def _sampler(self, pairs: Any, targets: Sequence[str] | None) -> ClassPairSampler:
         count = len(self.class_names)
         if pairs is None:
             pairs = "same" if self.strategy.target == "own" else "uniform"
-        if not isinstance(pairs, ClassPairSampler):
+        among = None if targets is None else numbers_of(targets, self.class_names, spelling)
+        if isinstance(pairs, ClassPairSampler):
+            if among is not None:
+                raise ValueError(
+                    "'targets' must not be given beside a ClassPairSampler; give the sampler the "
+                    f"numbers, as ClassPairSampler({count}, targets={among})."
+                )
+        else:
             try:
-                pairs = ClassPairSampler(count, strategy=pairs)
+                pairs = ClassPairSampler(count, strategy=pairs, targets=among)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"'pairs' makes no ClassPairSampler: {error}") from error
         if self.strategy.target == "own" and pairs.strategy != "same":

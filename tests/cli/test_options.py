@@ -74,6 +74,15 @@ def test_the_long_tail_draws_ten_times_from_all_images(photos, tmp_path, model):
     assert 0 == run(*command, "--strategy", "real-mix", "--pairs", "tail", "--dry-run").exit_code
 
 
+@pytest.mark.parametrize("pairs", [(), ("--pairs", "tail")])
+def test_targets_are_only_among_the_classes_named(photos, tmp_path, model, pairs):
+    names = sorted(folder.name for folder in photos.iterdir())
+    command = ("augment", photos, tmp_path / "set", "--method", "diffmix", "--backend", model)
+    done = run(*command, *pairs, "--strategy", "real-mix", "--targets", names[1], "--steps", 1)
+    assert 0 == done.exit_code, done.output
+    assert {names[1]} == {row["label"] for row in rows_of(tmp_path / "set")}
+
+
 def test_a_preview_shows_translations(photos, tmp_path, model):
     sheet = tmp_path / "sheet.png"
     options = ("--method", "diffmix", "--backend", model, "--strategy", "real-mix", "--tile", 64)

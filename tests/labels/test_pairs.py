@@ -94,6 +94,32 @@ def test_a_matrix_holds_the_weights_of_a_source_class_in_its_row(source, form):
     assert follows(targets, WEIGHTS[source])
 
 
+@pytest.mark.parametrize("source", range(4))
+@pytest.mark.parametrize(
+    ("strategy", "weights"),
+    [
+        ("uniform", [1, 1, 1, 1]),
+        ("other", [1, 1, 1, 1]),
+        ("tail", [1 / 10, 1 / 2, 1, 1 / 4]),
+        ([[1, 2, 3, 4]] * 4, [1, 2, 3, 4]),
+    ],
+)
+def test_targets_are_only_among_the_classes_allowed_for_sources_of_any_class(
+    strategy, weights, source
+):
+    pairs = ClassPairSampler(4, strategy=strategy, class_counts=[9, 1, 0, 3], targets=[3, 1])
+    drawn = pairs.targets(torch.full((10_000,), source), seeded())
+    expected = [0.0, weights[1], 0.0, weights[3]]
+    if strategy == "other":
+        expected[source] = 0.0
+    assert follows(drawn, expected)
+
+
+def test_allowing_all_classes_draws_as_without_a_choice():
+    drawn = ClassPairSampler(3, targets=range(3)).targets(torch.zeros(20_000).long(), seeded())
+    assert follows(drawn, [1, 1, 1])
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_targets_do_not_depend_on_one_another(strategy):
     source = torch.arange(30_000) % 3
@@ -241,6 +267,8 @@ def test_a_fingerprint_tells_apart_whatever_changes_a_draw():
         ClassPairSampler(4),
         ClassPairSampler(3, strategy="tail", class_counts=[1, 2, 3]),
         ClassPairSampler(3, strategy=torch.eye(3)),
+        ClassPairSampler(3, targets=[0, 1]),
+        ClassPairSampler(3, targets=[0, 2]),
     ]
     assert len(samplers) == len({pairs.fingerprint for pairs in samplers})
     assert sampler("weights").fingerprint == sampler("weights").fingerprint
@@ -250,6 +278,12 @@ def test_a_fingerprint_tells_apart_whatever_changes_a_draw():
 def test_no_image_needs_no_pair(strategy):
     made = sampler(strategy).plan(0, 0.5, gamma=0.5)
     assert ((0,), (0,), (0, 3)) == (made.source.shape, made.target.shape, made.soft_labels.shape)
+
+
+def test_a_choice_of_targets_shows_in_the_name_and_weighs_little():
+    pairs = ClassPairSampler(1000, targets=[7, 3])
+    assert "ClassPairSampler(1000, strategy='uniform', targets=[3, 7])" == repr(pairs)
+    assert len(pickle.dumps(pairs)) < 3000
 
 
 def test_a_thousand_classes_are_paired_at_once():
@@ -286,6 +320,24 @@ def test_a_thousand_classes_are_paired_at_once():
         ({"class_counts": [0, 0, 0]}, ValueError, "must count at least one image, got none"),
         ({"class_counts": [1.5, 2, 3]}, TypeError, "must hold integers, got torch.float32"),
         ({"class_counts": [True] * 3}, TypeError, "must hold integers, got torch.bool"),
+        ({"targets": []}, ValueError, r"'targets' must be class numbers, at least one, got \[\]"),
+        ({"targets": [0, 3]}, ValueError, r"'targets' must be in \[0, 3\), got 3"),
+        ({"targets": [0.0]}, TypeError, "'targets' must hold integers, got torch.float32"),
+        (
+            {"strategy": "same", "targets": [0]},
+            ValueError,
+            "'targets' must not be given with strategy same, .* leave out the images of the other",
+        ),
+        (
+            {"strategy": "other", "targets": [2]},
+            ValueError,
+            r"'targets' must leave each class a target, got \[2\], and class 2 has none; name more",
+        ),
+        (
+            {"strategy": WEIGHTS, "targets": [1, 2]},
+            ValueError,
+            r"must leave each class a target, got \[1, 2\], and class 1 has none; name more",
+        ),
         ({"class_counts": "abc"}, TypeError, "'class_counts' must hold numbers, got 'abc'"),
     ],
 )

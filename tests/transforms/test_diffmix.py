@@ -420,6 +420,14 @@ def test_a_matrix_or_a_sampler_says_which_targets_there_are():
         assert expected == [request.prompt for request in backend.requests]
 
 
+def test_targets_are_only_among_the_classes_named():
+    backend = RecordingBackend(16)
+    mix = always(targets=["Cat"], backend=backend)
+    _, labels = mix(torch.rand(9, 3, 8, 8), torch.arange(9) % 3)
+    assert {"a photo of a cat"} == {request.prompt for request in backend.requests}
+    assert bool((labels[:, NAMES.index("cat")] >= 0.7).all())
+
+
 def test_a_soft_source_is_paired_by_its_likeliest_class():
     backend = RecordingBackend(16)
     always(pairs="same", backend=backend)((photograph(), torch.tensor([0.2, 0.3, 0.5])))
@@ -864,6 +872,17 @@ def test_a_getter_that_finds_no_label_is_named(getter, sample, message):
         ({"pairs": "tail"}, "'pairs' makes no ClassPairSampler: .* count them with class_counts"),
         ({"pairs": [[1, 0]] * 2}, r"'pairs' makes no ClassPairSampler: .* \(3, 3\) matrix"),
         ({"pairs": ClassPairSampler(4)}, "'pairs' must be for the 3 classes named, .* for 4."),
+        ({"targets": ["cow"]}, "'targets' must be among the 3 class names, got 'cow'; the first n"),
+        ({"targets": []}, "'targets' must hold at least one string, got none."),
+        ({"targets": ["cat"], "pairs": "other"}, "makes no ClassPairSampler: 'targets' must leave"),
+        (
+            {"targets": ["cat"], "strategy": "diff-aug"},
+            "'targets' must not be given with strategy same, whose targets are the sources; leave",
+        ),
+        (
+            {"targets": ["cat"], "pairs": ClassPairSampler(3)},
+            r"beside a ClassPairSampler; give .* as ClassPairSampler\(3, targets=\[2\]\)",
+        ),
         ({"pairs": "other", "strategy": "diff-aug"}, "'pairs' must be 'same' for a strategy that"),
         (
             {"pairs": "uniform", "strategy": Strategy("none", "own", "image")},

@@ -1,0 +1,128 @@
+"""The arms by name: what each generates, and how its classifier sees images."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from diffaug.arguments import same_name, unit, whole
+from diffaug.labels.label import check_gamma
+from diffaug.transforms.strategies import STRATEGIES
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the classifier; all ways share crops, flips and the number of steps.
+
+    Args:
+        name: what the rows call it.
+        generate: ``""``, ``"edit"`` for the edits of DiffuseMix, or a strategy of
+            :class:`DiffMix`.
+        halves: join half of the image with half of its edit, afresh each time.
+        fractal: blend a fractal into the image, afresh each time.
+        mix: ``""``, ``"mixup"`` or ``"cutmix"``.
+        randaugment: apply RandAugment with torchvision's settings.
+        p: probability that an image is replaced by a generated one, or that a fractal is blended
+            in; None for that of the comparison, and so for what follows.
+        strength: how far to translate.
+        gamma: of the soft label.
+        per_image: generated images for each photograph.
+        options: further arguments of :class:`DiffMix`, in plain values, such as
+            ``{"pairs": "other"}``.
+    """
+
+    name: str
+    generate: str = ""
+    halves: bool = False
+    fractal: bool = False
+    mix: str = ""
+    randaugment: bool = False
+    p: float | None = None
+    strength: float | None = None
+    gamma: float | None = None
+    per_image: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.generate not in ("", "edit", *STRATEGIES):
+            raise ValueError(
+                f"'generate' must be '', edit or a strategy ({', '.join(STRATEGIES)}), got "
+                f"{self.generate!r}."
+            )
+        if self.mix not in ("", "mixup", "cutmix"):
+            raise ValueError(f"'mix' must be '', mixup or cutmix, got {self.mix!r}.")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether an image is replaced by one that was made from itself."""
+        return self.generate == "edit"
+
+    @property
+    def learned(self) -> bool:
+        """Whether it needs a fine-tuned model."""
+        return self.generate in STRATEGIES and STRATEGIES[self.generate].model != "none"
+
+    def filled(self, p: float, strength: float, gamma: float, per_image: int) -> "Arm":
+        """Return the arm with the settings of a comparison where it has none of its own."""
+        own = {"p": p, "strength": strength, "gamma": gamma, "per_image": per_image}
+        given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
+        values = own | given
+        return replace(
+            self,
+            p=unit("p", values["p"]),
+            strength=unit("strength", values["strength"]),
+            gamma=check_gamma(values["gamma"]),
+            per_image=whole("per_image", values["per_image"], 1),
+        )
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what changes the classifier beside its pool, in plain values."""
+        values = asdict(self)
+        for name in ("name", "strength", "per_image", "options"):  # the pool has these
+            del values[name]
+        if not (self.generate or self.fractal):
+            del values["p"]
+        if self.generate not in STRATEGIES:
+            del values["gamma"]
+        return values
+
+
+#: Arms that need no more than a name. ``none`` has crops and flips alone, as all others have, too.
+NAMED: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("none"),
+        Arm("randaugment", randaugment=True),
+        Arm("mixup", mix="mixup"),
+        Arm("cutmix", mix="cutmix"),
+        Arm("fractal", fractal=True),
+        Arm("diffusemix", "edit", halves=True, fractal=True),
+        Arm("edit", "edit"),
+        Arm("edit-halves", "edit", halves=True),
+        *(Arm(name, name) for name in STRATEGIES),
+    )
+}
+#: What is compared by default: everything that needs no fine-tuned model.
+DEFAULT = (
+    *("none", "randaugment", "mixup", "cutmix", "fractal"),
+    *("diffusemix", "real-mix", "real-aug", "real-gen"),
+)
+
+
+def find_arms(given: str | Arm | Iterable[str | Arm]) -> list[Arm]:
+    """Return the arms of these names, each once; ``none`` is always among them, and first."""
+    listed = [given] if isinstance(given, (str, Arm)) else list(given)
+    arms = [NAMED["none"]]
+    for item in listed:
+        if isinstance(item, Arm):
+            arm = item
+        elif (name := same_name(item, NAMED)) is not None:
+            arm = NAMED[name]
+        else:
+            raise ValueError(f"'arms' must be among {', '.join(NAMED)}, got {item!r}.")
+        if arm.name == "none" and arm != arms[0]:
+            raise ValueError("'arms' must have one arm 'none', which changes nothing; rename it.")
+        if arm.name != "none":
+            if any(arm.name == other.name for other in arms):
+                raise ValueError(f"'arms' must have each name once, got '{arm.name}' twice.")
+            arms.append(arm)
+    return arms

@@ -1,0 +1,117 @@
+"""The accuracy of each arm as a picture."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from diffaug import images
+
+if TYPE_CHECKING:
+    from diffaug.comparison.results import Comparison, Row
+
+PAPER, INK, FAINT, LINE = (255, 255, 255), (38, 38, 42), (120, 118, 112), (226, 224, 220)
+GAIN, SAME, LOSS = (33, 128, 84), (92, 104, 122), (190, 60, 50)
+WIDTH, LEFT, RIGHT, ROW, SIZE = 960, 190, 210, 44, 18
+
+
+class Canvas:
+    """A picture to draw boxes and words on, uint8 (3, H, W)."""
+
+    def __init__(self, height: int, width: int = WIDTH) -> None:
+        self.pixels = torch.tensor(PAPER, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
+
+    def box(
+        self, left: float, top: float, right: float, bottom: float, colour: Sequence[int]
+    ) -> None:
+        """Fill a box, at least a pixel wide and high."""
+        rows = slice(round(top), max(round(bottom), round(top) + 1))
+        columns = slice(round(left), max(round(right), round(left) + 1))
+        self.pixels[:, rows, columns] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+
+    def text(
+        self, words: str, left: float, top: float, colour: Sequence[int], size: int = SIZE
+    ) -> int:
+        """Write words in a line, or in several where there is no room; return the height."""
+        room = self.pixels.shape[2] - round(left) - 8
+        down = round(top)
+        for line in images.wrap_text(words, size, room):
+            cover = images.render_text(line, size, room)
+            height, width = cover.shape[-2:]
+            place = self.pixels[:, down : down + height, round(left) : round(left) + width]
+            ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
+            cover = cover[..., : place.shape[1], : place.shape[2]]
+            place[:] = torch.lerp(place.float(), ink, cover).round().to(torch.uint8)
+            down += height
+        return down - round(top)
+
+
+def chart(comparison: "Comparison") -> torch.Tensor:
+    """Draw a dot with its interval for each arm, uint8 (3, H, W)."""
+    rows = comparison.rows
+    lows = [100 * max(0.0, min(row.interval[0], row.mean)) for row in rows]
+    highs = [100 * min(1.0, max(row.interval[1], row.mean)) for row in rows]
+    first, last = _scale(min(lows), max(highs))
+    several = len({row.shots for row in rows}) > 1
+    top, advice = 84, images.wrap_text(comparison.advice, SIZE, WIDTH - 48)
+    height = top + ROW * len(rows) + 56 + 26 * len(advice) + 20
+    canvas = Canvas(height)
+    room = WIDTH - LEFT - RIGHT
+
+    def across(value: float) -> float:
+        return LEFT + room * (min(max(value, first), last) - first) / (last - first)
+
+    canvas.text(
+        "Accuracy on photographs that no arm has seen (%), with 95 % intervals", 24, 16, INK, 20
+    )
+    canvas.text("gain over 'none'", WIDTH - RIGHT + 24, 52, FAINT, 15)
+    bottom = top + ROW * len(rows)
+    step = _step(first, last)
+    for tick in range(round(first), round(last) + 1, step):
+        canvas.box(across(tick), top, across(tick), bottom, LINE)
+        canvas.text(str(tick), across(tick) - 8, bottom + 6, FAINT, 15)
+    for place, row in enumerate(rows):
+        middle = top + ROW * place + ROW / 2
+        colour = _colour(row)
+        name = f"{row.arm}, {row.shots or 'all'}" if several else row.arm
+        canvas.text(name, 24, middle - 12, INK)
+        if row.arm == "none":
+            canvas.box(
+                across(100 * row.mean),
+                top if not several else middle - ROW / 2,
+                across(100 * row.mean),
+                bottom if not several else middle + ROW / 2,
+                FAINT,
+            )
+        low, high = across(100 * row.interval[0]), across(100 * row.interval[1])
+        canvas.box(low, middle - 1, high, middle + 1, colour)
+        for end in (low, high):
+            canvas.box(end - 1, middle - 6, end + 1, middle + 6, colour)
+        dot = across(100 * row.mean)
+        canvas.box(dot - 5, middle - 5, dot + 5, middle + 5, colour)
+        canvas.text(f"{100 * row.mean:.1f}", WIDTH - RIGHT - 36, middle - 12, colour)
+        if row.arm != "none":
+            bounds = [100 * bound for bound in row.difference_interval]
+            gain = f"{100 * row.difference:+.1f}  ({bounds[0]:+.1f} to {bounds[1]:+.1f})"
+            canvas.text(gain, WIDTH - RIGHT + 24, middle - 11, colour, 16)
+    down = bottom + 40
+    for line in advice:
+        canvas.text(line, 24, down, INK)
+        down += 26
+    return canvas.pixels
+
+
+def _colour(row: "Row") -> tuple[int, int, int]:
+    if row.simultaneous[0] > 0:
+        return GAIN
+    return LOSS if row.simultaneous[1] < 0 else SAME
+
+
+def _scale(low: float, high: float) -> tuple[float, float]:
+    """Return round numbers around the values, at least ten apart."""
+    first, last = 10 * int(low // 10), 10 * -int(-high // 10)
+    return float(first), float(max(last, first + 10))
+
+
+def _step(first: float, last: float) -> int:
+    return 2 if last - first <= 20 else 5 if last - first <= 40 else 10

@@ -1,0 +1,175 @@
+"""What `fewshot.py` compares: slices of arms, in the order of their worth.
+
+A slice is one table: some arms, at so many images a class, over several seeds. Each seed of it is a
+unit of work, and units of one lane share generated images, so only one of a lane runs at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from diffaug.comparison.arms import NAMED, Arm
+
+#: Gamma and p of the authors' few-shot setting, but for p: at .3 and .5 they are alike there.
+SHARED = {"strength": 0.7, "gamma": 0.5, "p": 0.5, "per_image": 5}
+PLAIN = ("none", "randaugment", "mixup", "cutmix", "fractal", "diffusemix")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some arms, compared over seeds.
+
+    Args:
+        name: of its table.
+        setting: of the photographs; see `fewshot_data.SETTINGS`.
+        arms: with ``none`` among them.
+        shots: images of each class; None for all.
+        seeds: how many.
+        classifier: "scratch", or "pretrained" on other classes.
+        robust: whether its classifiers are attacked, too.
+        tune: steps of fine-tuning, for arms that need it.
+        filters: ways to choose among the images of the arm that they name.
+    """
+
+    name: str
+    setting: str
+    arms: tuple[Arm, ...]
+    shots: int | None = 5
+    seeds: int = 5
+    classifier: str = "scratch"
+    robust: bool = False
+    tune: int = 600
+    filters: Mapping[str, str] = field(default_factory=dict)
+
+
+class Unit(NamedTuple):
+    """One seed of a slice."""
+
+    slice: Slice
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What its file is called."""
+        return f"{self.slice.name}.{self.seed}"
+
+    @property
+    def lane(self) -> tuple[str, int | None, int]:
+        """What it shares generated images with."""
+        return self.slice.setting, self.slice.shots, self.seed
+
+
+def arms(*names: str | Arm) -> tuple[Arm, ...]:
+    """Return the arms of some names."""
+    return tuple(name if isinstance(name, Arm) else NAMED[name] for name in names)
+
+
+def varied(base: str, setting: str, values: Sequence[float]) -> tuple[Arm, ...]:
+    """Return an arm once for each value of a setting."""
+    made = [Arm(f"{base} {setting} {value:g}", base, **{setting: value}) for value in values]
+    return (NAMED["none"], *made)
+
+
+KNOWN = arms(
+    *PLAIN, "real-mix", "real-aug", "real-gen",
+    Arm("real-mix .9", "real-mix", strength=0.9),
+    Arm("real-mix + cutmix", "real-mix", mix="cutmix"),
+    Arm("real-gen + cutmix", "real-gen", mix="cutmix"),
+)  # fmt: skip
+NEW = arms(
+    *PLAIN, "real-mix", "diff-mix", "diff-aug", "diff-gen",
+    Arm("diff-mix .9", "diff-mix", strength=0.9),
+    Arm("diff-mix + cutmix", "diff-mix", mix="cutmix"),
+)  # fmt: skip
+FIVE_KNOWN = arms("none", "cutmix", "diffusemix", "real-mix", "real-gen")
+FIVE_NEW = arms("none", "cutmix", "diffusemix", "diff-mix", "diff-aug")
+FILTERS = {
+    "{arm}, best half": "half", "{arm}, weighted by score": "weights",
+    "{arm}, best half by an oracle": "oracle",
+}  # fmt: skip
+
+
+def _filters(arm: str) -> dict[str, str]:
+    return {name.format(arm=arm): kind for name, kind in FILTERS.items()}
+
+
+def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
+    """List all slices that there are photographs for, the most important first.
+
+    Args:
+        classes: of each setting.
+        size: "quick", "cpu" or "gpu".
+    """
+    if size == "quick":
+        few = {"seeds": 1, "tune": 60}
+        listed = [
+            Slice("drawn-5", "drawn", arms("none", "cutmix", "diffusemix", "real-mix", "real-gen"), **few),
+            Slice("new-5", "new", arms("none", "diff-mix"), **few),
+        ]  # fmt: skip
+    else:
+        full, half = (5, 3) if size == "gpu" else (3, 3)
+        listed = [
+            Slice("drawn-5", "drawn", KNOWN, seeds=full, robust=True),
+            Slice("new-5", "new", NEW, seeds=full, robust=True),
+            Slice("drawn-5-pretrained", "drawn", KNOWN, seeds=full, classifier="pretrained"),
+            Slice("new-5-pretrained", "new", NEW, seeds=full, classifier="pretrained"),
+            Slice("mixed-5", "mixed", _mixed(classes), seeds=full),
+            *_shots("drawn", FIVE_KNOWN, half, (1, 20, 10, 50)),
+            *_shots("new", FIVE_NEW, half, (1, 20, 10, 50)),
+            *_why(half),
+            *_ablations(half),
+            Slice("seen-5", "seen", KNOWN, seeds=full),
+            Slice("tail", "tail", FIVE_NEW, shots=None, seeds=half),
+        ]
+    return [part for part in listed if part.setting in classes]
+
+
+def _mixed(classes: Mapping[str, Sequence[str]]) -> tuple[Arm, ...]:
+    """Compare targets among all classes with targets among those that the base knows."""
+    known = sorted(set(classes.get("mixed", ())) & set(classes.get("drawn", ())))
+    return arms(
+        "none", "cutmix", "real-mix",
+        Arm("real-mix, known targets", "real-mix", options={"targets": known}),
+    )  # fmt: skip
+
+
+def _shots(
+    setting: str, five: tuple[Arm, ...], seeds: int, numbers: Sequence[int]
+) -> list[Slice]:
+    return [Slice(f"{setting}-{k}", setting, five, shots=k, seeds=seeds) for k in numbers]
+
+
+def _why(seeds: int) -> list[Slice]:
+    """Why it hurts on new classes, and what may help."""
+    both = arms("none", "diff-mix", "diff-aug")
+    return [
+        Slice("new-5-tune-200", "new", both, seeds=seeds, tune=200),
+        Slice("new-5-tune-2000", "new", both, seeds=seeds, tune=2000),
+        Slice(
+            "new-5-strength", "new", varied("diff-mix", "strength", (0.3, 0.5, 0.7, 0.9)),
+            seeds=seeds,
+        ),
+        Slice("new-5-p", "new", varied("diff-mix", "p", (0.1, 0.3, 0.5)), seeds=seeds),
+        Slice(
+            "new-5-filters", "new", arms("none", "diff-mix"), seeds=seeds,
+            filters=_filters("diff-mix"),
+        ),
+    ]  # fmt: skip
+
+
+def _ablations(seeds: int) -> list[Slice]:
+    """One setting at a time, where the base knows the classes."""
+    mix = "real-mix"
+    return [
+        Slice("drawn-5-strength", "drawn", varied(mix, "strength", (0.1, 0.3, 0.5, 0.7, 0.9)),
+              seeds=seeds),
+        Slice("drawn-5-gamma", "drawn", varied(mix, "gamma", (0, 0.3, 0.5, 0.8, 1, 1.5)),
+              seeds=seeds),
+        Slice("drawn-5-p", "drawn", varied(mix, "p", (0.1, 0.3, 0.5, 0.7, 0.9, 1)), seeds=seeds),
+        Slice("drawn-5-pool", "drawn", varied(mix, "per_image", (1, 2, 5, 10, 20)), seeds=seeds),
+        Slice("drawn-5-stages", "drawn",
+              arms("none", "edit", "edit-halves", "fractal", "diffusemix"), seeds=seeds),
+        Slice("drawn-5-filters", "drawn", arms("none", mix), seeds=seeds, filters=_filters(mix)),
+    ]  # fmt: skip
