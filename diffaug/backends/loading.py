@@ -14,19 +14,6 @@ import torch
 from diffaug.backends import finetuned
 from diffaug.backends.adapters import add_adapters
 from diffaug.backends.devices import choose_device, is_out_of_memory
-<<<<<<< HEAD
-from diffaug.backends.hub import adapter_file, download, pin, split_revision, weight_of
-from diffaug.backends.model_files import components, read_index, read_json, weights_of
-from diffaug.backends.named_classes import (
-    check_shards,
-    is_of_transformers,
-    part_class,
-    pipeline_class,
-)
-from diffaug.backends.noise import round_noise
-from diffaug.backends.part_sizes import check_size
-from diffaug.backends.presets import show_licence
-=======
 from diffaug.backends.hub import download, is_revision, pin
 from diffaug.backends.kinds import refuse_other_kind, settings_of
 from diffaug.backends.model_files import (
@@ -36,10 +23,16 @@ from diffaug.backends.model_files import (
     variant_of,
     weights_of,
 )
+from diffaug.backends.named_classes import (
+    check_shards,
+    is_of_transformers,
+    part_class,
+    pipeline_class,
+)
 from diffaug.backends.noise import round_noise
+from diffaug.backends.part_sizes import check_size
 from diffaug.backends.presets import name_of, show_licence
 from diffaug.backends.revisions import split_revision
->>>>>>> w-models
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.wholeness import next_step
 from diffaug.errors import (
@@ -184,17 +177,7 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
     if spec.task == "edit" and "unet" in index:
         xl = "XL" if "text_encoder_2" in index else ""
         name = f"StableDiffusion{xl}InstructPix2PixPipeline"
-<<<<<<< HEAD
     pipeline = pipeline_class(name, spec.model)
-=======
-    pipeline = getattr(diffusers, name, None)
-    if pipeline is None:
-        raise ModelError(
-            f"'{spec.model}' is a {name}, which diffusers {diffusers.__version__} does not have; "
-            "perhaps a newer one has, or it is code of its author's, which is never run: choose "
-            "another model."
-        )
->>>>>>> w-models
     chosen = components(index, spec)
     if spec.safety_checker and "safety_checker" not in chosen:
         raise ModelError(f"'{spec.model}' has no safety checker; set safety_checker=False.")
@@ -261,21 +244,9 @@ def _load_part(
     weights = weights_of(names, variant, str(folder)) if is_module else []
     check_size(kind, folder, weights)
     try:
-<<<<<<< HEAD
-        if not is_module:
-            code = {"trust_remote_code": False} if is_of_transformers(kind) else {}
-            part = kind.from_pretrained(str(folder), local_files_only=True, **code)
-            if "Tokenizer" in name:
-                _check_reading(part, folder)
-            return part
-        has_variant = any(f".{variant}" in file for file in weights)
-        part, missing = read_module(kind, folder, dtype, variant if has_variant else None)
-    except ModelError:
-=======
         with _naming_the_package(f"'{folder}'"):
             return _read_part(kind, folder, dtype, weights)
     except DiffaugError:
->>>>>>> w-models
         raise
     except Exception as error:  # damaged files trip any of the parsers below
         reason = first_line(error)
@@ -304,7 +275,8 @@ def _naming_the_package(what: str) -> Iterator[None]:
 
 def _read_part(kind: Any, folder: Path, dtype: torch.dtype, weights: list[str]) -> Any:
     if not issubclass(kind, torch.nn.Module):
-        part = kind.from_pretrained(str(folder), local_files_only=True)
+        code = {"trust_remote_code": False} if is_of_transformers(kind) else {}
+        part = kind.from_pretrained(str(folder), local_files_only=True, **code)
         if "Tokenizer" in kind.__name__:
             _check_reading(part, folder)
             _limit_length(part, folder)

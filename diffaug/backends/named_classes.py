@@ -35,7 +35,11 @@ def pipeline_class(name: str, model: str) -> Any:
 
     kind = getattr(diffusers, name, None)
     if kind is None:
-        raise ModelError(f"'{model}' is a {name}, which this diffusers lacks; upgrade it.")
+        raise ModelError(
+            f"'{model}' is a {name}, which diffusers {diffusers.__version__} does not have; "
+            "perhaps a newer one has, or it is code of its author's, which is never run: choose "
+            "another model."
+        )
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
         raise ModelError(
             f"'{model}' is a {name}, which is no pipeline of diffusers; choose another model."
