@@ -23,9 +23,7 @@ from fewshot_plan import Unit, plan
 pyarrow = pytest.importorskip("pyarrow")
 
 KNOWN, NEW = ("CD player", "bee", "bison"), ("brown bear", "ice cream", "obelisk")
-COLOURS = dict(
-    zip(KNOWN + NEW, [(200, 30, 30), (30, 200, 30), (30, 30, 200)] * 2, strict=True)
-)
+COLOURS = dict(zip(KNOWN + NEW, [(200, 30, 30), (30, 200, 30), (30, 30, 200)] * 2, strict=True))
 
 
 def write_parquet(path, numbers, classes=KNOWN + NEW):
@@ -92,7 +90,7 @@ def test_no_two_slices_of_a_plan_share_a_name_and_all_have_a_baseline(size):
     assert len(slices) == len({part.name for part in slices})
     assert all("none" in {arm.name for arm in part.arms} for part in slices)
     units = list(fewshot.units_of(slices))
-    assert sum(part.seeds for part in slices) == len(set(unit.name for unit in units))
+    assert sum(part.seeds for part in slices) == len({unit.name for unit in units})
 
 
 @pytest.mark.slow

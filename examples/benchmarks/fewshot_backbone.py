@@ -36,7 +36,9 @@ def main(
     taken = {name for names in used(present).values() for name in names}
     names = [name for name in present if name not in taken]
     parts = [load_labelled(pattern, names) for pattern in data]
-    images, labels = (torch.cat(tensors) for tensors in zip(*(part[:2] for part in parts), strict=True))
+    images, labels = (
+        torch.cat(tensors) for tensors in zip(*(part[:2] for part in parts), strict=True)
+    )
     others, truths, _ = load_labelled(val, names)
     model = train_judge(
         images, labels, len(names), steps=steps, batch_size=batch_size, device=device

@@ -68,7 +68,9 @@ def rows_of(files: Sequence[Path], classes: set[str], most: int) -> Iterator[tup
 
     count: Counter[str] = Counter()
     for file in files:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(512, columns=["image", "label"]):
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(
+            512, columns=["image", "label"]
+        ):
             images, labels = batch.column("image"), batch.column("label").to_pylist()
             for index, label in enumerate(labels):
                 if label in classes and count[label] < most:
@@ -82,7 +84,9 @@ def labels_in(files: Sequence[Path]) -> list[str]:
 
     names: set[str] = set()
     for file in files:
-        names.update(pyarrow.parquet.read_table(file, columns=["label"])["label"].unique().to_pylist())
+        names.update(
+            pyarrow.parquet.read_table(file, columns=["label"])["label"].unique().to_pylist()
+        )
     return sorted(names)
 
 

@@ -21,9 +21,7 @@ from diffaug.folders import class_of
 SIZE = 64
 
 
-def filtered(
-    kind: str, arm: Any, unit: Any, run: Any, backend: Any, editor: Any
-) -> Tensor:
+def filtered(kind: str, arm: Any, unit: Any, run: Any, backend: Any, editor: Any) -> Tensor:
     """Train a classifier on chosen images of an arm's pool; return the classes it names.
 
     Args:
@@ -73,7 +71,9 @@ def filtered(
     else:
         places = scores.argsort(descending=True)[: len(scores) // 2].sort().values
     kept = pictures.Pictures(
-        pool.images[places], {key: column[places] for key, column in pool.columns.items()}, pool.facts
+        pool.images[places],
+        {key: column[places] for key, column in pool.columns.items()},
+        pool.facts,
     )
     label = f"{kind}-of-{part.name}-{unit.seed}"
     file = out / "filtered" / f"{label}.pool.safetensors"

@@ -137,9 +137,7 @@ def _mixed(classes: Mapping[str, Sequence[str]]) -> tuple[Arm, ...]:
     )  # fmt: skip
 
 
-def _shots(
-    setting: str, five: tuple[Arm, ...], seeds: int, numbers: Sequence[int]
-) -> list[Slice]:
+def _shots(setting: str, five: tuple[Arm, ...], seeds: int, numbers: Sequence[int]) -> list[Slice]:
     return [Slice(f"{setting}-{k}", setting, five, shots=k, seeds=seeds) for k in numbers]
 
 

@@ -82,12 +82,16 @@ def _row(arm: str, units: list[Mapping[str, Any]], marks: Marks) -> dict[str, An
         **_figures(arm, marks),
         "accuracies": [float(run.mean()) for run in marks.right[arm]],
         "recall": {n: float(right[labels == k].mean()) for k, n in enumerate(classes)},
-        "recall_change": {n: float((right - base)[labels == k].mean()) for k, n in enumerate(classes)},
+        "recall_change": {
+            n: float((right - base)[labels == k].mean()) for k, n in enumerate(classes)
+        },
         **means,
     }
 
 
-def between(found: Mapping[str, Any], units: Sequence[Mapping[str, Any]], one: str, other: str) -> dict[str, Any]:
+def between(
+    found: Mapping[str, Any], units: Sequence[Mapping[str, Any]], one: str, other: str
+) -> dict[str, Any]:
     """Return the paired difference of two arms of a slice with its 95 % interval."""
     own = sorted((u for u in units if u["slice"] == found["name"]), key=lambda u: u["seed"])
     marks = _marks(own, list(found["rows"]), lambda row: row["right"])
