@@ -40,13 +40,16 @@ from diffaug import compare, finetune
 from diffaug.backends.presets import resolve
 from diffaug.comparison import pictures
 from diffaug.comparison.networks import build
-from diffaug.comparison.split import photographs
+from diffaug.comparison.results import Row
+from diffaug.comparison.split import Photographs, photographs
 from diffaug.files import write_whole
 from diffaug.folders import class_of
 
 log = logging.getLogger("fewshot")
 BACKBONE = Path(__file__).with_name("backbone.safetensors")
 SIZE = 64
+#: Arms after which a unit writes what is done.
+AT_ONCE = 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Run:
     tune: int | None
     batch: int
 
+    def is_done(self, unit: Unit) -> bool:
+        """Tell whether all of a unit was done."""
+        file = self.result(unit)
+        return file.is_file() and "complete" in json.loads(file.read_text())
+
     def result(self, unit: Unit) -> Path:
         """Return the file that says what came out of a unit."""
         return self.work / "units" / f"{unit.name}.json"
@@ -90,68 +98,90 @@ def tuned(run: Run, part: Slice, seed: int) -> Path:
 
 
 def do(unit: Unit, run: Run) -> str:
-    """Generate, train and test one seed of a slice, and write down what each classifier named."""
+    """Generate, train and test one seed of a slice, and write down what each classifier named.
+
+    It writes after every few arms, so what a stop leaves behind is a part of the slice.
+    """
     part, seed = unit
     started = time.monotonic()
     learned = any(arm.learned for arm in part.arms)
     base = tuned(run, part, seed) if learned else run.base
-    prepared = time.monotonic() - started
+    tuning = time.monotonic() - started
     backend = replace(resolve(base, "translate"), batch_size=run.batch, device=run.device)
     editor = replace(resolve(run.editor, "edit"), batch_size=run.batch, device=run.device)
     source, test = (run.work / part.setting / name for name in ("train", "test"))
     out = run.work / "compared" / part.setting
-    found = compare(
-        source, test=test, arms=part.arms, backend=backend, editor=editor, shots=part.shots,
-        seeds=[seed], steps=run.steps, weights=BACKBONE if part.classifier != "scratch" else None,
-        **{**SHARED, "per_image": run.per_image}, size=SIZE, out=out, device=run.device,
-        probe=False,
-    )  # fmt: skip
     photos = photographs(source, test)
     number = {name: place for place, name in enumerate(photos.classes)}
     truth = torch.tensor([number[class_of(key)] for key in photos.test_keys])
-    rows: dict[str, dict[str, Any]] = {}
-    for row in found.rows:
-        file = out / row.runs[0].file
-        outcome = json.loads(file.with_suffix(".json").read_text())
-        rows[row.arm] = {
-            "right": _bits(torch.tensor(outcome["predicted"]) == truth),
-            "generated": row.generated,
-            "generation_seconds": 60 * row.generation_minutes,
-            "training_seconds": 60 * row.training_minutes,
-            "bytes": row.bytes,
-        }
-        if part.robust:
-            names = [photos.test_root / key for key in photos.test_keys]
-            rows[row.arm]["attacked"] = _attacked(file, names, truth, run.device)
-    for name, kind in part.filters.items():
-        right = filtered(kind, name, part.arms[-1], unit, run, backend, editor)
-        rows[name] = {"right": _bits(right == truth)}
-    facts = {
+    facts: dict[str, Any] = {
         "setting": part.setting, "slice": part.name, "seed": seed, "shots": part.shots,
         "classifier": part.classifier, "classes": list(photos.classes),
-        "labels": truth.tolist(), "train_images": found.settings["train_images"],
-        "tune_steps": (part.tune if run.tune is None else run.tune) if learned else None,
-        "tuning_seconds": prepared, "seconds": time.monotonic() - started, "rows": rows,
+        "labels": truth.tolist(), "tune_steps": None, "tuning_seconds": tuning, "rows": {},
     }  # fmt: skip
+    if learned:
+        facts["tune_steps"] = part.tune if run.tune is None else run.tune
+    others = [arm for arm in part.arms if arm.name != "none"]
+    for place in range(0, len(others), AT_ONCE):
+        found = compare(
+            source, test=test, arms=others[place : place + AT_ONCE], backend=backend,
+            editor=editor, shots=part.shots, seeds=[seed], steps=run.steps,
+            weights=None if part.classifier == "scratch" else BACKBONE,
+            **{**SHARED, "per_image": run.per_image}, size=SIZE, out=out, device=run.device,
+            probe=False,
+        )  # fmt: skip
+        facts["train_images"] = found.settings["train_images"]
+        for row in found.rows:
+            if row.arm not in facts["rows"]:
+                facts["rows"][row.arm] = _row(row, out, photos, truth, part.robust, run.device)
+        _write(unit, run, facts, started)
+    for name, kind in part.filters.items():
+        right = filtered(kind, part.arms[-1], unit, run, backend, editor) == truth
+        facts["rows"][name] = {"right": _bits(right)}
+        _write(unit, run, facts, started)
+    _write(unit, run, {**facts, "complete": True}, started)
+    return unit.name
+
+
+def _write(unit: Unit, run: Run, facts: dict[str, Any], started: float) -> None:
+    facts["seconds"] = time.monotonic() - started
     run.result(unit).parent.mkdir(parents=True, exist_ok=True)
     write_whole(run.result(unit), json.dumps(facts).encode())
-    return unit.name
+
+
+def _row(
+    row: Row, out: Path, photos: Photographs, truth: torch.Tensor, robust: bool, device: str
+) -> dict[str, Any]:
+    """Return what a classifier named rightly, and what it cost."""
+    file = out / row.runs[0].file
+    predicted = torch.tensor(json.loads(file.with_suffix(".json").read_text())["predicted"])
+    facts = {
+        "right": _bits(predicted == truth),
+        "generated": row.generated,
+        "generation_seconds": 60 * row.generation_minutes,
+        "training_seconds": 60 * row.training_minutes,
+        "bytes": row.bytes,
+    }
+    if robust:
+        squares, _, _ = pictures.read_squares(photos.test_root, photos.test_keys, SIZE)
+        model = classifier(file, len(photos.classes)).to(device)
+        found = attacked(model, torch.stack(squares), truth)
+        facts["attacked"] = {name: _bits(right) for name, right in found.items()}
+    return facts
+
+
+def classifier(file: Path, classes: int) -> torch.nn.Module:
+    """Load a classifier that was trained."""
+    from safetensors.torch import load_file
+
+    model = build("small", classes)
+    own = model.state_dict()
+    model.load_state_dict({n: t.to(own[n].dtype) for n, t in load_file(file).items()})
+    return model.eval()
 
 
 def _bits(right: torch.Tensor) -> str:
     return "".join("1" if value else "0" for value in right.tolist())
-
-
-def _attacked(file: Path, paths: list[Path], truth: torch.Tensor, device: str) -> dict[str, str]:
-    from safetensors.torch import load_file
-
-    model = build("small", int(truth.max()) + 1)
-    own = model.state_dict()
-    model.load_state_dict({n: t.to(own[n].dtype) for n, t in load_file(file).items()})
-    root = paths[0].parents[1]
-    squares, _, _ = pictures.read_squares(root, [str(p.relative_to(root)) for p in paths], SIZE)
-    found = attacked(model.eval().to(device), torch.stack(squares), truth)
-    return {name: _bits(right) for name, right in found.items()}
 
 
 def work_off(units: Sequence[Unit], run: Run, workers: int, ends: float) -> list[str]:
@@ -160,7 +190,7 @@ def work_off(units: Sequence[Unit], run: Run, workers: int, ends: float) -> list
     Returns:
         The names of those that failed, each with its error.
     """
-    waiting = [unit for unit in units if not run.result(unit).is_file()]
+    waiting = [unit for unit in units if not run.is_done(unit)]
     busy: dict[Future[str], Unit] = {}
     failed: list[str] = []
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
@@ -217,7 +247,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--quick", action="store_true", help="one seed, short, few arms")
     parser.add_argument("--gpu", action="store_true", help="five seeds, on a GPU")
     parser.add_argument("--minutes", type=float, help="stop then; what is done counts")
-    parser.add_argument("--workers", type=int, help="processes [one, or 14 with --gpu]")
+    parser.add_argument("--workers", type=int, help="processes [one, or 15 with --gpu]")
     parser.add_argument("--steps", type=int, help="of a classifier [800, or 150 with --quick]")
     parser.add_argument("--tune-steps", type=int, help="of fine-tuning [the plan's]")
     parser.add_argument("--only", nargs="+", help="names of slices [all]")
@@ -234,13 +264,16 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     classes = write_folders(files_of(args.train), files_of(args.test), work)
     size = "quick" if args.quick else "gpu" if args.gpu else "cpu"
     slices = [part for part in plan(classes, size) if not args.only or part.name in args.only]
+    if not BACKBONE.is_file():
+        log.warning("%s is not there: fewshot_backbone.py makes it", BACKBONE.name)
+        slices = [part for part in slices if part.classifier == "scratch"]
     device = args.device or ("cuda" if args.gpu else "cpu")
     run = Run(
         work, args.base, args.editor, device, args.steps or (150 if args.quick else 800),
         1 if args.quick else SHARED["per_image"], args.tune_steps, 256 if args.gpu else 25,
     )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    failed = work_off(list(units_of(slices)), run, args.workers or (14 if args.gpu else 1), ends)
+    failed = work_off(list(units_of(slices)), run, args.workers or (15 if args.gpu else 1), ends)
     results = [json.loads(file.read_text()) for file in sorted((work / "units").glob("*.json"))]
     figures: dict[str, object] = {
         "command": f"python examples/benchmarks/fewshot.py --{size}",

@@ -22,13 +22,12 @@ SIZE = 64
 
 
 def filtered(
-    kind: str, name: str, arm: Any, unit: Any, run: Any, backend: Any, editor: Any
+    kind: str, arm: Any, unit: Any, run: Any, backend: Any, editor: Any
 ) -> Tensor:
     """Train a classifier on chosen images of an arm's pool; return the classes it names.
 
     Args:
         kind: "half", "weights" or "oracle".
-        name: of the new arm.
         arm: whose images are chosen from.
         unit, run: the seed of a slice, and what all units share.
         backend, editor: the models of the arm.

@@ -28,6 +28,10 @@ def summary(units: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
     units = sorted(units, key=lambda unit: unit["seed"])
+    # A stop leaves some seeds with fewer arms: these are left out, or else the arms that they lack.
+    most = max(len(unit["rows"]) for unit in units)
+    if (full := [unit for unit in units if len(unit["rows"]) == most]) and len(full) > 1:
+        units = full
     names = [arm for arm in units[0]["rows"] if all(arm in unit["rows"] for unit in units)]
     marks = _marks(units, names, lambda row: row["right"])
     rows = {arm: _row(arm, units, marks) for arm in names}
