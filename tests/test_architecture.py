@@ -41,7 +41,8 @@ OWNERS = {
     "rich": {"cli"},
     "socket": {"backends.process"},
     "subprocess": {"backends.process.client"},
-    # Trainings run in several processes; the client knows whether it is in a worker; a lock keeps the counts of a seeded dataset.
+    # Trainings run in several processes; the client knows whether it is in a worker; a lock keeps
+    # the counts of a seeded dataset.
     "multiprocessing": {"comparison.workers", "backends.process.client", "datasets.draws"},
     "pickle": set(),
 }

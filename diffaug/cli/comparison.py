@@ -10,7 +10,8 @@ from diffaug.cli.options import Device, Source
 from diffaug.cli.summary import print_skipped, size_of
 
 if TYPE_CHECKING:
-    from diffaug.comparison.results import Comparison, Row
+    from diffaug.comparison.results import Comparison
+    from diffaug.comparison.rows import Row
 
 
 @app.command()

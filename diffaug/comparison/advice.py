@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from diffaug.comparison.intervals import Estimate
-from diffaug.comparison.results import Row
+from diffaug.comparison.rows import Row
 
 #: A gain of so many points is worth knowing; if it cannot be seen, the advice says so.
 WORTH_SEEING = 0.05
@@ -25,7 +25,7 @@ def advise(
     """
     others = [row for row in rows if row.arm != "none"]
     if not others:
-        return _of_the_base(known) or "There is no arm beside 'none': name some to compare them."
+        return _of_the_base(known) or "Name arms beside 'none' to compare them."
     better = sorted((row for row in others if row.simultaneous[0] > 0), key=lambda row: -row.mean)
     worse = [row.arm for row in others if row.simultaneous[1] < 0]
     if better:
@@ -77,6 +77,11 @@ def _gain(row: Row) -> str:
 
 def _of_the_base(known: Mapping[str, bool | None]) -> str:
     unknown = [name for name, verdict in known.items() if verdict is False]
+    if known and all(verdict is None for verdict in known.values()):
+        return (
+            "Whether the base model knows the classes cannot be judged: the classifier does not "
+            "know them either, from so few photographs."
+        )
     if not unknown:
         return ""
     if len(unknown) == len(known):

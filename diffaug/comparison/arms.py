@@ -28,6 +28,14 @@ class Arm:
         per_image: generated images for each photograph.
         options: further arguments of :class:`DiffMix`, in plain values, such as
             ``{"pairs": "other"}``.
+
+    Raises:
+        ValueError: ``generate`` or ``mix`` is none of these.
+
+    Example:
+        >>> from diffaug import Arm
+        >>> Arm("real-mix, then CutMix", "real-mix", mix="cutmix", p=0.3).p
+        0.3
     """
 
     name: str

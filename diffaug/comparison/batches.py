@@ -53,7 +53,7 @@ class Batches:
 
     def __init__(self, data: Data, arm: Arm, *, steps: int, batch: int, seed: int) -> None:
         self.data, self.arm, self.seed = data, arm, seed
-        self.steps, self.batch = steps, min(batch, len(data.images))
+        self.steps, self.batch = steps, batch
         self.device = data.images.device
         self._draw_shared()
         self._draw_own()

@@ -1,14 +1,11 @@
 """The accuracy of each arm as a picture."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from diffaug import images
-
-if TYPE_CHECKING:
-    from diffaug.comparison.results import Comparison, Row
+from diffaug.comparison.rows import Row
 
 PAPER, INK, FAINT, LINE = (255, 255, 255), (38, 38, 42), (120, 118, 112), (226, 224, 220)
 GAIN, SAME, LOSS = (33, 128, 84), (92, 104, 122), (190, 60, 50)
@@ -46,14 +43,13 @@ class Canvas:
         return down - round(top)
 
 
-def chart(comparison: "Comparison") -> torch.Tensor:
+def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
     """Draw a dot with its interval for each arm, uint8 (3, H, W)."""
-    rows = comparison.rows
     lows = [100 * max(0.0, min(row.interval[0], row.mean)) for row in rows]
     highs = [100 * min(1.0, max(row.interval[1], row.mean)) for row in rows]
     first, last = _scale(min(lows), max(highs))
     several = len({row.shots for row in rows}) > 1
-    top, advice = 84, images.wrap_text(comparison.advice, SIZE, WIDTH - 48)
+    top, advice = 84, images.wrap_text(said, SIZE, WIDTH - 48)
     height = top + ROW * len(rows) + 56 + 26 * len(advice) + 20
     canvas = Canvas(height)
     room = WIDTH - LEFT - RIGHT
@@ -101,7 +97,7 @@ def chart(comparison: "Comparison") -> torch.Tensor:
     return canvas.pixels
 
 
-def _colour(row: "Row") -> tuple[int, int, int]:
+def _colour(row: Row) -> tuple[int, int, int]:
     if row.simultaneous[0] > 0:
         return GAIN
     return LOSS if row.simultaneous[1] < 0 else SAME

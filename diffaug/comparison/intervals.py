@@ -44,13 +44,13 @@ class Estimate:
     error: float
     degrees: float
 
-    def interval(self, comparisons: int = 1) -> tuple[float, float]:
-        """Return the 95 % interval; of several comparisons, all of them hold together.
+    def interval(self, comparisons: int = 1, least: float = -1.0) -> tuple[float, float]:
+        """Return the 95 % interval, between ``least`` and 1.
 
-        For that, the level of each is raised (Bonferroni).
+        Of several comparisons, all hold together: the level of each is raised (Bonferroni).
         """
         reach = self.error * critical(1 - (1 - LEVEL) / max(1, comparisons), self.degrees)
-        return self.mean - reach, self.mean + reach
+        return max(least, self.mean - reach), min(1.0, self.mean + reach)
 
 
 @dataclass(frozen=True)

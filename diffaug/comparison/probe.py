@@ -95,19 +95,16 @@ def judge(file: Path, tasks: Sequence[Task], classes: Sequence[str]) -> Probe:
         classes: names in the order of their numbers.
     """
     made = pictures.read(file)
-    scores, seen, seen_labels = [], [], []
+    scores: list[torch.Tensor] = []
+    seen: dict[Path, list[torch.Tensor]] = {}
     for task in tasks[:JUDGES]:
         model, device = load(task), torch.device(task.device)
         model.to(device)
         scores.append(predict(model, made.images, device))
         held = pictures.read(task.test)
-        seen.append(predict(model, held.images, device))
-        seen_labels.append(held.columns["label"])
-    if all(torch.equal(labels, seen_labels[0]) for labels in seen_labels):
-        on_photos = torch.stack(seen).mean(0)  # the same test images
-        photo_labels = seen_labels[0]
-    else:
-        on_photos, photo_labels = torch.cat(seen), torch.cat(seen_labels)
+        seen.setdefault(task.test, []).append(predict(model, held.images, device))
+    on_photos = torch.cat([torch.stack(views).mean(0) for views in seen.values()])
+    photo_labels = torch.cat([pictures.read(file).columns["label"] for file in seen])
     generated = torch.stack(scores).mean(0)
     return verdicts(
         _array(on_photos), _array(photo_labels), _array(generated),

@@ -20,7 +20,8 @@ from diffaug.comparison.arms import DEFAULT, Arm, find_arms
 from diffaug.comparison.intervals import Marks
 from diffaug.comparison.networks import build, name_of
 from diffaug.comparison.pools import Models, Pool, has_translator
-from diffaug.comparison.results import Comparison, Row, Training
+from diffaug.comparison.results import Comparison
+from diffaug.comparison.rows import Row, Training
 from diffaug.comparison.split import Part, Photographs, photographs
 from diffaug.comparison.training import RATES, RECIPE, Recipe, Task, batch_size, own_draws
 from diffaug.comparison.workers import Workers, workers
@@ -362,7 +363,7 @@ class _Comparing:
             shots=shots,
             runs=runs,
             mean=mean.mean,
-            interval=mean.interval(),
+            interval=mean.interval(least=0.0),
             classes=classes,
             generated=round(np.mean([fact["images"] for fact in facts])) if facts else 0,
             generation_minutes=sum(fact["seconds"] for fact in facts) / 60,
