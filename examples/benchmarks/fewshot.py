@@ -40,7 +40,7 @@ from diffaug import compare, finetune
 from diffaug.backends.presets import resolve
 from diffaug.comparison import pictures
 from diffaug.comparison.networks import build
-from diffaug.comparison.results import Row
+from diffaug.comparison.rows import Row
 from diffaug.comparison.split import Photographs, photographs
 from diffaug.files import write_whole
 from diffaug.folders import class_of
@@ -86,7 +86,7 @@ class Run:
 
 
 def tuned(run: Run, part: Slice, seed: int) -> Path:
-    """Fine-tune the base on the few photographs of a seed, or find the folder where that is done."""
+    """Fine-tune the base on the few photographs of a seed, or find where that is done."""
     steps = part.tune if run.tune is None else run.tune
     folder = run.work / "tuned" / f"{part.setting}-{part.shots or 'all'}-{seed}-{steps}"
     finetune(

@@ -107,7 +107,7 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
     if size == "quick":
         few = {"seeds": 1, "tune": 60}
         listed = [
-            Slice("drawn-5", "drawn", arms("none", "cutmix", "diffusemix", "real-mix", "real-gen"), **few),
+            Slice("drawn-5", "drawn", FIVE_KNOWN, **few),
             Slice("new-5", "new", arms("none", "diff-mix"), **few),
         ]  # fmt: skip
     else:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from diffaug.comparison.advice import advise
 from diffaug.comparison.intervals import Marks
-
-#: Photographs of a class in the long tail: many above the first, few below the last.
-MANY, FEW = 50, 20
+from diffaug.comparison.rows import Row
 
 
 def _array(bits: str) -> np.ndarray:
@@ -41,6 +40,8 @@ def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
         for arm in names:
             rows[arm].setdefault("attacked", {})[attack] = _figures(arm, under)
     first = units[0]
+    shown = comparison_rows(rows, first["shots"])
+    pairs = {(a, b): marks.difference(a, b) for a in names for b in names if a != b}
     return {
         "name": name,
         **{key: first[key] for key in ("setting", "shots", "classifier", "tune_steps")},
@@ -48,7 +49,41 @@ def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
         "train_images": first["train_images"],
         "test_images": len(first["labels"]),
         "tuning_minutes": float(np.mean([unit["tuning_seconds"] for unit in units]) / 60),
+        "advice": advise(shown, pairs, {}, generating(names)),
+        "best": _best(rows, marks),
         "rows": rows,
+    }
+
+
+def generating(names: Sequence[str]) -> set[str]:
+    """Return the names of the arms that generate images."""
+    words = ("real-", "diff-", "diffusemix", "edit")
+    return {name for name in names if name.startswith(words)}
+
+
+def comparison_rows(rows: Mapping[str, Mapping[str, Any]], shots: int | None) -> list[Row]:
+    """Return rows as `diffaug.compare` has them, for its advice and its chart."""
+    keys = ("mean", "interval", "difference", "difference_interval", "simultaneous")
+    return [
+        Row(arm, shots, (), **{key: row[key] for key in keys if key in row})
+        for arm, row in rows.items()
+    ]
+
+
+def _best(rows: Mapping[str, Mapping[str, Any]], marks: Marks) -> dict[str, Any] | None:
+    """Compare the best arm that generates with the best one that does not."""
+    makes = generating(list(rows))
+    if not makes or len(makes) == len(rows):
+        return None
+    one, other = (
+        max(some, key=lambda name: rows[name]["mean"]) for some in (makes, set(rows) - makes)
+    )
+    found = marks.difference(one, other)
+    return {
+        "generating": one,
+        "other": other,
+        "difference": found.mean,
+        "difference_interval": list(found.interval()),
     }
 
 
@@ -58,13 +93,15 @@ def _marks(units: list[Mapping[str, Any]], names: list[str], bits: Any) -> Marks
 
 def _figures(arm: str, marks: Marks) -> dict[str, Any]:
     """Return the mean of an arm, and how far it is from `none` for the same seeds and images."""
+    mean = marks.mean(arm)
+    figures: dict[str, Any] = {"mean": mean.mean, "interval": list(mean.interval())}
     if arm == "none":
-        return {"mean": marks.mean(arm).mean, "difference": 0.0, "difference_interval": [0.0, 0.0]}
+        return figures | {"difference": 0.0, "difference_interval": [0.0, 0.0]}
     found = marks.difference(arm, "none")
-    return {
-        "mean": marks.mean(arm).mean,
+    return figures | {
         "difference": found.mean,
         "difference_interval": list(found.interval()),
+        "simultaneous": list(found.interval(len(marks.right) - 1)),
     }
 
 
@@ -87,13 +124,3 @@ def _row(arm: str, units: list[Mapping[str, Any]], marks: Marks) -> dict[str, An
         },
         **means,
     }
-
-
-def between(
-    found: Mapping[str, Any], units: Sequence[Mapping[str, Any]], one: str, other: str
-) -> dict[str, Any]:
-    """Return the paired difference of two arms of a slice with its 95 % interval."""
-    own = sorted((u for u in units if u["slice"] == found["name"]), key=lambda u: u["seed"])
-    marks = _marks(own, list(found["rows"]), lambda row: row["right"])
-    difference = marks.difference(one, other)
-    return {"difference": difference.mean, "interval": list(difference.interval())}

@@ -5,7 +5,12 @@ python examples/benchmarks/tables.py
 
 import json
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fewshot_pages import fewshot
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "benchmarks.md"
@@ -129,7 +134,7 @@ GPU_FIGURES = {
     "of_direct": "of the direct rate",
     "peak_gb": "peak GB",
 }
-TABLES = {"speed": speed, "faults": faults, "memory": memory, "gpu": gpu}
+TABLES = {"speed": speed, "faults": faults, "memory": memory, "gpu": gpu, "fewshot": fewshot}
 
 
 def filled(page):

@@ -1,0 +1,151 @@
+"""Put what `fewshot.py` found into the tables of docs/benchmarks.md and into pictures.
+
+    python examples/benchmarks/fewshot_pages.py
+
+`tables.py` fills the pages; this file draws the pictures from docs/benchmarks/fewshot.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fewshot_tables import comparison_rows
+
+DOCS = Path(__file__).parents[2] / "docs"
+FIGURES = DOCS / "benchmarks" / "fewshot.json"
+#: Photographs of a class in the long tail: many above the first, few below the last.
+MANY, FEW = 50, 20
+#: The pictures, each of one slice.
+PICTURES = ("drawn-5", "new-5")
+Found = Mapping[str, Any]
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def percent(value: float) -> str:
+    """Write a share with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def gain(row: Found) -> str:
+    """Write a difference with its interval; bold where the interval leaves out 0."""
+    if "simultaneous" not in row:
+        return ""
+    low, high = row["difference_interval"]
+    text = f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def heading(part: Found) -> str:
+    """Say what a slice was measured on."""
+    shots = f"{part['shots']} images a class" if part["shots"] else "all images"
+    kind = {"scratch": "from scratch", "pretrained": "pre-trained"}[part["classifier"]]
+    return (
+        f"**{part['name']}**: {shots}, {kind}, {len(part['seeds'])} seeds, "
+        f"{part['test_images']} test images."
+    )
+
+
+def arms(part: Found) -> str:
+    """Return the table of a slice: accuracy, gain, and what it costs."""
+    rows = []
+    for name, row in part["rows"].items():
+        cost = ["", ""]
+        if row.get("generated"):
+            cost = [f"{row['generated']:.0f}", f"{row['generation_seconds']:.0f} s"]
+        rows.append([name, percent(row["mean"]), gain(row), *cost])
+    made = table(["arm", "accuracy", "gain over none", "generated", "in"], rows)
+    return f"{heading(part)}\n\n{made}\n\n{part['advice']}"
+
+
+def attacks(part: Found) -> str:
+    """Return the table of a slice under each attack and corruption."""
+    names = list(part["rows"]["none"]["attacked"])
+    rows = [
+        [arm, *(percent(row["attacked"][name]["mean"]) for name in names)]
+        for arm, row in part["rows"].items()
+    ]
+    return f"{heading(part)}\n\n{table(['arm', *names], rows)}"
+
+
+def by_shots(parts: Mapping[str, Found], setting: str) -> str:
+    """Return the table of one setting by the number of images of a class."""
+    some = sorted(
+        (p for n, p in parts.items() if n in [f"{setting}-{k}" for k in (1, 5, 10, 20, 50)]),
+        key=lambda part: part["shots"],
+    )
+    if len(some) < 2:
+        return ""
+    shared = [arm for arm in some[0]["rows"] if all(arm in part["rows"] for part in some)]
+    rows = [
+        [arm, *(f"{percent(p['rows'][arm]['mean'])} {gain(p['rows'][arm])}" for p in some)]
+        for arm in shared
+    ]
+    return table([f"{setting}: images a class", *(str(part["shots"]) for part in some)], rows)
+
+
+def tail(part: Found, counts: Mapping[str, int]) -> str:
+    """Return the table of the long tail: classes with many, medium and few photographs."""
+    bands = {
+        f"many (from {MANY})": [n for n, count in counts.items() if count >= MANY],
+        "medium": [n for n, count in counts.items() if FEW <= count < MANY],
+        f"few (below {FEW})": [n for n, count in counts.items() if count < FEW],
+    }
+    rows = [
+        [
+            arm,
+            percent(row["mean"]),
+            gain(row),
+            *(
+                percent(sum(row["recall"][n] for n in names) / max(1, len(names)))
+                for names in bands.values()
+            ),
+        ]
+        for arm, row in part["rows"].items()
+    ]
+    return f"{heading(part)}\n\n{table(['arm', 'all', 'gain over none', *bands], rows)}"
+
+
+def fewshot(found: Found) -> str:
+    """Return all tables, the main ones first."""
+    parts = found["slices"]
+    done = [f"On {found['machine']}; {found['minutes']:.0f} minutes in all."]
+    done += [arms(parts[name]) for name in parts if name.endswith("-5") or "-pretrained" in name]
+    done += [made for setting in ("drawn", "new") if (made := by_shots(parts, setting))]
+    done += [attacks(part) for part in parts.values() if "attacked" in part["rows"]["none"]]
+    if "tail" in parts:
+        done.append(tail(parts["tail"], found["tail"]))
+    main = [f"{setting}-{k}" for setting in found["settings"] for k in (1, 5, 10, 20, 50)]
+    rest = [name for name in parts if name not in (*main, "tail") and "-pretrained" not in name]
+    done += [arms(parts[name]) for name in rest]
+    return "\n\n".join(done)
+
+
+def draw(found: Found) -> list[Path]:
+    """Draw the charts of the main slices; return their files."""
+    from diffaug.comparison.chart import chart
+    from diffaug.previews.drawing import write_picture
+
+    files = []
+    for name in PICTURES:
+        if part := found["slices"].get(name):
+            rows = tuple(comparison_rows(part["rows"], part["shots"]))
+            file = DOCS / "images" / f"fewshot-{name}.png"
+            write_picture(file, chart(rows, part["advice"]))
+            files.append(file)
+    return files
+
+
+if __name__ == "__main__":
+    for drawn in draw(json.loads(FIGURES.read_text())):
+        print(drawn)
