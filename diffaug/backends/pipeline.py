@@ -1,7 +1,6 @@
 """Running a diffusion model on requests: grouping, batching, seeding, and what goes wrong."""
 
 import gc
-import inspect
 import logging
 import os
 import re
@@ -14,12 +13,13 @@ from typing import Any
 import torch
 
 from diffaug.backends.base import ModelBackend
-from diffaug.backends.batches import Job, Output, kind, run_batch
+from diffaug.backends.batches import Job, Output, accepted, kind, run_batch
 from diffaug.backends.devices import (
     REPAIR,
     choose_device,
     is_out_of_memory,
     refuse_forked_cuda,
+    settle_device,
     why_no_gpu,
 )
 from diffaug.backends.encodings import keep_encodings
@@ -39,6 +39,8 @@ _log = logging.getLogger("diffaug")
 ATTEMPTS = 4
 #: From this many images on, it is an error if not one of them is usable; fewer may be chance.
 ENOUGH_TO_JUDGE = 4
+#: Prompts that are remembered as checked.
+MOST_CHECKED = 10_000
 
 #: What a learned word looks like in a prompt.
 _TOKEN = re.compile(r"<[^<>\s]+>")
@@ -81,6 +83,8 @@ class DiffusersBackend(ModelBackend):
         self._graphs: Graphs | None = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
+        #: Prompts that were checked, which takes as long as to encode them.
+        self._checked: set[str] = set()
         #: Whether an image was ever usable, and how many were not a number before.
         self._succeeded = False
         self._no_numbers = 0
@@ -132,6 +136,8 @@ class DiffusersBackend(ModelBackend):
             self._pinned = pin(self.spec)
             self._pipe = load_pipeline(self._pinned)
             keep_encodings(self._pipe)
+            if not self.spec.offload:
+                settle_device(self._pipe)
             self._graphs = use_graphs(self._pipe, self.spec, choose_device(self.spec.device))
             if self.spec.device == "auto" and (reason := why_no_gpu()):
                 self._warn(
@@ -150,8 +156,7 @@ class DiffusersBackend(ModelBackend):
 
     def _check_prompts(self, pipe: Any, requests: list[GenerationRequest]) -> None:
         """Raise for what the text encoder would silently ignore; warn of what it cuts off."""
-        parameters = inspect.signature(pipe.__call__).parameters
-        if "negative_prompt" not in parameters and any(r.negative_prompt for r in requests):
+        if "negative_prompt" not in accepted(pipe) and any(r.negative_prompt for r in requests):
             raise ValueError(
                 f"'negative_prompt' must be empty: {type(pipe).__name__} takes none, "
                 f"got {next(r.negative_prompt for r in requests if r.negative_prompt)!r}."
@@ -159,8 +164,10 @@ class DiffusersBackend(ModelBackend):
         tokenizer = getattr(pipe, "tokenizer", None)
         if tokenizer is None:
             return
-        known = tokenizer.get_added_vocab()
-        for prompt in {text for r in requests for text in (r.prompt, r.negative_prompt)}:
+        prompts = {text for r in requests for text in (r.prompt, r.negative_prompt)}
+        unchecked = prompts - self._checked
+        known = tokenizer.get_added_vocab() if unchecked else {}
+        for prompt in unchecked:
             unknown = [token for token in _TOKEN.findall(prompt) if token not in known]
             if unknown:
                 raise ValueError(
@@ -175,6 +182,9 @@ class DiffusersBackend(ModelBackend):
                     f"{prompt[:60]!r}... it does not see the last "
                     f"{length - tokenizer.model_max_length}.",
                 )
+        if len(self._checked) > MOST_CHECKED:
+            self._checked.clear()
+        self._checked |= prompts
 
     def _generate(self, pipe: Any, requests: list[GenerationRequest]) -> list[Generated]:
         results: dict[int, Generated] = {}
