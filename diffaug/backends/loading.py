@@ -17,10 +17,12 @@ from diffaug.backends.devices import choose_device, is_out_of_memory
 from diffaug.backends.hub import adapter_file, download, pin, split_revision, weight_of
 from diffaug.backends.model_files import components, read_index, read_json, weights_of
 from diffaug.backends.noise import round_noise
-from diffaug.backends.presets import show_licence
+from diffaug.backends.presets import name_of, show_licence
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.wholeness import next_step
 from diffaug.errors import GenerationError, ModelError, first_line, require
+
+_log = logging.getLogger("diffaug.loading")
 
 #: What a learned word looks like.
 TOKEN = re.compile(r"<[^<>\s]+>")
@@ -58,6 +60,7 @@ def load_pipeline(spec: ModelSpec) -> Any:
     _check_task(folder, index, spec)
     device = choose_device(spec.device)
     show_licence(spec)
+    _log.info("loading %s on %s ...", name_of(spec.model), device)
     try:
         with torch.random.fork_rng(devices=[]), quiet():
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
