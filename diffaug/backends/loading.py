@@ -45,6 +45,7 @@ from diffaug.errors import (
 )
 
 _log = logging.getLogger("diffaug")
+_loading_log = logging.getLogger("diffaug.loading")
 
 #: Editors without a U-Net. None takes a batch of images with a prompt each.
 EDITORS = {
@@ -80,6 +81,7 @@ def load_pipeline(spec: ModelSpec) -> Any:
     _check_task(folder, index, spec)
     device = choose_device(spec.device)
     show_licence(spec)
+    _loading_log.info("loading %s on %s ...", name_of(spec.model), device)
     try:
         with torch.random.fork_rng(devices=[]), quiet():
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))

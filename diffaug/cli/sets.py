@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diffaug.offline.released import ReleaseSummary
 
 
-@app.command()
+@app.command(epilog="Example: diffaug preview photos sheet.png --backend tiny")
 @takes_transform("long_tail", "batch_size")
 def preview(
     context: typer.Context,
@@ -62,7 +62,7 @@ def _given(context: Any) -> list[str]:
     return [name for name, source in sources if source is not None and source.name != "DEFAULT"]
 
 
-@app.command("import")
+@app.command("import", epilog="Example: diffaug import outputs/result set --source photos")
 def import_released(
     folder: Annotated[
         Path,
@@ -107,7 +107,7 @@ def import_released(
     _print_release(done)
 
 
-@app.command("export")
+@app.command("export", epilog="Example: diffaug export set release")
 def export_released(
     folder: Annotated[Path, typer.Argument(metavar="SET", help="Finished set of ours.")],
     destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
