@@ -4,7 +4,6 @@ import gc
 import inspect
 import logging
 import os
-import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from diffaug.backends.devices import (
 from diffaug.backends.encodings import keep_encodings
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import EDITORS, load_pipeline, quiet
+from diffaug.backends.prompts import PromptReader
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError, RefusedError, first_line
@@ -39,8 +39,6 @@ ATTEMPTS = 4
 #: From this many images on, it is an error if not one of them is usable; fewer may be chance.
 ENOUGH_TO_JUDGE = 4
 
-#: What a learned word looks like in a prompt.
-_TOKEN = re.compile(r"<[^<>\s]+>")
 #: From this many parameters on, a CPU takes minutes for an image.
 _BIG = 100_000_000
 
@@ -77,6 +75,7 @@ class DiffusersBackend(ModelBackend):
         #: How many requests got their source back because every attempt was blank or refused.
         self.fallbacks = 0
         self._pipe: Any = None
+        self._reader: PromptReader | None = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
         #: Whether an image was ever usable, and how many were not a number before.
@@ -116,7 +115,7 @@ class DiffusersBackend(ModelBackend):
                     self.spec.model,
                     self.fallbacks,
                 )
-            self._pipe = None
+            self._pipe = self._reader = None
             gc.collect()  # offloading and compiling leave cycles behind
             torch.cuda.empty_cache()  # nothing where CUDA was never used
 
@@ -130,6 +129,8 @@ class DiffusersBackend(ModelBackend):
             self._pinned = pin(self.spec)
             self._pipe = load_pipeline(self._pinned)
             keep_encodings(self._pipe)
+            tokenizer = getattr(self._pipe, "tokenizer", None)
+            self._reader = tokenizer and PromptReader(self.spec.model, tokenizer)
             if self.spec.device == "auto" and (reason := why_no_gpu()):
                 self._warn(
                     "gpu",
@@ -153,25 +154,15 @@ class DiffusersBackend(ModelBackend):
                 f"'negative_prompt' must be empty: {type(pipe).__name__} takes none, "
                 f"got {next(r.negative_prompt for r in requests if r.negative_prompt)!r}."
             )
-        tokenizer = getattr(pipe, "tokenizer", None)
-        if tokenizer is None:
+        if self._reader is None:
             return
-        known = tokenizer.get_added_vocab()
-        for prompt in {text for r in requests for text in (r.prompt, r.negative_prompt)}:
-            unknown = [token for token in _TOKEN.findall(prompt) if token not in known]
-            if unknown:
-                raise ValueError(
-                    f"'prompt' must use tokens that '{self.spec.model}' has learned, got "
-                    f"{unknown[0]!r} in {prompt!r}; use words that any text encoder knows."
-                )
-            length = len(tokenizer(prompt, verbose=False)["input_ids"])
-            if length > tokenizer.model_max_length:
-                self._warn(
-                    "long",
-                    f"the model reads {tokenizer.model_max_length} tokens of a prompt; of "
-                    f"{prompt[:60]!r}... it does not see the last "
-                    f"{length - tokenizer.model_max_length}.",
-                )
+        prompts = dict.fromkeys(r.prompt for r in requests)
+        texts = {*prompts, *(r.negative_prompt for r in requests)}
+        self._reader.check_words(texts)
+        if long := self._reader.cut(texts):
+            self._warn("long", long)
+        if same := self._reader.twins(prompts):
+            self._warn("same", f"{same}.")
 
     def _generate(self, pipe: Any, requests: list[GenerationRequest]) -> list[Generated]:
         results: dict[int, Generated] = {}

@@ -13,7 +13,9 @@ from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.backends.base import BATCH_SIZE, Backend, spec_of
 from diffaug.backends.cache import CachedBackend
+from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
@@ -127,6 +129,8 @@ def warm_cache(
     counts = WarmSummary(len(cached), sum(cached), bytes=expected, skipped=items.skipped)
     if dry_run or all(cached):
         return replace(counts, seconds=time.monotonic() - started)
+    if isinstance(ours.backend, ModelSpec):
+        check_prompts(spec_of(backend), ours.all_prompts())
     made = refused = 0
     pending: set[GenerationRequest] = set()
     batches = _batches(backend, _requests(items, ours), pending)

@@ -21,6 +21,7 @@ from diffaug.arguments import resized_shape
 from diffaug.backends import presets, registry
 from diffaug.backends.base import BATCH_SIZE, Backend
 from diffaug.backends.batches import schedule
+from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
@@ -116,6 +117,7 @@ class Maker:
         #: If set, it replaces the backend of this process, and gets ``at_once`` batches at once.
         self.backend: Backend | None = None
         self.at_once = 1
+        self._prompts_checked = False
 
     def make(self, planned: Iterable[Planned], keep: Keep) -> None:
         """Make images and pass them to ``keep``; read and finish others while the model works."""
@@ -227,6 +229,9 @@ class Maker:
         """Ask the model; None where it refused and there is no original to fall back on."""
         if not requests:
             return []
+        if not self._prompts_checked and isinstance(self.transform.backend, ModelSpec):
+            check_prompts(self.spec, self.transform.all_prompts())
+        self._prompts_checked = True
         backend = self._live_backend()
         try:
             generated: list[Generated | None] = list(backend.generate(requests))

@@ -158,6 +158,10 @@ class ImageTransform(v2.Transform):
         """Return the images of each stage by name, the result last; for previews."""
         return {"result": self.finish(image, generated, params).images}
 
+    def all_prompts(self) -> tuple[str, ...]:
+        """Return every prompt that a request can have, where these are known beforehand."""
+        return ()
+
     def describe(self, params: Params) -> Params:
         """Say in plain values what was applied, for a manifest."""
         return dict(params)
