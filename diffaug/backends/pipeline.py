@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from diffaug.backends.base import ModelBackend
-from diffaug.backends.batches import Job, Output, kind, run_batch
+from diffaug.backends.batches import Job, Output, kind, run_batch, shape_of
 from diffaug.backends.devices import (
     REPAIR,
     choose_device,
@@ -46,12 +46,13 @@ _BIG = 100_000_000
 class DiffusersBackend(ModelBackend):
     """Generate with a diffusers pipeline, loaded on the first request.
 
-    Sources are resized to the model's square; what comes back has that size. Each image has its own
-    random generator, so with ``spec.pad`` it is the same, bit for bit, whatever is generated with
-    it. A batch that does not fit into memory is halved, for the rest of the backend's life.
-    Blank and refused outputs are made again with the next seed, three times; then the source is
-    returned instead. An image that overflows in half precision is decoded again in float32. The
-    backend pickles as its spec and may be used from several threads, one at a time.
+    Sources are resized to the model's square, or with ``spec.keep_aspect`` to their working shape;
+    what comes back has that size. Each image has its own random generator, so with ``spec.pad`` it
+    is the same, bit for bit, whatever is generated with it. A batch that does not fit into memory
+    is halved, for the rest of the backend's life. Blank and refused outputs are made again with the
+    next seed, three times; then the source is returned instead. An image that overflows in half
+    precision is decoded again in float32. The backend pickles as its spec and may be used from
+    several threads, one at a time.
 
     Args:
         spec: the model and how to run it.
@@ -170,7 +171,7 @@ class DiffusersBackend(ModelBackend):
         for index, request in enumerate(requests):
             source = request.image
             if source is not None:
-                source = resize(source, (self.size, self.size))
+                source = resize(source, shape_of(self.spec, request))
             if request.strength == 0 and source is not None:
                 results[index] = Generated(source, request.seed)
             else:
@@ -237,7 +238,7 @@ class DiffusersBackend(ModelBackend):
 
     def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, Output]]:
         """Yield each job with the output of the model."""
-        groups: dict[tuple[int, int, bool], list[Job]] = {}
+        groups: dict[tuple[int, ...], list[Job]] = {}
         for job in jobs:
             groups.setdefault(kind(self.spec, job.request), []).append(job)
         for waiting in groups.values():

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from diffaug import functional, images
 from diffaug.arguments import unit
 from diffaug.backends import presets, registry
-from diffaug.backends.base import Backend, is_backend
+from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
@@ -279,10 +279,12 @@ class ImageTransform(v2.Transform):
         return restore(result), list(applied.values())
 
     def shrink(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images as the backend gets them: uint8, on the CPU, not larger than its size."""
+        """Return images as the backend gets them: uint8, on the CPU, not larger than it works."""
         height, width = image.shape[-2:]
-        size = (self.backend and self.backend.size) or max(height, width)
-        small = (min(height, size), min(width, size))
+        rows = columns = (self.backend and self.backend.size) or max(height, width)
+        if (spec := spec_of(self.backend)) and spec.keep_aspect:
+            rows, columns = spec.working_shape(height, width)
+        small = (min(height, rows), min(width, columns))
         # On the CPU first: a GPU resizes by other arithmetic, and keys are hashes of the pixels.
         return functional.resize(images.to_uint8(image).cpu(), small)
 
