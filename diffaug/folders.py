@@ -98,11 +98,17 @@ class Listing:
         """Return a class that is a split and no class; its own folders are the classes.
 
         All classes with images have names like train and val, and one has its images in folders.
+        That of training comes first: images of a test must not get into a set.
         """
         nested = self._folders_inside()
         if not all(map(_SPLIT.fullmatch, nested)):
             return None
-        return next((name for name, folders in sorted(nested.items()) if folders), None)
+        splits = [name for name, folders in nested.items() if folders]
+        return min(
+            splits,
+            key=lambda name: (split_name(name) not in ("train", "training"), name),
+            default=None,
+        )
 
     def lone_folder(self) -> str | None:
         """Return the only class with images if all of these lie in several folders inside it."""

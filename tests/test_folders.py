@@ -185,10 +185,11 @@ def test_a_name_that_is_no_text_is_left_out_and_printable(tmp_path):
     [
         (["train/cat/1.jpg", "val/cat/2.jpg"], "train"),
         (["train/cat/1.jpg"], "train"),
-        (["Train/cat/1.jpg", "TEST/cat/1.jpg"], "TEST"),
+        (["Train/cat/1.jpg", "TEST/cat/1.jpg"], "Train"),
         (["train/cat/1.jpg", "val/1.jpg", "val/2.jpg"], "train"),  # as ImageNet is unpacked
         (["train2017/cat/1.jpg", "annotations/x.json"], "train2017"),
-        (["training_set/cats/1.jpg", "test_set/cats/1.jpg"], "test_set"),
+        (["training_set/cats/1.jpg", "test_set/cats/1.jpg"], "training_set"),
+        (["val/cat/1.jpg", "test/cat/1.jpg"], "test"),
         (["train/1.jpg", "bus/1.jpg"], None),
         (["train/1.jpg", "test/1.jpg"], None),
         (["train/old/1.jpg", "bus/1.jpg"], None),

@@ -40,13 +40,21 @@ def schedule(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
     return spec.schedule(request.strength)
 
 
-def kind(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int, bool]:
+def shape_of(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
+    """Return the height and width at which a request runs."""
+    image = request.image
+    if image is None:
+        return spec.size, spec.size
+    return spec.working_shape(image.shape[-2], image.shape[-1])
+
+
+def kind(spec: ModelSpec, request: GenerationRequest) -> tuple[int, ...]:
     """Return what requests must have in common to run in one batch.
 
     To SDXL, an empty negative prompt beside a full one is not the same as none at all, so an image
     would depend on the others of its batch.
     """
-    return *schedule(spec, request), bool(request.negative_prompt)
+    return *schedule(spec, request), bool(request.negative_prompt), *shape_of(spec, request)
 
 
 def accepted(pipe: Any) -> tuple[str, ...]:
@@ -56,8 +64,9 @@ def accepted(pipe: Any) -> tuple[str, ...]:
 
 
 def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
-    """Call a pipeline with jobs of one schedule; return what it made of each."""
+    """Call a pipeline with jobs of one kind; return what it made of each."""
     scheduler_steps, steps = schedule(spec, jobs[0].request)
+    height, width = shape_of(spec, jobs[0].request)
     settings: dict[str, Any] = {
         "num_inference_steps": scheduler_steps,
         "guidance_scale": spec.guidance_scale,
@@ -68,7 +77,7 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
     if spec.task == "translate":
         # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
         settings["strength"] = min(1.0, (steps + 0.5) / scheduler_steps)
-    settings["height"] = settings["width"] = spec.size
+    settings |= {"height": height, "width": width}
     if type(pipe).__name__.startswith("QwenImageEdit"):
         # They ignore 'guidance_scale', and use the other only with a negative prompt.
         settings["true_cfg_scale"] = settings.pop("guidance_scale")
@@ -91,7 +100,7 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
         for output in outputs
         for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
     ]
-    levels = resize(levels.cpu(), (spec.size, spec.size))
+    levels = resize(levels.cpu(), (height, width))
     return [
         Output(*parts) for parts in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
     ]

@@ -108,6 +108,15 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return _load_part(folder / "tokenizer", library, kind, torch.float32, spec.variant)
 
 
+def tokens_of(prompt: str, tokenizer: Any) -> list[int]:
+    """Return the tokens of a prompt, uncut; a word of several vectors becomes as many tokens."""
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    read = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, tokenizer)
+    tokens: list[int] = tokenizer(read, verbose=False)["input_ids"]
+    return tokens
+
+
 def _check_base(spec: ModelSpec) -> None:
     for adapter in spec.adapters:
         if finetuned.is_learned(split_revision(adapter)[0]):

@@ -187,6 +187,12 @@ class TransformOptions:
             help="Side of the square that the model works at, in pixels. Default: the preset's."
         ),
     ] = None
+    keep_aspect: Annotated[
+        bool,
+        typer.Option(
+            "--keep-aspect", help="Let the model work at each image's own shape, not at a square."
+        ),
+    ] = False
     guidance_scale: Annotated[
         float | None, typer.Option(help="Guidance by the prompt. Default: the preset's.")
     ] = None
@@ -241,6 +247,8 @@ class TransformOptions:
                 f"'image_guidance_scale' must be for a model that has such guidance, and "
                 f"'{presets.name_of(spec.model)}' has none; leave it out."
             )
+        if self.keep_aspect:
+            changes["keep_aspect"] = True
         if self.model_size is not None:
             changes["size"] = square_side("model_size", self.model_size)
         try:
