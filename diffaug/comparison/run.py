@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from diffaug.arguments import whole
+from diffaug.backends.base import spec_of
 from diffaug.backends.devices import choose_device
 from diffaug.comparison import pictures, probe
 from diffaug.comparison.advice import advise
@@ -26,6 +27,7 @@ from diffaug.comparison.split import Part, Photographs, photographs
 from diffaug.comparison.training import RATES, RECIPE, Recipe, Task, batch_size, own_draws
 from diffaug.comparison.workers import Workers, workers
 from diffaug.folders import class_of
+from diffaug.labels.words import words_of
 from diffaug.offline.identity import versions
 from diffaug.progress import progress_bar
 from diffaug.transforms.base import BackendLike
@@ -259,7 +261,12 @@ class _Comparing:
         judges = [part for part in parts if part.shots == most]
         file = probe.samples(self.out, self.models, judges[0], self.photos.classes, self.size)
         tasks = [self.tasks["none", part.name] for part in judges]
-        return probe.judge(file, tasks, self.photos.classes)
+        found = probe.judge(file, tasks, self.photos.classes)
+        classes = self.photos.classes
+        words = dict(zip(classes, words_of(classes), strict=True))
+        words |= self.models.class_names or {}
+        backend = self.models.translator(judges[0])
+        return probe.by_its_card(found, words, probe.listed_classes(spec_of(backend)))
 
     def _compared(
         self, parts: Sequence[Part], verdict: probe.Probe | None, trained: int, found: int
