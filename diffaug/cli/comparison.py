@@ -139,7 +139,7 @@ def numbers(name: str, text: str) -> int | list[int]:
 
 def table(done: "Comparison") -> list[str]:
     """Lay the rows out in columns, and say how the intervals are meant."""
-    lines = [
+    lines: list[tuple[str, ...]] = [
         ("arm", "images", "accuracy %", "95 % interval", "gain", "95 % interval",
          "generating", "training", "disk")
     ]  # fmt: skip

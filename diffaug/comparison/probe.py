@@ -129,7 +129,7 @@ def verdicts(
 ) -> Probe:  # fmt: skip
     """Judge each class by log-probabilities (N, C) of photographs and of generated images."""
     known: dict[str, bool | None] = {}
-    details = {}
+    details: dict[str, dict[str, float]] = {}
     for number, name in enumerate(classes):
         photos = _apart(on_photos[:, number], photo_labels == number)
         made = _apart(generated[:, number], made_labels == number)
