@@ -11,7 +11,7 @@ import torch
 
 from diffaug.arguments import same_name
 from diffaug.backends import finetuned, presets
-from diffaug.backends.base import is_backend, spec_of
+from diffaug.backends.base import spec_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.comparison import pictures
 from diffaug.comparison.arms import Arm
@@ -57,6 +57,11 @@ class Models:
             text = str(backend).replace("{seed}", str(part.seed))
             backend = presets.resolve(text.replace("{shots}", str(part.shots)), "translate")
         return self._placed(backend)
+
+    def can_draw(self, part: Part) -> bool:
+        """Return whether the backend can make images of classes from text."""
+        spec = spec_of(self.translator(part))
+        return spec is None or spec.task != "edit"
 
     def transform(self, arm: Arm, part: Part, classes: Sequence[str]) -> ImageTransform:
         """Return what makes the images of an arm."""
@@ -203,11 +208,3 @@ class Pool:
                 "images": len(rows),
             },
         )
-
-
-def has_translator(models: Models) -> bool:
-    """Return whether a model can make images of classes from text."""
-    backend: Any = models.backend
-    if is_backend(backend):
-        return True
-    return presets.resolve(backend, "translate").task != "edit"

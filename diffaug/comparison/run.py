@@ -20,7 +20,7 @@ from diffaug.comparison.advice import advise
 from diffaug.comparison.arms import DEFAULT, Arm, find_arms
 from diffaug.comparison.intervals import Marks
 from diffaug.comparison.networks import build, name_of
-from diffaug.comparison.pools import Models, Pool, has_translator
+from diffaug.comparison.pools import Models, Pool
 from diffaug.comparison.results import Comparison
 from diffaug.comparison.rows import Row, Training
 from diffaug.comparison.split import Part, Photographs, photographs
@@ -184,7 +184,7 @@ class _Comparing:
         with bar as shown, workers(jobs, lambda task: shown and shown.update()) as staff:
             for part in parts:
                 self._submit(staff, self.arms[0], part)
-            if ask and has_translator(self.models):
+            if ask and self.models.can_draw(parts[0]):
                 staff.wait()
                 verdict = self._probe(parts)
                 for line in verdict.lines():
