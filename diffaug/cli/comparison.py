@@ -140,7 +140,7 @@ def numbers(name: str, text: str) -> int | list[int]:
 def table(done: "Comparison") -> list[str]:
     """Lay the rows out in columns, and say how the intervals are meant."""
     lines: list[tuple[str, ...]] = [
-        ("arm", "images", "accuracy %", "95 % interval", "gain", "95 % interval",
+        ("arm", "per class", "accuracy %", "95 % interval", "gain", "95 % interval",
          "generating", "training", "disk")
     ]  # fmt: skip
     lines += [_cells(row) for row in done.rows]

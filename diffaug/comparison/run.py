@@ -167,6 +167,7 @@ class _Comparing:
     pools: dict[tuple[str, str], Path] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     made: int = 0
+    bar: Any = None
 
     def run(self, parts: Sequence[Part], jobs: int, ask: bool) -> Comparison:
         """Do everything that is not done, and compare."""
@@ -181,14 +182,14 @@ class _Comparing:
         bar: AbstractContextManager[Any] = progress_bar(
             self.progress, len(parts) * len(self.arms), unit="classifier"
         )
-        with bar as shown, workers(jobs, lambda task: shown and shown.update()) as staff:
+        with bar as self.bar, workers(jobs, self._count) as staff:
             for part in parts:
                 self._submit(staff, self.arms[0], part)
             if ask and self.models.can_draw(parts[0]):
                 staff.wait()
                 verdict = self._probe(parts)
                 for line in verdict.lines():
-                    self.say(line)
+                    self._say(line)
             for arm in self.arms[1:]:
                 if not arm.generate:
                     for part in parts:
@@ -201,6 +202,19 @@ class _Comparing:
             trained, found = staff.trained, staff.found
         return self._compared(parts, verdict, trained, found)
 
+    def _count(self, task: Task) -> None:
+        """Move the bar on by a classifier."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def _say(self, line: str) -> None:
+        """Say a line, above the bar if there is one."""
+        if self.bar is not None:
+            self.bar.clear()
+        self.say(line)
+        if self.bar is not None:
+            self.bar.refresh()
+
     def _plan(self, arm: Arm, part: Part) -> Pool:
         """Check an arm's model and name its pool, before anything is made."""
         transform = self.models.transform(arm, part, self.photos.classes)
@@ -210,7 +224,7 @@ class _Comparing:
     def _generate(self, pool: Pool, arm: Arm, part: Part) -> None:
         if not pool.file(self.out).is_file():
             count = (arm.per_image or 1) * len(part.train)
-            self.say(f"generating {count} images for {arm.name} ({part.name})")
+            self._say(f"generating {count} images for {arm.name} ({part.name})")
         file, made = pool.make(self.out, self.photos.root, self.photos.classes, self.progress)
         self.pools[arm.name, part.name] = file
         self.made += made

@@ -19,7 +19,7 @@ def test_compare_prints_a_table_advice_and_where_everything_is(photos, tmp_path)
     done = run(*given)
     assert 0 == done.exit_code, done.output
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:3] == ["arm", "images", "accuracy"]
+    assert lines[0].split()[:3] == ["arm", "per", "class"]
     assert ["none", "mixup"] == [line.split()[0] for line in lines[1:3]]
     assert "intervals: paired over 2 folds" in done.stdout
     assert "'mixup' is not better than 'none' beyond the noise" in done.stdout
