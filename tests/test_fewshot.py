@@ -14,11 +14,11 @@ from torch import nn
 BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import fewshot
-import fewshot_data
-import fewshot_robust
-import fewshot_tables
-from fewshot_plan import Unit, plan
+import fewshot  # noqa: E402
+import fewshot_data  # noqa: E402
+import fewshot_robust  # noqa: E402
+import fewshot_tables  # noqa: E402
+from fewshot_plan import Slice, Unit, arms, plan  # noqa: E402
 
 pyarrow = pytest.importorskip("pyarrow")
 
@@ -91,6 +91,26 @@ def test_no_two_slices_of_a_plan_share_a_name_and_all_have_a_baseline(size):
     assert all("none" in {arm.name for arm in part.arms} for part in slices)
     units = list(fewshot.units_of(slices))
     assert sum(part.seeds for part in slices) == len({unit.name for unit in units})
+
+
+def test_a_unit_writes_which_test_images_each_classifier_named_rightly(parquet, tmp_path):
+    train, test = parquet
+    fewshot_data.write_folders([train], [test], tmp_path)
+    part = Slice(
+        "few", "new", arms("none", "diff-mix"), shots=2, robust=True,
+        filters={"diff-mix, best half": "half"},
+    )  # fmt: skip
+    models = (str(tiny_pipelines.model_folder(task)) for task in ("translate", "edit"))
+    run = fewshot.Run(tmp_path, *models, "cpu", steps=2, per_image=1, tune=1, batch=4)
+    assert not run.is_done(Unit(part, 0))
+    fewshot.do(Unit(part, 0), run)
+    assert run.is_done(Unit(part, 0))
+    found = json.loads(run.result(Unit(part, 0)).read_text())
+    assert ["none", "diff-mix", "diff-mix, best half"] == list(found["rows"])
+    assert all(6 == len(row["right"]) for row in found["rows"].values())
+    assert [0, 0, 1, 1, 2, 2] == found["labels"] and 6 == found["train_images"]
+    assert 6 == found["rows"]["diff-mix"]["generated"]
+    assert 6 == len(found["rows"]["diff-mix"]["attacked"]["fgsm 4/255"])
 
 
 @pytest.mark.slow

@@ -131,6 +131,56 @@ def fewshot(found: Found) -> str:
     return "\n\n".join(done)
 
 
+def which(found: Found) -> str:
+    """Return one row for each main slice: the best arm with and without generated images."""
+    rows = []
+    for name, part in found["slices"].items():
+        best = part["best"]
+        if best is None or not ("none" in part["rows"] and part["classifier"]):
+            continue
+        if name.count("-") > 1 and not name.endswith("-pretrained"):
+            continue  # an ablation
+        one, other = (part["rows"][best[key]] for key in ("generating", "other"))
+        rows.append(
+            [
+                f"`{name}`",
+                part["shots"] or "long tail",
+                part["classifier"],
+                percent(part["rows"]["none"]["mean"]),
+                f"{best['other']} {percent(other['mean'])}",
+                f"{best['generating']} {percent(one['mean'])}",
+                gain(best | {"simultaneous": None}),
+            ]
+        )
+    titles = ["table", "images a class", "classifier", "none", "best without generated images"]
+    return table([*titles, "best with them", "difference"], rows)
+
+
+def cost(found: Found) -> str:
+    """Return what generating costs, by model and device, from the files that measured it."""
+    gpu = json.loads((DOCS / "benchmarks" / "gpu.json").read_text())
+    device = gpu["machine"]["device"]
+    rates = {row["check"]: row["figures"] for row in gpu["sections"]["speed"]["rows"]}
+    rows = []
+    for preset in ("tiny", "tiny-translate"):
+        folder = DOCS.parent / "diffaug" / "assets" / preset
+        seconds = json.loads((folder / "figures.json").read_text())["seconds_an_image_on_one_core"]
+        rows.append([f"`{preset}`", 64, "one CPU core", f"{1 / seconds:.1f}", _hours(seconds)])
+    for preset, size, check in (
+        ("instruct-pix2pix-256", 256, "edit, 256 px, batch 32, 20 steps"),
+        ("instruct-pix2pix", 512, "edit, 512 px, batch 8, 20 steps"),
+        ("sd15", 512, "translate, 512 px, batch 8, 25 steps"),
+    ):
+        rate = rates[check]["images_per_s"]
+        rows.append([f"`{preset}`", size, f"one {device}", f"{rate:.1f}", _hours(1 / rate)])
+    return table(["preset", "pixels", "on", "images/s", "10,000 images"], rows)
+
+
+def _hours(seconds: float) -> str:
+    hours = 10_000 * seconds / 3600
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+
+
 def draw(found: Found) -> list[Path]:
     """Draw the charts of the main slices; return their files."""
     from diffaug.comparison.chart import chart

@@ -1,4 +1,4 @@
-"""Put the figures that the benchmarks wrote into the tables of docs/benchmarks.md.
+"""Put the figures that the benchmarks wrote into the tables of docs/benchmarks.md and which.md.
 
 python examples/benchmarks/tables.py
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fewshot_pages import fewshot
+from fewshot_pages import cost, fewshot, which
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "benchmarks.md"
@@ -152,13 +152,18 @@ TABLES = {
     "gpu": gpu,
     "fewshot": fewshot,
 }
+#: The tables of each page, with the file that each is made from.
+PAGES = {
+    PAGE: {name: (make, name) for name, make in TABLES.items()},
+    DOCS / "which.md": {"which": (which, "fewshot"), "cost": (cost, "gpu")},
+}
 
 
-def filled(page):
-    """Return the page with every table made anew."""
-    for name, make in TABLES.items():
-        path = DOCS / "benchmarks" / f"{name}.json"
-        made = make(json.loads(path.read_text())) if path.exists() else "Not measured yet."
+def filled(page, path=PAGE):
+    """Return the text of a page with every table made anew."""
+    for name, (make, file) in PAGES[path].items():
+        source = DOCS / "benchmarks" / f"{file}.json"
+        made = make(json.loads(source.read_text())) if source.exists() else "Not measured yet."
         start, end = f"<!-- {name} -->\n", "<!-- end -->"
         body = f"{start}\n{made}\n\n{end}"
         page = re.sub(f"{start}.*?{end}", lambda _, body=body: body, page, flags=re.DOTALL)
@@ -166,4 +171,5 @@ def filled(page):
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text()))
+    for path in PAGES:
+        path.write_text(filled(path.read_text(), path))
