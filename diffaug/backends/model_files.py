@@ -23,7 +23,8 @@ def read_json(path: Path, writer: str = "save_pretrained of diffusers") -> dict[
         content = untrusted.read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"'{path}' could not be read ({one_line(error)}); give a whole folder, as {writer} writes it."
+            f"'{path}' could not be read ({one_line(error)}); give a whole folder, as {writer} "
+            "writes it."
         ) from error
     if not isinstance(content, dict):
         raise ModelError(f"'{path}' must hold a JSON object, got {type(content).__name__}.")

@@ -14,7 +14,7 @@ from diffaug.ahead import map_ahead
 from diffaug.backends.base import BATCH_SIZE, Backend, spec_of
 from diffaug.backends.cache import CachedBackend
 from diffaug.backends.request import Generated, GenerationRequest
-from diffaug.errors import RefusedError, UnreadableImageError, one_line
+from diffaug.errors import RefusedError, UnreadableImageError, is_of_machine, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
 from diffaug.labels.map_style import check_dataset
@@ -223,9 +223,9 @@ class _Items:
             return None
         try:
             sample = self._dataset[index]
-        except MemoryError:
-            raise
         except Exception as error:  # a damaged file may fail in any way, in anyone's dataset
+            if is_of_machine(error):
+                raise
             self._skip(index, error)
             return None
         image, label = self._parts(sample)
@@ -235,6 +235,8 @@ class _Items:
             images.check_image(image)
             return images.unpack(image)[0], label
         except (OSError, SyntaxError, UnreadableImageError) as error:
+            if is_of_machine(error):
+                raise
             self._skip(index, error)
             return None
 
