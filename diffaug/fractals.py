@@ -397,7 +397,8 @@ class FractalBank:
             if not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"Each process renders its fractals again: cannot write to the cache ({error}).",
+                    "Each process renders its fractals again: "
+                    f"cannot write to the cache ({error}).",
                     RuntimeWarning,
                     stacklevel=5,
                 )

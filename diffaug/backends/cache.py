@@ -18,13 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
 from diffaug import images
 from diffaug.arguments import whole
-from diffaug.backends.base import Backend
+from diffaug.backends.base import Backend, answers_of
 from diffaug.backends.request import Generated, GenerationRequest, check_rgb
 from diffaug.files import cache_root, write_whole
 from diffaug.untrusted import open_regular, parse_json
@@ -110,8 +110,9 @@ class CachedBackend(Backend):
         if format not in get_args(Format):
             raise ValueError(f"'format' must be jpeg or raw, got {format!r}.")
         self.backend = backend
-        plain = isinstance(max_bytes, float) and max_bytes.is_integer()  # such as 20e9
-        self.max_bytes = whole("max_bytes", int(max_bytes) if plain else max_bytes, 1)
+        given: Any = max_bytes
+        plain = isinstance(given, float) and given.is_integer()  # such as 20e9
+        self.max_bytes = whole("max_bytes", int(given) if plain else given, 1)
         self.format = format
         self._folder = folder
         self._warned = False
@@ -143,7 +144,7 @@ class CachedBackend(Backend):
             else:
                 missing[name] = request
         if missing:
-            fresh = self.backend.generate(list(missing.values()))
+            fresh = answers_of(self.backend, list(missing.values()))
             for name, generated in zip(missing, fresh, strict=True):
                 answers[name] = self._keep(name, generated)
         if len(answers) == len(names):  # no request occurs twice

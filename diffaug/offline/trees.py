@@ -12,7 +12,6 @@ from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageE
 from diffaug.file_warnings import reading
 from diffaug.folders import Listing, list_folder, tree_of
 
-
 #: The most bytes of a file elsewhere: it is read whole.
 LARGEST_FILE = 1_000_000_000
 
