@@ -11,11 +11,21 @@ import typer
 from rich.console import Console
 
 from diffaug.cli.wording import as_typed, with_presets
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, visible
 from diffaug.progress import above_bars
 
-out = Console(highlight=False, soft_wrap=True, markup=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+class _Plain(Console):
+    """A console that shows what a terminal would obey: names of files may hold anything."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts, with control characters as escapes."""
+        shown = (visible(text) if isinstance(text, str) else text for text in objects)
+        super().print(*shown, **options)
+
+
+out = _Plain(highlight=False, soft_wrap=True, markup=False)
+err = _Plain(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 #: The commands in the order of use, by what they are for. Each has an example as its ``epilog``.
 SECTIONS = {

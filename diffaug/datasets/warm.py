@@ -17,7 +17,7 @@ from diffaug.backends.cache import CachedBackend
 from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import RefusedError, UnreadableImageError, one_line
+from diffaug.errors import RefusedError, UnreadableImageError, is_of_machine, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
 from diffaug.labels.map_style import check_dataset
@@ -228,9 +228,9 @@ class _Items:
             return None
         try:
             sample = self._dataset[index]
-        except MemoryError:
-            raise
         except Exception as error:  # a damaged file may fail in any way, in anyone's dataset
+            if is_of_machine(error):
+                raise
             self._skip(index, error)
             return None
         image, label = self._parts(sample)
@@ -240,6 +240,8 @@ class _Items:
             images.check_image(image)
             return images.unpack(image)[0], label
         except (OSError, SyntaxError, UnreadableImageError) as error:
+            if is_of_machine(error):
+                raise
             self._skip(index, error)
             return None
 

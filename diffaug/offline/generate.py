@@ -19,7 +19,7 @@ from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.arguments import resized_shape
 from diffaug.backends import presets, registry
-from diffaug.backends.base import BATCH_SIZE, Backend
+from diffaug.backends.base import BATCH_SIZE, Backend, answers_of
 from diffaug.backends.batches import schedule, shape_of
 from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
@@ -234,7 +234,7 @@ class Maker:
         self._prompts_checked = True
         backend = self._live_backend()
         try:
-            generated: list[Generated | None] = list(backend.generate(requests))
+            generated: list[Generated | None] = [*answers_of(backend, requests)]
             # It is smaller after a batch that did not fit; run.json records what made the images.
             self.batch_size = min(self.batch_size, getattr(backend, "batch_size", self.batch_size))
             return generated

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from diffaug import functional, images
 from diffaug.arguments import unit
 from diffaug.backends import presets, registry
-from diffaug.backends.base import Backend, is_backend, spec_of
+from diffaug.backends.base import Backend, answers_of, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
@@ -266,7 +266,7 @@ class ImageTransform(v2.Transform):
         pixels, restore = unpacked or images.unpack(image)  # (N, 3, H, W)
         chosen, params = take(pixels, list(live)), list(live.values())
         requests = self.requests(chosen, params)
-        generated = self.live_backend().generate(requests) if requests else []
+        generated = answers_of(self.live_backend(), requests) if requests else []
         result, params = self.finish(chosen, generated, params)
         if len(live) < count:
             finished, result = result, pixels.clone()

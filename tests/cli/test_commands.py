@@ -171,7 +171,7 @@ def test_the_cache_is_shown_and_cleared(photos, tmp_path, model, monkeypatch):
         (2, ("--alpha", "2"), "'--alpha' must be in [0, 1], got 2.0"),
         (2, ("--alpha", "much"), "'--alpha' must be a number or LOW,HIGH, got 'much'"),
         (2, ("--prompts", " "), "'--prompts' must hold at least one string"),
-        (2, ("--prompts", "no.txt"), "'--prompts' must be a style, or a text file with one on each"),
+        (2, ("--prompts", "no.txt"), "'--prompts' must be a style, or a text file with one"),
         (2, ("--masks", "diagonal"), "got 'diagonal'"),
         (2, ("--recipe", "poem"), "'--recipe' must be one of paper, release"),
         (2, ("--fractals", "nowhere"), "'--fractals' must be a folder of images, got 'nowhere'"),
