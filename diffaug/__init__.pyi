@@ -48,8 +48,6 @@ from diffaug.transforms.prompt_edit import PromptEdit
 __version__: str
 
 __all__ = [
-    "compare",
-    "Comparison",
     "Arm",
     "Backend",
     "BatchAugment",
@@ -58,6 +56,7 @@ __all__ = [
     "ClassPairs",
     "ClassifierFilter",
     "ClipFilter",
+    "Comparison",
     "DiffMix",
     "DiffuseMix",
     "DiffusersBackend",
@@ -84,6 +83,7 @@ __all__ = [
     "cache_info",
     "class_counts",
     "class_names_of",
+    "compare",
     "errors",
     "export_set",
     "few_shot_subset",
