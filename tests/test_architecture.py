@@ -18,7 +18,7 @@ PACKAGE = Path(diffaug.__file__).parent
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
 errors arguments seeds files progress ahead switches file_warnings pil_modes image_files images
-folders functional fractals fractal_folder
+folders functional fractals fractal_folder photos
 labels backends transforms offline datasets filtering finetuning previews cli
 """.split()
 
@@ -36,6 +36,7 @@ OWNERS = {
     "fsspec": {"offline.trees"},
     "filelock": {"offline.destination", "backends.process.client"},
     "tqdm": {"progress"},
+    "jinja2": {"previews.page"},
     "typer": {"cli"},
     "rich": {"cli"},
     "socket": {"backends.process"},

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from diffaug.cli import models as models  # adds its commands
+from diffaug.cli import previews as previews
 from diffaug.cli import sets as sets
 from diffaug.cli.app import app, err, out
 from diffaug.cli.options import (
