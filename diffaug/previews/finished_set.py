@@ -1,5 +1,6 @@
 """The images of a generated set on a contact sheet, each beside its source."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -64,11 +65,15 @@ class FinishedSet:
         self.folder = folder
         self._groups: dict[tuple[bool, str], list[int]] = {}
         counts = dict.fromkeys(("images", "originals", "refused", "tried again", "rejected"), 0)
+        #: How many images each class has, without copies of originals.
+        self.per_class: Counter[str] = Counter()
         mixed = False
         for number, (_, row) in enumerate(images_of(folder)):
             original = row.get("method") == "original"
             key = (original, "" if original else str(row.get("label")))
             self._groups.setdefault(key, []).append(number)
+            if not original and row.get("label") is not None:
+                self.per_class[str(row["label"])] += 1
             mixed |= row.get("strength") is not None and source_label(row) != row.get("label")
             counts["images"] += not original
             counts["originals"] += original
@@ -83,10 +88,6 @@ class FinishedSet:
         if (folder / MANIFEST).is_file() and not Journal(folder).path.exists():
             with (folder / MANIFEST).open("rb") as file:
                 counts["missing"] = sum(1 for _ in file) - counts["images"] - counts["originals"]
-        #: How many images each class has, without copies of originals.
-        self.per_class = {
-            label: len(group) for (original, label), group in self._groups.items() if not original
-        }
         total = counts.pop("images")
         self.total = total + counts["originals"]
         marks = [f"{count} {name}" for name, count in counts.items() if count]

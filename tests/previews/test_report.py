@@ -144,6 +144,20 @@ def test_images_from_text_are_not_compared_with_a_photograph(photos, tmp_path):
     assert {0} == {len(row["scores"]) for row in data_of(tmp_path / "report.html")["rows"]}
 
 
+def test_classes_are_counted_over_the_whole_set_and_without_classes_not_at_all(photos, tmp_path):
+    folder = translated(photos, tmp_path / "set", include_originals=True)
+    preview(folder, tmp_path / "report.html", count=3)
+    counts = r'data-class="(\w+)".*?class="count">(\d+)<'
+    shown = re.findall(counts, (tmp_path / "report.html").read_text(), re.S)
+    assert 8 == sum(int(count) for _, count in shown) and ["cat", "dog"] == [n for n, _ in shown]
+    with rewriting(folder) as rows:
+        for row in rows:
+            row |= {"label": None, "source_label": None}
+    preview(folder, tmp_path / "report.html")
+    assert "Images of each class" not in (tmp_path / "report.html").read_text()
+    assert [] == data_of(tmp_path / "report.html")["rows"][0]["classes"]
+
+
 def test_a_name_cannot_become_code(tmp_path):
     name = "</script><script>alert(1)</script>"
     row = ReportRow(name, [(name, 100)], {"original": "none"}, prompt=name)
