@@ -37,7 +37,8 @@ from diffaug.offline.augment import augment_dataset, augment_folder
 from diffaug.offline.released import export_set, import_set
 from diffaug.offline.shards import merge
 from diffaug.offline.summary import Summary
-from diffaug.previews.contact_sheet import preview
+from diffaug.photos import sample_photos
+from diffaug.previews.jobs import preview, sweep
 from diffaug.transforms.base import Finished, ImageTransform
 from diffaug.transforms.diffmix import DiffMix
 from diffaug.transforms.diffusemix import DiffuseMix
@@ -96,8 +97,10 @@ __all__ = [
     "load_image",
     "merge",
     "preview",
+    "sample_photos",
     "serve",
     "soft_label",
+    "sweep",
     "unload",
     "warm_cache",
 ]

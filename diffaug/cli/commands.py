@@ -7,6 +7,7 @@ import typer
 
 from diffaug.cli import comparison as comparison  # adds its commands
 from diffaug.cli import models as models
+from diffaug.cli import previews as previews
 from diffaug.cli import sets as sets
 from diffaug.cli.app import app, err, out, words
 from diffaug.cli.options import (
