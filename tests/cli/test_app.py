@@ -42,7 +42,7 @@ def completed(line):
     """Return what bash is offered for the last word of a command line."""
     environment = {"_DIFFAUG_COMPLETE": "complete_bash", "COMP_WORDS": line}
     done = subprocess.run(
-        [sys.executable, "-m", "diffaug"], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "diffaug"], capture_output=True, text=True, timeout=300,
         env=os.environ | environment | {"COMP_CWORD": str(line.count(" "))},
     )  # fmt: skip
     return done.stdout.split()
@@ -140,6 +140,6 @@ main()
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "new")],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert "loading torch ...\n" == done.stderr and "1 fractals in" in done.stdout

@@ -23,7 +23,7 @@ def started(*lines):
     """Return what each command line prints, and its exit code with what it imported."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(lines)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert 0 == done.returncode, done.stderr
     return [line[4:] for line in done.stdout.splitlines() if line.startswith("===")], done
