@@ -9,7 +9,7 @@ from diffaug.comparison.rows import Row
 
 PAPER, INK, FAINT, LINE = (255, 255, 255), (38, 38, 42), (120, 118, 112), (226, 224, 220)
 GAIN, SAME, LOSS = (33, 128, 84), (92, 104, 122), (190, 60, 50)
-WIDTH, LEFT, RIGHT, ROW, SIZE = 960, 190, 210, 44, 18
+WIDTH, LEFT, RIGHT, ROW, SIZE = 1020, 200, 270, 44, 18
 
 
 class Canvas:
@@ -60,7 +60,7 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
     canvas.text(
         "Accuracy on photographs that no arm has seen (%), with 95 % intervals", 24, 16, INK, 20
     )
-    canvas.text("gain over 'none'", WIDTH - RIGHT + 24, 52, FAINT, 15)
+    canvas.text("gain over 'none'", WIDTH - RIGHT + 84, 52, FAINT, 15)
     bottom = top + ROW * len(rows)
     step = _step(first, last)
     for tick in range(round(first), round(last) + 1, step):
@@ -81,11 +81,11 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
             canvas.box(end - 1, middle - 6, end + 1, middle + 6, colour)
         dot = across(100 * row.mean)
         canvas.box(dot - 5, middle - 5, dot + 5, middle + 5, colour)
-        canvas.text(f"{100 * row.mean:.1f}", WIDTH - RIGHT - 36, middle - 12, colour)
+        canvas.text(f"{100 * row.mean:.1f}", WIDTH - RIGHT + 16, middle - 12, colour)
         if row.arm != "none":
             bounds = [100 * bound for bound in row.difference_interval]
             gain = f"{100 * row.difference:+.1f}  ({bounds[0]:+.1f} to {bounds[1]:+.1f})"
-            canvas.text(gain, WIDTH - RIGHT + 24, middle - 11, colour, 16)
+            canvas.text(gain, WIDTH - RIGHT + 84, middle - 11, colour, 16)
     down = bottom + 40
     for line in advice:
         canvas.text(line, 24, down, INK)

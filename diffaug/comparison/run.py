@@ -107,9 +107,9 @@ def compare(
 
     Example:
         >>> from diffaug import compare
-        >>> compare("photos", folds=5, test="others")
+        >>> compare("photos", arms=["real-mix"], shots=5)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: 'source' must be an existing folder, got 'photos'.
+        ValueError: 'source' must be an existing folder, got 'photos'; give the one that ...
 
     Reference:
         Nadeau and Bengio, Inference for the generalization error, Machine Learning 52, 2003, for
