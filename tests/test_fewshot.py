@@ -135,7 +135,7 @@ def test_a_sum_is_over_seeds_and_paired():
         return {
             "slice": "s", "setting": "new", "shots": 5, "classifier": "scratch", "seed": seed,
             "tune_steps": None, "train_images": 10, "labels": [0, 0, 1, 1], "classes": ["a", "b"],
-            "tuning_seconds": 0.0, "rows": {name: {"right": bits} for name, bits in right.items()},
+            "tuning_seconds": 0.0, "rows": {n: {"right": bits, "on": "a CPU"} for n, bits in right.items()},
         }  # fmt: skip
 
     units = [unit(0, none="1000", better="1110"), unit(1, none="0010", better="1011")]
@@ -147,6 +147,21 @@ def test_a_sum_is_over_seeds_and_paired():
     assert {"a": 0.5, "b": 0.5} == found["rows"]["better"]["recall_change"]
     low, high = found["rows"]["better"]["difference_interval"]
     assert low < 0.5 < high
+
+
+def test_an_arm_with_fewer_seeds_is_compared_over_the_seeds_that_it_has():
+    def unit(seed, **right):
+        return {
+            "slice": "s", "setting": "new", "shots": 5, "classifier": "scratch", "seed": seed,
+            "tune_steps": None, "train_images": 10, "labels": [0, 0, 1, 1], "classes": ["a", "b"],
+            "tuning_seconds": 0.0, "rows": {n: {"right": r, "on": str(seed)} for n, r in right.items()},
+        }  # fmt: skip
+
+    units = [unit(0, none="1000", late="1100", all="1110"), unit(1, none="0000", all="1000")]
+    found = fewshot_tables.summary(units)["s"]
+    assert (0.25, [0]) == (found["rows"]["late"]["difference"], found["rows"]["late"]["seeds"])
+    assert (0.375, [0, 1]) == (found["rows"]["all"]["difference"], found["rows"]["all"]["seeds"])
+    assert ["0", "1"] == found["machines"]
 
 
 class Brightest(nn.Module):
