@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         "recipe": {**SHARED, "per_image": run.per_image, "steps": run.steps, "size": SIZE},
         "slices": summary(results),
         "failed": failed,
-        "minutes": (time.monotonic() - started) / 60,
+        "minutes": sum(result["seconds"] for result in results) / 60,
         "versions": {name: metadata.version(name) for name in ("torch", "diffusers")},
         "machine": machine(device),
     }

@@ -52,7 +52,7 @@ def heading(part: Found) -> str:
     kind = {"scratch": "from scratch", "pretrained": "pre-trained"}[part["classifier"]]
     return (
         f"**{part['name']}**: {shots}, {kind}, {len(part['seeds'])} seeds, "
-        f"{part['test_images']} test images."
+        f"{part['test_images']} test images; on {' and '.join(part['machines'])}."
     )
 
 
@@ -63,8 +63,8 @@ def arms(part: Found) -> str:
         cost = ["", ""]
         if row.get("generated"):
             cost = [f"{row['generated']:.0f}", f"{row['generation_seconds']:.0f} s"]
-        rows.append([name, percent(row["mean"]), gain(row), *cost])
-    made = table(["arm", "accuracy", "gain over none", "generated", "in"], rows)
+        rows.append([name, percent(row["mean"]), gain(row), len(row["seeds"]), *cost])
+    made = table(["arm", "accuracy", "gain over none", "seeds", "generated", "in"], rows)
     return f"{heading(part)}\n\n{made}\n\n{part['advice']}"
 
 
@@ -119,8 +119,7 @@ def tail(part: Found, counts: Mapping[str, int]) -> str:
 def fewshot(found: Found) -> str:
     """Return all tables, the main ones first."""
     parts = found["slices"]
-    done = [f"On {found['machine']}; {found['minutes']:.0f} minutes in all."]
-    done += [arms(parts[name]) for name in parts if name.endswith("-5") or "-pretrained" in name]
+    done = [arms(parts[name]) for name in parts if name.endswith("-5") or "-pretrained" in name]
     done += [made for setting in ("drawn", "new") if (made := by_shots(parts, setting))]
     done += [attacks(part) for part in parts.values() if "attacked" in part["rows"]["none"]]
     if "tail" in parts:
