@@ -65,17 +65,28 @@ def arms(part: Found) -> str:
             cost = [f"{row['generated']:.0f}", f"{row['generation_seconds']:.0f} s"]
         rows.append([name, percent(row["mean"]), gain(row), len(row["seeds"]), *cost])
     made = table(["arm", "accuracy", "gain over none", "seeds", "generated", "in"], rows)
-    return f"{heading(part)}\n\n{made}\n\n{part['advice']}"
+    said = [heading(part), made]
+    if any(row["seeds"] != part["seeds"] for row in part["rows"].values()):
+        said.append("An arm with fewer seeds is compared with `none` of the same seeds.")
+    return "\n\n".join([*said, part["advice"]])
 
 
 def attacks(part: Found) -> str:
     """Return the table of a slice under each attack and corruption."""
     names = list(part["rows"]["none"]["attacked"])
     rows = [
-        [arm, *(percent(row["attacked"][name]["mean"]) for name in names)]
+        [arm, *(_attacked(row["attacked"][name]) for name in names)]
         for arm, row in part["rows"].items()
+        if "attacked" in row and row["seeds"] == part["seeds"]
     ]
-    return f"{heading(part)}\n\n{table(['arm', *names], rows)}"
+    said = "Accuracy on attacked and corrupted test images; bold where it is above `none`'s."
+    return f"{heading(part)} {said}\n\n{table(['arm', *names], rows)}"
+
+
+def _attacked(figures: Found) -> str:
+    """Write an accuracy; bold where it is above that of `none` beyond the noise."""
+    text = percent(figures["mean"])
+    return f"**{text}**" if figures["difference_interval"][0] > 0 else text
 
 
 def by_shots(parts: Mapping[str, Found], setting: str) -> str:
@@ -188,7 +199,9 @@ def draw(found: Found) -> list[Path]:
     files = []
     for name in PICTURES:
         if part := found["slices"].get(name):
-            rows = tuple(comparison_rows(part["rows"], part["shots"]))
+            # Those with fewer seeds have another baseline.
+            full = {n: row for n, row in part["rows"].items() if row["seeds"] == part["seeds"]}
+            rows = tuple(comparison_rows(full, part["shots"]))
             file = DOCS / "images" / f"fewshot-{name}.png"
             write_picture(file, chart(rows, part["advice"]))
             files.append(file)
