@@ -37,7 +37,8 @@ from diffaug.offline.augment import augment_dataset, augment_folder
 from diffaug.offline.released import export_set, import_set
 from diffaug.offline.shards import merge
 from diffaug.offline.summary import Summary
-from diffaug.previews.contact_sheet import preview
+from diffaug.photos import sample_photos
+from diffaug.previews.jobs import preview, sweep
 from diffaug.transforms.base import Finished, ImageTransform
 from diffaug.transforms.diffmix import DiffMix
 from diffaug.transforms.diffusemix import DiffuseMix
@@ -48,8 +49,6 @@ from diffaug.transforms.prompt_edit import PromptEdit
 __version__: str
 
 __all__ = [
-    "compare",
-    "Comparison",
     "Arm",
     "Backend",
     "BatchAugment",
@@ -58,6 +57,7 @@ __all__ = [
     "ClassPairs",
     "ClassifierFilter",
     "ClipFilter",
+    "Comparison",
     "DiffMix",
     "DiffuseMix",
     "DiffusersBackend",
@@ -84,6 +84,7 @@ __all__ = [
     "cache_info",
     "class_counts",
     "class_names_of",
+    "compare",
     "errors",
     "export_set",
     "few_shot_subset",
@@ -96,8 +97,10 @@ __all__ = [
     "load_image",
     "merge",
     "preview",
+    "sample_photos",
     "serve",
     "soft_label",
+    "sweep",
     "unload",
     "warm_cache",
 ]

@@ -20,7 +20,7 @@ def unit_range(name: str, value: Any) -> tuple[float, float]:
     """Return a range within [0, 1]; a single number is both its ends."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return (unit(name, value), unit(name, value))
-    bounds = tuple(unit(name, bound) for bound in value)
+    bounds = tuple(unit(name, bound) for bound in in_order(name, value))
     if len(bounds) != 2 or bounds[0] > bounds[1]:
         raise ValueError(f"'{name}' must be a number or a range (low, high), got {bounds}.")
     return bounds
@@ -39,13 +39,27 @@ def whole(name: str, value: Any, least: int) -> int:
     return number
 
 
+def in_order(name: str, value: Any) -> Any:
+    """Return several values as they are; refuse a set, whose order differs from run to run."""
+    if isinstance(value, (set, frozenset)):
+        raise TypeError(f"'{name}' must be in an order, and a set has none, got {value!r:.200}.")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False; numpy's are accepted, and nothing else."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"'{name}' must be True or False, got {value!r:.200}.")
+    return bool(value)
+
+
 def texts(name: str, value: Any) -> tuple[str, ...]:
     """Return one or more non-empty strings, stripped; a single string needs no list."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, Iterable):
         raise TypeError(f"'{name}' must be a string or several, got {value!r}.")
-    listed = tuple(value)
+    listed = tuple(in_order(name, value))
     if not listed:
         raise ValueError(f"'{name}' must hold at least one string, got none.")
     for text in listed:
@@ -100,7 +114,7 @@ def image_size(name: str, value: Any) -> int | tuple[int, int]:
         sides = [int(side) for side in re.split("[,xX×]", value)]
     if not isinstance(sides, Iterable):
         return whole(name, sides, 1)
-    sides = tuple(whole(name, side, 1) for side in sides)
+    sides = tuple(whole(name, side, 1) for side in in_order(name, sides))
     if len(sides) not in (1, 2):
         raise ValueError(f"'{name}' must be N (the shorter side) or H,W in pixels, got {value!r}.")
     return sides if len(sides) == 2 else sides[0]

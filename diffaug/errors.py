@@ -18,6 +18,7 @@ Each is built from one message, so that it survives pickling between processes.
 import errno
 import importlib
 import re
+import unicodedata
 from types import ModuleType
 
 
@@ -114,6 +115,23 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     # An open file says nothing to a reader, and its address differs from run to run.
     return re.sub(r" <_?io\.\w+ [^>]*>", "", text) or type(error).__name__
+
+
+def visible(text: str) -> str:
+    """Return a text with control characters, and those that turn its direction, as escapes.
+
+    A file's name may hold any, and a terminal would obey them.
+
+    Example:
+        >>> visible("a\x1b[2J\rb")
+        'a\\x1b[2J\\rb'
+    """
+    return "".join(
+        letter
+        if letter == "\n" or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def require(module: str, extra: str | None = None) -> ModuleType:

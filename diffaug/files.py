@@ -7,13 +7,27 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """Return the cache folder: ``DIFFAUG_CACHE``, or the platform's folder for caches."""
-    configured = os.environ.get("DIFFAUG_CACHE")
-    if configured:
-        return Path(configured).expanduser()
+    """Return the cache folder: ``DIFFAUG_CACHE``, or the platform's folder for caches.
+
+    Raises:
+        OSError: this user has no home folder, as in some containers.
+    """
     from platformdirs import user_cache_path
 
-    return user_cache_path("diffaug", appauthor=False)
+    configured = os.environ.get("DIFFAUG_CACHE")
+    try:
+        if configured:
+            return Path(configured).expanduser()
+        folder = user_cache_path("diffaug", appauthor=False)
+    except RuntimeError as error:  # of Path, which names neither the folder nor the cure
+        raise _no_home(configured or "~") from error
+    if not folder.is_absolute():  # '~' that nobody could replace
+        raise _no_home(str(folder))
+    return folder
+
+
+def _no_home(folder: str) -> OSError:
+    return OSError(f"'{folder}' is in no home folder; set DIFFAUG_CACHE to a folder for the cache")
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | bytearray) -> None:

@@ -32,6 +32,8 @@ FAULTS = {
     "loop": "it is a link to a folder that it lies in; remove it",
     "name": "its name is not valid Unicode; rename it",
     "no file": "it is no regular file, and reading it may never end; remove it",
+    "outside": "it is a link to a folder outside the source; move or copy its images here",
+    "too large": "it is larger than any image; remove it",
     "unreadable folder": "it cannot be listed; give yourself the right to, or remove it",
 }
 _SPLIT = re.compile(
@@ -98,11 +100,17 @@ class Listing:
         """Return a class that is a split and no class; its own folders are the classes.
 
         All classes with images have names like train and val, and one has its images in folders.
+        That of training comes first: images of a test must not get into a set.
         """
         nested = self._folders_inside()
         if not all(map(_SPLIT.fullmatch, nested)):
             return None
-        return next((name for name, folders in sorted(nested.items()) if folders), None)
+        splits = [name for name, folders in nested.items() if folders]
+        return min(
+            splits,
+            key=lambda name: (split_name(name) not in ("train", "training"), name),
+            default=None,
+        )
 
     def lone_folder(self) -> str | None:
         """Return the only class with images if all of these lie in several folders inside it."""
@@ -132,8 +140,9 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
     """List the images and classes of a folder with one folder per class.
 
     It numbers as torchvision's ``ImageFolder`` does. Links are followed: what is linked twice is
-    listed twice. Left out are hidden files and folders, links in a loop, files of kinds that are
-    not read, what is no regular file, and images beside the class folders.
+    listed twice. Left out are hidden files and folders, links in a loop, links within a class to
+    folders outside the root, files of kinds that are not read, what is no regular file, and images
+    beside the class folders.
 
     Args:
         root: the folder; its class folders may have folders inside.
@@ -179,6 +188,10 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
                 # A link to any folder above leads back here, and would never end.
                 if identity in above:
                     tree.leave_out_folder(path, "loop")
+                # A class may lie elsewhere as a whole, or image by image. Within a class, nobody
+                # sees that a folder is a link, and what it leads to would be in the set.
+                elif folder and entry.is_symlink() and _leaves(entry.path, root, path):
+                    tree.leave_out_folder(path, "outside")
                 elif identity is not None:
                     waiting.append((path, above | {identity}))
             elif stat.S_ISREG(mode):
@@ -332,6 +345,13 @@ def _mode(entry: "os.DirEntry[str]") -> int:
         return entry.stat().st_mode
     except OSError:
         return 0
+
+
+def _leaves(link: str, root: str, path: str) -> bool:
+    """Return whether a link within a class leads out of the root, and out of its class."""
+    homes = (root, os.path.realpath(os.path.join(root, class_of(path))))
+    target = os.path.realpath(link)
+    return not any(target.startswith(os.path.join(home, "")) for home in homes)
 
 
 def _identity(path: Any) -> tuple[int, int] | None:

@@ -1,10 +1,13 @@
 """Fractals to blend in: draw iterated function systems, render them, keep the pictures."""
 
+import errno
 import math
+import os
 import warnings
 import zlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -283,8 +286,8 @@ def _is_degenerate(picture: torch.Tensor) -> bool:
 class FractalBank:
     """Keep rendered fractals: each is rendered on first use, once per machine.
 
-    Picture i depends on ``seed``, ``size`` and i only. All processes share one memory-mapped file
-    in the cache folder; a bank pickles as its three settings.
+    Picture i depends on ``seed``, ``size`` and i only. All processes share one file in the
+    cache folder; a bank pickles as its three settings.
 
     Args:
         count: how many pictures there are, >= 1.
@@ -311,8 +314,9 @@ class FractalBank:
     def __init__(self, count: int = 256, size: int = 256, seed: int = 0) -> None:
         self.count, self.size = whole("count", count, 1), whole("size", size, 16)
         self.seed = whole("seed", seed, 0)
-        self._records: Array | None = None
+        self._warned = False
         self._whole: set[int] = set()  # what this process has checked
+        self._memory: dict[int, Array] = {}  # what the file does not take
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FractalBank, (self.count, self.size, self.seed)
@@ -335,26 +339,73 @@ class FractalBank:
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return several pictures, (N, 3, size, size)."""
-        records = self._open()
-        for index in indices:
-            if not 0 <= index < self.count:
-                raise IndexError(f"'index' must be in [0, {self.count}), got {index}.")
-            if index not in self._whole:
-                self._check(records[index], index)
-                self._whole.add(index)
-        return torch.from_numpy(records["pixels"][list(indices)])
+        pictures = np.empty((len(indices), 3, self.size, self.size), np.uint8)
+        for place, index in enumerate(indices):
+            pictures[place] = self._picture(index)
+        return torch.from_numpy(pictures)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.batch([index])[0]
 
-    def _check(self, record: Any, index: int) -> None:
-        """Render a picture if it is not there or damaged."""
-        if record["checksum"] == 0 or record["checksum"] != _checksum(record["pixels"]):
-            # Another process that renders it now writes the same bytes, and a record that is only
-            # partly written fails its checksum.
-            with own_defaults():  # it is kept for every process of this machine
-                record["pixels"] = self._render(index).numpy()
-            record["checksum"] = _checksum(record["pixels"])
+    def _picture(self, index: int) -> Array:
+        """Read a picture; render it if it is not there, or damaged."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"'index' must be in [0, {self.count}), got {index}.")
+        if (kept := self._memory.get(index)) is not None:
+            return kept
+        if (stored := self._read(index)) is not None:
+            return stored
+        with own_defaults():  # it is kept for every process of this machine
+            pixels = self._render(index).numpy()
+        self._write(index, pixels)
+        return pixels
+
+    def _read(self, index: int) -> Array | None:
+        """Return a picture from the file, which any process may cut or damage at any moment."""
+        record = _record_of(self.size)
+        # Not through a memory map: where the disk is full, or the file was cut, that is a crash.
+        try:
+            with open(self._path(), "rb", buffering=0) as file:
+                file.seek(index * record.itemsize)
+                data = bytearray(record.itemsize)
+                if file.readinto(data) < len(data):
+                    return None
+        except OSError:
+            return None
+        stored = np.frombuffer(data, record)[0]
+        if index in self._whole or 0 != stored["checksum"] == _checksum(stored["pixels"]):
+            self._whole.add(index)
+            return stored["pixels"]
+        return None
+
+    def _write(self, index: int, pixels: Array) -> None:
+        """Keep a picture in the file, or in memory where the file cannot be written to."""
+        record = np.zeros(1, _record_of(self.size))
+        record["checksum"], record["pixels"] = _checksum(pixels), pixels
+        try:
+            path = self._path()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            with open(os.open(path, flags, 0o666), "wb", buffering=0) as file:
+                file.seek(index * record.itemsize)
+                # Another process that renders it now writes the same bytes, and a record that is
+                # only partly written fails its checksum.
+                if (file.write(record.tobytes()) or 0) < record.itemsize:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError as error:
+            self._memory[index] = pixels
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    "Each process renders its fractals again: "
+                    f"cannot write to the cache ({error}).",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
+
+    def _path(self) -> Path:
+        name = f"v{RENDERING_VERSION}-{self.size}px-seed{self.seed}.bin"
+        return cache_root() / "fractals" / name
 
     def _render(self, index: int) -> torch.Tensor:
         for attempt in range(100):
@@ -365,33 +416,9 @@ class FractalBank:
                 break
         return picture
 
-    def _open(self) -> Array:
-        if self._records is None:
-            kind = np.dtype([("checksum", "<u4"), ("pixels", "u1", (3, self.size, self.size))])
-            path = (
-                cache_root()
-                / "fractals"
-                / f"v{RENDERING_VERSION}-{self.size}px-seed{self.seed}.bin"
-            )
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open(path, "ab") as file:
-                    size = file.tell()
-                if size < self.count * kind.itemsize:
-                    # Not truncate(), which could cut off what a larger bank just added. If this
-                    # byte damages a record just written, its checksum no longer matches.
-                    with open(path, "r+b") as file:
-                        file.seek(self.count * kind.itemsize - 1)
-                        file.write(b"\0")
-                self._records = np.memmap(path, kind, "r+", shape=(self.count,))
-            except OSError as error:
-                warnings.warn(
-                    f"Each process renders its fractals again: cannot write '{path}' ({error}).",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
-                self._records = np.zeros(self.count, kind)
-        return self._records
+
+def _record_of(size: int) -> np.dtype[Any]:
+    return np.dtype([("checksum", "<u4"), ("pixels", "u1", (3, size, size))])
 
 
 def _checksum(pixels: Array) -> int:

@@ -1,11 +1,12 @@
 """What others made: a name that becomes a path, a file to read, a small file of JSON."""
 
 import errno
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 #: The most bytes of a JSON file, and of a line of JSON, that are read.
 LARGEST_JSON, LONGEST_LINE = 256_000_000, 1_000_000
@@ -13,7 +14,7 @@ LARGEST_JSON, LONGEST_LINE = 256_000_000, 1_000_000
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a file to read it; refuse a FIFO, a device or a folder, of which reading may not end.
 
     Raises:

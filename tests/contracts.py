@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from diffaug.backends.base import Backend
+from diffaug.backends.base import Backend, spec_of
+from diffaug.backends.batches import shape_of
 from diffaug.backends.request import Generated, GenerationRequest
 
 #: Away from bit-equality: levels of 255 a value may be off, and how many values may be off at all.
@@ -97,7 +98,10 @@ def _check_answers(
     for request, answer in zip(requests, answers, strict=True):
         assert answer.image.dtype == torch.uint8 and answer.image.ndim == 3, "not a uint8 image"
         if backend.size is not None:
-            assert tuple(answer.image.shape) == (3, backend.size, backend.size), "not of 'size'"
+            spec = spec_of(backend)
+            keeps = spec is not None and spec.keep_aspect
+            shape = shape_of(spec, request) if keeps else (backend.size, backend.size)
+            assert tuple(answer.image.shape) == (3, *shape), "not of 'size'"
         assert answer.attempts >= 1, "'attempts' is under 1"
         assert answer.fallback or answer.seed >= request.seed, "'seed' is not the one asked for"
 

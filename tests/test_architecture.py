@@ -19,7 +19,7 @@ PACKAGE = Path(diffaug.__file__).parent
 FLOORS = """
 errors arguments seeds files untrusted progress ahead switches file_warnings pil_modes
 image_files images
-folders functional fractals fractal_folder
+folders functional fractals fractal_folder photos
 labels backends transforms offline datasets filtering finetuning previews comparison cli
 """.split()
 
@@ -37,6 +37,7 @@ OWNERS = {
     "fsspec": {"offline.trees"},
     "filelock": {"offline.destination", "backends.process.client"},
     "tqdm": {"progress"},
+    "jinja2": {"previews.page"},
     "typer": {"cli"},
     "rich": {"cli"},
     "socket": {"backends.process"},

@@ -5,8 +5,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from image_folders import contents, save_photos
 from torchvision.transforms import v2
 
+from diffaug import (
+    DiffMix,
+    FractalBank,
+    FractalBlend,
+    PromptEdit,
+    RecordingBackend,
+    augment_dataset,
+    augment_folder,
+)
 from diffaug.arguments import (
     choice,
     image_size,
@@ -18,6 +28,7 @@ from diffaug.arguments import (
     unit_range,
     whole,
 )
+from diffaug.datasets.generated import numbers_of
 
 
 @given(st.floats(0, 1))
@@ -117,3 +128,54 @@ def test_a_square_has_one_side():
 def test_wrong_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("value", [{"cat", "dog"}, frozenset({"cat"})])
+def test_a_set_is_refused_where_order_counts(value, tmp_path):
+    data = [(torch.zeros(3, 16, 16, dtype=torch.uint8), 0)]
+    blend = FractalBlend(fractals=FractalBank(2, 16))
+    for call in (
+        lambda: augment_dataset(data, tmp_path, blend, class_names=value),
+        lambda: PromptEdit(value, backend=RecordingBackend()),
+        lambda: DiffMix(value, backend=RecordingBackend()),
+        lambda: numbers_of(value),
+        lambda: unit_range("strength", {0.1, 0.4}),
+        lambda: image_size("size", {16, 32}),
+    ):
+        with pytest.raises(
+            TypeError, match="'.*' must be (in an order|several names in the order)"
+        ):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"per_image": 1.5}, "'per_image' must be an integer, got 1.5"),
+        ({"per_image": 0}, "'per_image' must be at least 1, got 0"),
+        ({"seed": float("nan")}, "'seed' must be an integer, got nan"),
+        ({"seed": None}, "'seed' must be an integer, got None"),
+        ({"seed": True}, "'seed' must be an integer, got True"),
+        ({"seed": "x"}, "'seed' must be an integer, got 'x'"),
+        ({"include_originals": "no"}, "'include_originals' must be True or False, got 'no'"),
+        ({"strict": 1}, "'strict' must be True or False, got 1"),
+        ({"shard": True}, "'shard' must be like '3/16', got True"),
+        ({"only": []}, "'only' must name at least one image, or be None, got none"),
+        ({"only": "a/1.png"}, "'only' must be several paths below the source"),
+    ],
+)
+def test_an_option_of_a_run_that_is_none_is_said_before_anything_is_made(tmp_path, options, said):
+    save_photos(tmp_path / "photos", ["a/1.png"])
+    edit = PromptEdit(backend=RecordingBackend())
+    with pytest.raises((TypeError, ValueError), match=said):
+        augment_folder(tmp_path / "photos", tmp_path / "set", edit, **options)
+    assert not (tmp_path / "set").exists()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    save_photos(tmp_path / "photos", ["a/1.png"])
+    edit = PromptEdit(backend=RecordingBackend())
+    odd = {"per_image": np.int64(2), "seed": np.uint8(3), "size": np.int32(16)}
+    augment_folder(tmp_path / "photos", tmp_path / "a", edit, strict=np.bool_(False), **odd)
+    augment_folder(tmp_path / "photos", tmp_path / "b", edit, per_image=2, seed=3, size=16)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -37,6 +37,14 @@ def test_augment_a_folder_gives_originals_and_augmented_together(tmp_path, capsy
     assert f"{len(augmented)} made, 0 already there" in capsys.readouterr().out
 
 
+def test_keep_aspect_shows_each_photograph_with_two_edits_of_each_style(tmp_path, capsys):
+    from PIL import Image
+
+    picture = load("keep_aspect").main(picture=tmp_path / "sheet.png", count=2)
+    assert (5 * 268, 2 * 92) == Image.open(picture).size
+    assert "at a square and at its own shape: snowy, sunset" in capsys.readouterr().out
+
+
 PHOTOS = str(EXAMPLES / "photos")
 
 

@@ -185,10 +185,11 @@ def test_a_name_that_is_no_text_is_left_out_and_printable(tmp_path):
     [
         (["train/cat/1.jpg", "val/cat/2.jpg"], "train"),
         (["train/cat/1.jpg"], "train"),
-        (["Train/cat/1.jpg", "TEST/cat/1.jpg"], "TEST"),
+        (["Train/cat/1.jpg", "TEST/cat/1.jpg"], "Train"),
         (["train/cat/1.jpg", "val/1.jpg", "val/2.jpg"], "train"),  # as ImageNet is unpacked
         (["train2017/cat/1.jpg", "annotations/x.json"], "train2017"),
-        (["training_set/cats/1.jpg", "test_set/cats/1.jpg"], "test_set"),
+        (["training_set/cats/1.jpg", "test_set/cats/1.jpg"], "training_set"),
+        (["val/cat/1.jpg", "test/cat/1.jpg"], "test"),
         (["train/1.jpg", "bus/1.jpg"], None),
         (["train/1.jpg", "test/1.jpg"], None),
         (["train/old/1.jpg", "bus/1.jpg"], None),
@@ -215,3 +216,23 @@ def test_one_class_that_holds_only_folders_is_noticed(tmp_path, names, lone):
 def test_a_folder_that_need_not_have_classes_has_all_its_images(tmp_path):
     save_photos(tmp_path, ["b.png", "a/1.png", ".hidden.png"])
     assert [tmp_path / "a/1.png", tmp_path / "b.png"] == list_images(tmp_path)
+
+
+def test_a_link_within_a_class_brings_in_no_folder_from_elsewhere(tmp_path):
+    root, home = tmp_path / "photos", tmp_path / "home"
+    for path in (root / "a/1.jpg", root / "b/in/2.jpg", home / "private/3.jpg", home / "c/4.jpg"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (home / "c/more").mkdir()
+    (home / "c/more/5.jpg").touch()
+    (root / "a/out").symlink_to(home / "private")
+    (root / "a/in").symlink_to(root / "b/in")
+    # A class that lies elsewhere, and single images from elsewhere, are how people make subsets.
+    (root / "c").symlink_to(home / "c")
+    (home / "c/again").symlink_to("more")
+    (root / "a/6.jpg").symlink_to(home / "private/3.jpg")
+    listing = list_folder(root)
+    expected = ["a/1.jpg", "a/6.jpg", "a/in/2.jpg", "b/in/2.jpg", "c/4.jpg", "c/again/5.jpg"]
+    assert [*expected, "c/more/5.jpg"] == listing.keys
+    assert [("a/out", "outside")] == [(item.path, item.kind) for item in listing.faults]
+    assert "outside the source; move or copy" in listing.faults[0].reason

@@ -313,3 +313,28 @@ def test_a_bank_pickles_as_its_settings():
 def test_wrong_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_full_disk_and_a_file_cut_by_another_process_crash_nothing(tmp_path, monkeypatch):
+    expected = FractalBank(3, 16).batch([0, 1, 2])
+    monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path))
+    bank = FractalBank(3, 16)
+    assert torch.equal(expected, bank.batch([0, 1, 2]))
+    [file] = tmp_path.rglob("*.bin")
+    with file.open("r+b") as opened:
+        opened.truncate(900)
+    assert torch.equal(expected, bank.batch([0, 1, 2]))
+    file.unlink()
+    file.symlink_to("/dev/full")  # a disk without room for another byte
+    bank = FractalBank(3, 16)
+    with pytest.warns(RuntimeWarning, match="cannot write .*No space left on device") as caught:
+        for _ in range(2):
+            assert torch.equal(expected, bank.batch([0, 1, 2]))
+    assert 1 == len(caught)
+
+
+def test_a_user_without_a_home_has_a_bank_and_a_warning(monkeypatch):
+    expected = FractalBank(1, 16)[0]
+    monkeypatch.setenv("DIFFAUG_CACHE", "~nobody-of-this-name/cache")
+    with pytest.warns(RuntimeWarning, match="set DIFFAUG_CACHE to a folder"):
+        assert torch.equal(expected, FractalBank(1, 16)[0])

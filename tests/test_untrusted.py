@@ -131,3 +131,17 @@ def test_a_run_on_a_disk_that_fails_stops_and_drops_no_good_image(tmp_path):
     save(tmp_path / "src/cat/5.png", picture(5))
     done = augment_folder(tmp_path / "src", tmp_path / "set", blend, per_image=1)
     assert (12, ()) == (done.made + done.taken_over, done.skipped)
+
+
+def test_a_name_that_a_terminal_would_obey_is_shown_and_not_obeyed(tmp_path):
+    name = "a\x1b]0;OWNED\x07\x1b[2J\r\u202egnp.jpg"
+    save(tmp_path / "src/cat/b.png", picture(1))
+    (tmp_path / "src/cat" / name).write_bytes(b"no image")
+    command = ["augment", tmp_path / "src", tmp_path / "set", "--backend", "tiny", "--steps", "1"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "diffaug", *command], capture_output=True, timeout=300
+    )
+    said = (ended.stdout + ended.stderr).decode()
+    assert 0 == ended.returncode, said
+    assert r"a\x1b]0;OWNED\x07\x1b[2J\r\u202egnp.jpg" in said
+    assert not {"\x1b", "\r", "\u202e", "\x07"} & set(said.split("skipped", 1)[1].splitlines()[0])

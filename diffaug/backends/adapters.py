@@ -111,32 +111,52 @@ def _add_embeddings(pipe: Any, file: Path) -> None:
     A word of several vectors becomes as many tokens, which diffusers puts into a prompt for it:
     ``<toy>`` is read as ``<toy> <toy>_1 <toy>_2``.
     """
-    from safetensors.torch import load_file
-
-    rows = load_file(file)
     if hasattr(pipe, "text_encoder_2") or not hasattr(pipe, "text_encoder"):
         raise ValueError("learned embeddings need a model with one text encoder.")
     table = pipe.text_encoder.get_input_embeddings().weight
     width = table.shape[1]
-    vectors: dict[str, torch.Tensor] = {}
-    for name, row in rows.items():
-        word = f"<{file.stem}>" if name == _NAMELESS else name
-        if row.ndim not in (1, 2) or row.shape[-1] != width or not row.numel():
+    for word, rows in _rows(file).items():
+        if rows.ndim not in (1, 2) or rows.shape[-1] != width or not rows.numel():
             raise ValueError(
-                f"{word} is of shape {tuple(row.shape)}, and the text encoder takes ({width},), or "
-                f"(n, {width}) for a word of n vectors."
+                f"{word} is of shape {tuple(rows.shape)}, and the text encoder takes ({width},), "
+                f"or (n, {width}) for a word of n vectors."
             )
-        for n, vector in enumerate(row.reshape(-1, width)):
-            vectors[f"{word}_{n}" if n else word] = vector
-    for word in rows:
         first, _, number = word.rpartition("_")
-        if number.isdigit() and first in {*rows, *pipe.tokenizer.get_added_vocab()}:
+        if number.isdigit() and first in {*_rows(file), *pipe.tokenizer.get_added_vocab()}:
             raise ValueError(f"diffusers would read {word} as a part of {first}; rename one.")
+    vectors = _vectors(file)
     ids = add_tokens(pipe.tokenizer, list(vectors))
     if max(ids) >= len(table):
         table = pipe.text_encoder.resize_token_embeddings(max(ids) + 1, mean_resizing=False).weight
     with torch.no_grad():
         table[ids] = torch.stack(list(vectors.values())).to(table)
+
+
+def embeddings_of(adapter: str) -> dict[str, torch.Tensor]:
+    """Return the tokens that an adapter teaches, with their vectors; none of a LoRA.
+
+    Raises:
+        ModelError: it is not here and cannot be fetched, or holds no safetensors file.
+    """
+    file = adapter_file(adapter)
+    return _vectors(file) if is_embedding(finetuned.tensor_names(file)) else {}
+
+
+def _rows(file: Path) -> dict[str, torch.Tensor]:
+    """Read the words of a file, each with one vector or several."""
+    from safetensors.torch import load_file
+
+    rows = load_file(file)
+    return {f"<{file.stem}>" if name == _NAMELESS else name: row for name, row in rows.items()}
+
+
+def _vectors(file: Path) -> dict[str, torch.Tensor]:
+    """Read the tokens of a file, each with its vector."""
+    return {
+        f"{word}_{n}" if n else word: vector
+        for word, rows in _rows(file).items()
+        for n, vector in enumerate(rows.reshape(-1, rows.shape[-1]))
+    }
 
 
 def _refuse_other_kind(tensors: list[str]) -> None:

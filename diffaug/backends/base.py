@@ -7,8 +7,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 from typing_extensions import TypeIs
 
 from diffaug.backends.hub import pin
-from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.backends.request import Generated, GenerationRequest, check_rgb
 from diffaug.backends.spec import ModelSpec
+from diffaug.errors import GenerationError
 
 #: Requests in one call of a backend that does not say how many it takes.
 BATCH_SIZE = 8
@@ -78,6 +79,27 @@ class ModelBackend(Backend):
         if self._pinned is None:
             self._pinned = pin(self.spec)
         return self._pinned
+
+
+def answers_of(backend: Backend, requests: Sequence[GenerationRequest]) -> list[Generated]:
+    """Ask a backend, which may be anyone's; refuse answers that are not one image a request.
+
+    Raises:
+        GenerationError: it breaks what :class:`Backend` promises.
+    """
+    answers = list(backend.generate(requests))
+    name = type(backend).__name__
+    if len(answers) != len(requests):
+        raise GenerationError(
+            f"{name}.generate must return one image for each request, got {len(answers)} for "
+            f"{len(requests)}."
+        )
+    for answer in answers:
+        try:
+            check_rgb(answer.image, "image")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise GenerationError(f"{name}.generate must return images: {error}") from error
+    return answers
 
 
 def is_backend(value: object) -> TypeIs[Backend]:

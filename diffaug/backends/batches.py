@@ -40,18 +40,33 @@ def schedule(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
     return spec.schedule(request.strength)
 
 
-def kind(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int, bool]:
+def shape_of(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
+    """Return the height and width at which a request runs."""
+    image = request.image
+    if image is None:
+        return spec.size, spec.size
+    return spec.working_shape(image.shape[-2], image.shape[-1])
+
+
+def kind(spec: ModelSpec, request: GenerationRequest) -> tuple[int, ...]:
     """Return what requests must have in common to run in one batch.
 
     To SDXL, an empty negative prompt beside a full one is not the same as none at all, so an image
     would depend on the others of its batch.
     """
-    return *schedule(spec, request), bool(request.negative_prompt)
+    return *schedule(spec, request), bool(request.negative_prompt), *shape_of(spec, request)
+
+
+def accepted(pipe: Any) -> tuple[str, ...]:
+    """Return the names of the arguments of a pipeline's call; inspect's signature is slow."""
+    code = inspect.unwrap(type(pipe).__call__).__code__
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
-    """Call a pipeline with jobs of one schedule; return what it made of each."""
+    """Call a pipeline with jobs of one kind; return what it made of each."""
     scheduler_steps, steps = schedule(spec, jobs[0].request)
+    height, width = shape_of(spec, jobs[0].request)
     settings: dict[str, Any] = {
         "num_inference_steps": scheduler_steps,
         "guidance_scale": spec.guidance_scale,
@@ -62,21 +77,20 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
     if spec.task == "translate":
         # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
         settings["strength"] = min(1.0, (steps + 0.5) / scheduler_steps)
-    settings["height"] = settings["width"] = spec.size
+    settings |= {"height": height, "width": width}
     if type(pipe).__name__.startswith("QwenImageEdit"):
         # They ignore 'guidance_scale', and use the other only with a negative prompt.
         settings["true_cfg_scale"] = settings.pop("guidance_scale")
         if spec.guidance_scale > 1:
             settings["negative_prompt"] = " "
-    accepted = inspect.signature(pipe.__call__).parameters
-    settings = {name: value for name, value in settings.items() if name in accepted}
+    settings = {name: value for name, value in settings.items() if name in accepted(pipe)}
 
     with _decoding_twice(pipe):
         if type(pipe).__name__ in EDITORS:
-            outputs = [pipe(**{**settings, **_arguments_for_one(job)}) for job in jobs]
+            outputs = [pipe(**{**settings, **_arguments_for_one(job, steps)}) for job in jobs]
         else:
             device = getattr(pipe, "_execution_device", torch.device("cpu"))
-            outputs = [pipe(**settings, **_arguments_for_all(jobs, device))]
+            outputs = [pipe(**settings, **_arguments_for_all(jobs, steps, device))]
     images = torch.cat([output.images for output in outputs])  # (B, 3, H, W)
     no_number = ~images.isfinite().flatten(1).all(1)
     # On the device, so that only a quarter of the bytes is copied, and no CPU converts pixels.
@@ -86,7 +100,7 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
         for output in outputs
         for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
     ]
-    levels = resize(levels.cpu(), (spec.size, spec.size))
+    levels = resize(levels.cpu(), (height, width))
     return [
         Output(*parts) for parts in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
     ]
@@ -125,10 +139,10 @@ def _decoding_twice(pipe: Any) -> Iterator[None]:
         del autoencoder.decode  # then the method of the class is found again
 
 
-def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, Any]:
+def _arguments_for_all(jobs: Sequence[Job], steps: int, device: torch.device) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "prompt": [job.request.prompt for job in jobs],
-        "generator": [Generator.seeded(job.seed) for job in jobs],
+        "generator": [Generator.seeded(job.seed, ahead=steps) for job in jobs],
     }
     if any(job.request.negative_prompt for job in jobs):
         arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
@@ -140,11 +154,11 @@ def _arguments_for_all(jobs: Sequence[Job], device: torch.device) -> dict[str, A
     return arguments
 
 
-def _arguments_for_one(job: Job) -> dict[str, Any]:
+def _arguments_for_one(job: Job, steps: int) -> dict[str, Any]:
     """Return one PIL image: a list would be several references for one prompt; tensors fail."""
     arguments: dict[str, Any] = {
         "prompt": job.request.prompt,
-        "generator": Generator.seeded(job.seed),
+        "generator": Generator.seeded(job.seed, ahead=steps),
     }
     if job.source is not None:
         arguments["image"] = to_pil_image(job.source)

@@ -18,14 +18,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
 from diffaug import images
-from diffaug.backends.base import Backend
-from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.arguments import whole
+from diffaug.backends.base import Backend, answers_of
+from diffaug.backends.request import Generated, GenerationRequest, check_rgb
 from diffaug.files import cache_root, write_whole
+from diffaug.untrusted import open_regular, parse_json
 
 Format = Literal["jpeg", "raw"]
 
@@ -36,6 +38,7 @@ _ENTRY_VERSION = 1
 _START_BYTES = len(f"diffaug-{_ENTRY_VERSION} ") + 64 + 1
 _OUR_NAME = re.compile(r"[0-9a-f]{64}\.(jpeg|raw)(\.[0-9a-f]{16}\.tmp)?")
 _TOUCH_SECONDS = 600  # an entry used more recently is not marked as used again: it saves a write
+_MOST_BYTES = 100_000_000  # of an entry
 _STALE_SECONDS = 3600  # no write takes so long: the process that wrote was killed
 
 
@@ -104,12 +107,12 @@ class CachedBackend(Backend):
     ) -> None:
         if not callable(getattr(backend, "generate", None)):
             raise TypeError(f"'backend' must be a backend, got {type(backend).__name__}.")
-        if max_bytes <= 0:
-            raise ValueError(f"'max_bytes' must be positive, got {max_bytes}.")
         if format not in get_args(Format):
             raise ValueError(f"'format' must be jpeg or raw, got {format!r}.")
         self.backend = backend
-        self.max_bytes = max_bytes
+        given: Any = max_bytes
+        plain = isinstance(given, float) and given.is_integer()  # such as 20e9
+        self.max_bytes = whole("max_bytes", int(given) if plain else given, 1)
         self.format = format
         self._folder = folder
         self._warned = False
@@ -141,7 +144,7 @@ class CachedBackend(Backend):
             else:
                 missing[name] = request
         if missing:
-            fresh = self.backend.generate(list(missing.values()))
+            fresh = answers_of(self.backend, list(missing.values()))
             for name, generated in zip(missing, fresh, strict=True):
                 answers[name] = self._keep(name, generated)
         if len(answers) == len(names):  # no request occurs twice
@@ -170,11 +173,11 @@ class CachedBackend(Backend):
         return self.folder / name[:2] / name
 
     def _read(self, name: str) -> Generated | None:
-        path = os.path.join(self.folder, name[:2], name)  # a third of the time that Path takes
         try:
-            with open(path, "rb", buffering=0) as file:
+            path = os.path.join(self.folder, name[:2], name)  # a third of the time of Path
+            with open_regular(path) as file:
                 status = os.fstat(file.fileno())
-                data = bytearray(status.st_size)
+                data = bytearray(min(status.st_size, _MOST_BYTES))
                 file.readinto(data)
             stored = _decode(name, data)
         except OSError:
@@ -197,8 +200,10 @@ class CachedBackend(Backend):
         except OSError as error:
             if not self._warned:
                 self._warned = True
+                with suppress(OSError):  # there is no home folder, as the error says
+                    error = OSError(f"cannot write to '{self.folder}' ({error})")
                 warnings.warn(
-                    f"Generated images are not kept: cannot write to '{self.folder}' ({error}).",
+                    f"Generated images are not kept: {error}.",
                     RuntimeWarning,
                     stacklevel=3,
                 )
@@ -270,12 +275,17 @@ def _decode(name: str, data: bytearray) -> Generated:
     if data[:_START_BYTES] != _start(name, memoryview(data)[_START_BYTES:]):
         raise ValueError("checksum does not match")
     end = data.index(b"\n")
-    about = json.loads(data[_START_BYTES:end])
-    if about["format"] == "jpeg":
-        image = images.read_image(io.BytesIO(memoryview(data)[end + 1 :]))
-    else:
-        image = torch.frombuffer(data, dtype=torch.uint8, offset=end + 1).view(about["shape"])
-    return Generated(image, seed=about["seed"], attempts=about["attempts"])
+    about = parse_json(data[_START_BYTES:end])
+    try:  # a checksum says that it is whole, and not who wrote it
+        if about["format"] == "jpeg":
+            image = images.read_image(io.BytesIO(memoryview(data)[end + 1 :]))
+        else:
+            image = torch.frombuffer(data, dtype=torch.uint8, offset=end + 1).view(about["shape"])
+        check_rgb(image, "image")
+        seed, attempts = whole("seed", about["seed"], 0), whole("attempts", about["attempts"], 1)
+    except (LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"it is not as diffaug writes it: {error}") from error
+    return Generated(image, seed=seed, attempts=attempts)
 
 
 def _start(name: str, body: bytes | memoryview) -> bytes:

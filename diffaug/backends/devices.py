@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,6 +89,17 @@ def why_no_gpu() -> str:
     if not built_for_gpus and Path("/dev/nvidia0").exists():
         return "this torch was built for CPUs"
     return ""
+
+
+def settle_device(pipe: Any) -> None:
+    """Let a loaded pipeline whose weights stay where they are know its device.
+
+    Otherwise diffusers asks every module for hooks that move weights, many times in each call.
+    """
+    kind = type(pipe)
+    if isinstance(getattr(kind, "_execution_device", None), property):
+        settled = {"_execution_device": pipe.device, "__module__": kind.__module__}
+        pipe.__class__ = type(kind.__name__, (kind,), settled)
 
 
 def choose_device(device: str) -> torch.device:

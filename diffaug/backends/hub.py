@@ -28,6 +28,7 @@ from diffaug.backends.wholeness import has_vocabulary, is_whole
 from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError, first_line
 
 _log = logging.getLogger("diffaug")
+_loading_log = logging.getLogger("diffaug.loading")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -279,7 +280,9 @@ def download(spec: ModelSpec, *, force: bool = False) -> Path:
         return _snapshot(spec.model, spec.revision)
     try:
         with _asking_the_hub(spec.model):
-            return _fetch(spec.model, spec.revision, list(_hub_files(spec)), force)
+            files = _hub_files(spec)
+            _announce(spec.model, sum(files.values()))
+            return _fetch(spec.model, spec.revision, list(files), force)
     except ModelUnavailableError as error:
         if (commit := _commit_here(spec)) is None:
             raise
@@ -305,8 +308,16 @@ def download_flat(spec: ModelSpec) -> Path:
         ModelUnavailableError: the Hub cannot be reached.
     """
     with _asking_the_hub(spec.model):
-        files = flat_files(_sizes(spec), spec.model)
+        sizes = _sizes(spec)
+        files = flat_files(sizes, spec.model)
+        _announce(spec.model, sum(sizes.get(file, 0) for file in files))
         return _fetch(spec.model, spec.revision, files, force=False)
+
+
+def _announce(repository: str, size: int) -> None:
+    """Log what is fetched: it may take an hour."""
+    folder = cached_repository(repository)
+    _loading_log.info("downloading %s, %.2f GB, into %s ...", repository, size / 1e9, folder)
 
 
 def download_size(spec: ModelSpec, *, force: bool = False) -> int:

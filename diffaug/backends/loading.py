@@ -45,6 +45,7 @@ from diffaug.errors import (
 )
 
 _log = logging.getLogger("diffaug")
+_loading_log = logging.getLogger("diffaug.loading")
 
 #: Editors without a U-Net. None takes a batch of images with a prompt each.
 EDITORS = {
@@ -80,6 +81,7 @@ def load_pipeline(spec: ModelSpec) -> Any:
     _check_task(folder, index, spec)
     device = choose_device(spec.device)
     show_licence(spec)
+    _loading_log.info("loading %s on %s ...", name_of(spec.model), device)
     try:
         with torch.random.fork_rng(devices=[]), quiet():
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
@@ -104,6 +106,15 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     folder = download(spec)
     library, kind = components(read_index(folder), spec)["tokenizer"]
     return _load_part(folder / "tokenizer", library, kind, torch.float32, spec.variant)
+
+
+def tokens_of(prompt: str, tokenizer: Any) -> list[int]:
+    """Return the tokens of a prompt, uncut; a word of several vectors becomes as many tokens."""
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    read = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, tokenizer)
+    tokens: list[int] = tokenizer(read, verbose=False)["input_ids"]
+    return tokens
 
 
 def _check_base(spec: ModelSpec) -> None:

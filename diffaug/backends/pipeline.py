@@ -1,10 +1,8 @@
 """Running a diffusion model on requests: grouping, batching, seeding, and what goes wrong."""
 
 import gc
-import inspect
 import logging
 import os
-import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,18 +12,20 @@ from typing import Any
 import torch
 
 from diffaug.backends.base import ModelBackend
-from diffaug.backends.batches import Job, Output, kind, run_batch
+from diffaug.backends.batches import Job, Output, accepted, kind, run_batch, shape_of
 from diffaug.backends.devices import (
     REPAIR,
     choose_device,
     is_out_of_memory,
     refuse_forked_cuda,
+    settle_device,
     why_no_gpu,
 )
 from diffaug.backends.encodings import keep_encodings
 from diffaug.backends.graphs import Graphs, use_graphs
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import EDITORS, load_pipeline, quiet
+from diffaug.backends.prompts import PromptReader
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import GenerationError, RefusedError, first_line
@@ -39,9 +39,9 @@ _log = logging.getLogger("diffaug")
 ATTEMPTS = 4
 #: From this many images on, it is an error if not one of them is usable; fewer may be chance.
 ENOUGH_TO_JUDGE = 4
+#: Prompts that are remembered as checked.
+MOST_CHECKED = 10_000
 
-#: What a learned word looks like in a prompt.
-_TOKEN = re.compile(r"<[^<>\s]+>")
 #: From this many parameters on, a CPU takes minutes for an image.
 _BIG = 100_000_000
 
@@ -49,12 +49,13 @@ _BIG = 100_000_000
 class DiffusersBackend(ModelBackend):
     """Generate with a diffusers pipeline, loaded on the first request.
 
-    Sources are resized to the model's square; what comes back has that size. Each image has its own
-    random generator, so with ``spec.pad`` it is the same, bit for bit, whatever is generated with
-    it. A batch that does not fit into memory is halved, for the rest of the backend's life.
-    Blank and refused outputs are made again with the next seed, three times; then the source is
-    returned instead. An image that overflows in half precision is decoded again in float32. The
-    backend pickles as its spec and may be used from several threads, one at a time.
+    Sources are resized to the model's square, or with ``spec.keep_aspect`` to their working shape;
+    what comes back has that size. Each image has its own random generator, so with ``spec.pad`` it
+    is the same, bit for bit, whatever is generated with it. A batch that does not fit into memory
+    is halved, for the rest of the backend's life. Blank and refused outputs are made again with the
+    next seed, three times; then the source is returned instead. An image that overflows in half
+    precision is decoded again in float32. The backend pickles as its spec and may be used from
+    several threads, one at a time.
 
     Args:
         spec: the model and how to run it.
@@ -79,8 +80,11 @@ class DiffusersBackend(ModelBackend):
         self.fallbacks = 0
         self._pipe: Any = None
         self._graphs: Graphs | None = None
+        self._reader: PromptReader | None = None
         self._batch_size = spec.batch_size
         self._warned: set[str] = set()
+        #: Prompts that were checked, which takes as long as to encode them.
+        self._checked: set[str] = set()
         #: Whether an image was ever usable, and how many were not a number before.
         self._succeeded = False
         self._no_numbers = 0
@@ -118,7 +122,7 @@ class DiffusersBackend(ModelBackend):
                     self.spec.model,
                     self.fallbacks,
                 )
-            self._pipe = self._graphs = None
+            self._pipe = self._graphs = self._reader = None
             gc.collect()  # offloading and compiling leave cycles behind
             torch.cuda.empty_cache()  # nothing where CUDA was never used
 
@@ -132,7 +136,11 @@ class DiffusersBackend(ModelBackend):
             self._pinned = pin(self.spec)
             self._pipe = load_pipeline(self._pinned)
             keep_encodings(self._pipe)
+            if not self.spec.offload:
+                settle_device(self._pipe)
             self._graphs = use_graphs(self._pipe, self.spec, choose_device(self.spec.device))
+            tokenizer = getattr(self._pipe, "tokenizer", None)
+            self._reader = tokenizer and PromptReader(self.spec.model, tokenizer)
             if self.spec.device == "auto" and (reason := why_no_gpu()):
                 self._warn(
                     "gpu",
@@ -150,31 +158,25 @@ class DiffusersBackend(ModelBackend):
 
     def _check_prompts(self, pipe: Any, requests: list[GenerationRequest]) -> None:
         """Raise for what the text encoder would silently ignore; warn of what it cuts off."""
-        parameters = inspect.signature(pipe.__call__).parameters
-        if "negative_prompt" not in parameters and any(r.negative_prompt for r in requests):
+        if "negative_prompt" not in accepted(pipe) and any(r.negative_prompt for r in requests):
             raise ValueError(
                 f"'negative_prompt' must be empty: {type(pipe).__name__} takes none, "
                 f"got {next(r.negative_prompt for r in requests if r.negative_prompt)!r}."
             )
-        tokenizer = getattr(pipe, "tokenizer", None)
-        if tokenizer is None:
+        if self._reader is None:
             return
-        known = tokenizer.get_added_vocab()
-        for prompt in {text for r in requests for text in (r.prompt, r.negative_prompt)}:
-            unknown = [token for token in _TOKEN.findall(prompt) if token not in known]
-            if unknown:
-                raise ValueError(
-                    f"'prompt' must use tokens that '{self.spec.model}' has learned, got "
-                    f"{unknown[0]!r} in {prompt!r}; use words that any text encoder knows."
-                )
-            length = len(tokenizer(prompt, verbose=False)["input_ids"])
-            if length > tokenizer.model_max_length:
-                self._warn(
-                    "long",
-                    f"the model reads {tokenizer.model_max_length} tokens of a prompt; of "
-                    f"{prompt[:60]!r}... it does not see the last "
-                    f"{length - tokenizer.model_max_length}.",
-                )
+        prompts = dict.fromkeys(r.prompt for r in requests)
+        texts = {*prompts, *(r.negative_prompt for r in requests)}
+        if not texts - self._checked:
+            return
+        self._reader.check_words(texts)
+        if long := self._reader.cut(texts):
+            self._warn("long", long)
+        if same := self._reader.twins(prompts):
+            self._warn("same", f"{same}.")
+        if len(self._checked) > MOST_CHECKED:
+            self._checked.clear()
+        self._checked |= texts
 
     def _generate(self, pipe: Any, requests: list[GenerationRequest]) -> list[Generated]:
         results: dict[int, Generated] = {}
@@ -182,7 +184,7 @@ class DiffusersBackend(ModelBackend):
         for index, request in enumerate(requests):
             source = request.image
             if source is not None:
-                source = resize(source, (self.size, self.size))
+                source = resize(source, shape_of(self.spec, request))
             if request.strength == 0 and source is not None:
                 results[index] = Generated(source, request.seed)
             else:
@@ -249,7 +251,7 @@ class DiffusersBackend(ModelBackend):
 
     def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, Output]]:
         """Yield each job with the output of the model."""
-        groups: dict[tuple[int, int, bool], list[Job]] = {}
+        groups: dict[tuple[int, ...], list[Job]] = {}
         for job in jobs:
             groups.setdefault(kind(self.spec, job.request), []).append(job)
         for waiting in groups.values():

@@ -3,12 +3,13 @@
 import difflib
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffaug.arguments import same_name
 from diffaug.backends.checkpoints import refuse_checkpoint
-from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read
+from diffaug.backends.finetuned import EMBEDDINGS, LORA, is_learned, read, tensor_names
 from diffaug.backends.kinds import repository_of, settings_of
 from diffaug.backends.model_files import read_index, read_json
 from diffaug.backends.spec import ModelSpec, Task
@@ -259,7 +260,9 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
             _refuse_other_folder(folder)
         return _spec_of_folder(folder.resolve())
     if folder.is_file() or folder.suffix.lower() in _SINGLE_FILES:
-        raise ValueError(f"'backend' must be a model folder, got the file '{backend}'; {_CONVERT}")
+        raise ValueError(
+            f"'backend' must be a model folder, got the file '{backend}'; {_use_of(folder)}"
+        )
     if isinstance(backend, str) and HUB_ID.fullmatch(backend):
         preset = name_of(backend)
         if preset != backend:
@@ -295,7 +298,23 @@ def _refuse_other_folder(folder: Path) -> None:
             "as save_pretrained of a diffusers pipeline writes it."
         )
     if files := [path for path in inside if path.suffix.lower() in _SINGLE_FILES]:
-        raise ModelError(f"'{folder}' holds '{files[0].name}' and no model folder; {_CONVERT}")
+        raise ModelError(
+            f"'{folder}' holds '{files[0].name}' and no model folder; {_use_of(files[0])}"
+        )
+
+
+def _use_of(file: Path) -> str:
+    """Say what can be done with a file of weights that was given as a model."""
+    names: list[str] = []
+    if file.suffix == ".safetensors":
+        with suppress(ModelError):
+            names = tensor_names(file)
+    if any("lora" in name.lower() for name in names) or (names and "." not in "".join(names)):
+        return (
+            "it is made to be added to a model; give that model, and this file as an adapter "
+            f"('--adapter {file}', or ModelSpec(..., adapters=('{file}',)))."
+        )
+    return _CONVERT
 
 
 def _spec_of_folder(folder: Path) -> ModelSpec:

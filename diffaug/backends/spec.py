@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,17 @@ Task = Literal["edit", "translate", "generate"]
 #: The most steps that the schedule of a model for few steps may have.
 _MOST_STEPS = 50
 TASKS: tuple[Task, ...] = get_args(Task)
+
+
+@lru_cache(maxsize=64)
+def _shapes(size: int) -> list[tuple[int, int]]:
+    """Return the working shapes with about as many pixels as a square, the squarest first.
+
+    A shape for each multiple of 8 that the longer side can be, up to twice the square's.
+    """
+    longer = range(size, 2 * size + 1, 8)
+    wide = [(max(8, 8 * round(size * size / side / 8)), side) for side in longer]
+    return [shape for pair in wide for shape in (pair, pair[::-1])]
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,9 @@ class ModelSpec:
         compile: ``torch.compile`` the U-Net; batches are padded, since each new batch size would
             compile again.
         offload: keep on the GPU only the part that runs (for cards of 6 to 8 GB).
+        keep_aspect: work at about the shape of each image instead of a square: as many pixels, each
+            side a multiple of 8, none longer than four times the other. Diffusion models are
+            trained on squares mostly, and the papers use these.
 
     Raises:
         ValueError: an argument is outside its range; the message names it.
@@ -81,6 +95,7 @@ class ModelSpec:
     pad: bool = False
     compile: bool = False
     offload: bool = False
+    keep_aspect: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", str(self.model))
@@ -104,7 +119,7 @@ class ModelSpec:
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
             object.__setattr__(self, name, int(value))  # numpy's have no JSON, so no fingerprint
-        for name in ("all_steps", "safety_checker", "pad", "compile", "offload"):
+        for name in ("all_steps", "safety_checker", "pad", "compile", "offload", "keep_aspect"):
             value = getattr(self, name)
             if type(value).__name__ not in ("bool", "bool_"):  # bool_ is numpy's
                 raise ValueError(f"'{name}' must be True or False, got {value!r}.")
@@ -148,6 +163,24 @@ class ModelSpec:
             real = math.nextafter(real, 1.0)
         return real
 
+    def working_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width at which the model works on an image of this shape.
+
+        An image that was shrunk to it, without being enlarged, has the same working shape.
+
+        Example:
+            >>> ModelSpec("my/model").working_shape(400, 1200)
+            (512, 512)
+            >>> ModelSpec("my/model", keep_aspect=True).working_shape(400, 1200)
+            (296, 888)
+        """
+        if not self.keep_aspect:
+            return self.size, self.size
+        wanted = math.log(width / height)
+        return min(
+            _shapes(self.size), key=lambda shape: abs(math.log(shape[1] / shape[0]) - wanted)
+        )
+
     def identity(self) -> dict[str, Any]:
         """Return the fields that change a pixel, as plain values."""
         fields = dataclasses.asdict(self)
@@ -157,6 +190,8 @@ class ModelSpec:
             del fields["model"]  # the weights identify a folder, wherever it is
         if not self.all_steps:
             del fields["all_steps"]  # older sets and caches do not know this field
+        if not self.keep_aspect:
+            del fields["keep_aspect"]  # nor this one
         fields["adapters"] = [name.partition("@sha256:")[2] or name for name in self.adapters]
         return fields
 

@@ -7,8 +7,9 @@ import typer
 
 from diffaug.cli import comparison as comparison  # adds its commands
 from diffaug.cli import models as models
+from diffaug.cli import previews as previews
 from diffaug.cli import sets as sets
-from diffaug.cli.app import app, err, out
+from diffaug.cli.app import app, err, out, words
 from diffaug.cli.options import (
     Device,
     Revision,
@@ -34,7 +35,7 @@ from diffaug.cli.summary import (
 )
 
 
-@app.command()
+@app.command(epilog="Example: diffaug augment photos set --backend tiny --per-image 5")
 @takes_transform()
 def augment(
     source: Annotated[
@@ -56,7 +57,9 @@ def augment(
     ] = None,
     seed: Seed = 0,
     size: Size = None,
-    format: Annotated[str, typer.Option(help="jpg, png or webp.")] = "jpg",
+    format: Annotated[
+        str, typer.Option(help="jpg, png or webp.", autocompletion=words("jpg", "png", "webp"))
+    ] = "jpg",
     include_originals: Annotated[
         bool, typer.Option("--include-originals", help="Write each source too.")
     ] = False,
@@ -74,7 +77,10 @@ def augment(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(help="local, or ray: a model on each GPU of the cluster at RAY_ADDRESS."),
+        typer.Option(
+            help="local, or ray: a model on each GPU of the cluster at RAY_ADDRESS.",
+            autocompletion=words("local", "ray"),
+        ),
     ] = "local",
     strict: Strict = False,
     dry_run: Annotated[
@@ -121,7 +127,7 @@ def augment(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: diffaug merge set")
 def merge(
     destination: Annotated[Path, typer.Argument(help="Folder that parts were made in.")],
 ) -> None:
@@ -131,7 +137,7 @@ def merge(
     print_merged(join(destination), destination)
 
 
-@app.command()
+@app.command(epilog="Example: diffaug warm photos --backend tiny --size 224,224")
 @takes_transform("long_tail", "alpha", "masks", "fractals")
 def warm(
     source: Source,
@@ -212,7 +218,7 @@ def warm(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: diffaug finetune photos birds --metaclass bird --shots 5")
 def finetune(
     source: Source,
     destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
@@ -279,14 +285,15 @@ def finetune(
     print_left_out(done.left_out)
 
 
-@app.command()
+@app.command(epilog="Example: diffaug filter set --scorer similarity --low 0.3")
 def filter(
     folder: Annotated[Path, typer.Argument(help="Finished set to judge.")],
     scorer: Annotated[
         str,
         typer.Option(
+            autocompletion=words("clip", "similarity"),
             help="clip (does it show the metaclass), or similarity (to the source: neither "
-            "unchanged nor lost)."
+            "unchanged nor lost).",
         ),
     ] = "clip",
     keep: Annotated[

@@ -139,8 +139,8 @@ def numbers(name: str, text: str) -> int | list[int]:
 
 def table(done: "Comparison") -> list[str]:
     """Lay the rows out in columns, and say how the intervals are meant."""
-    lines = [
-        ("arm", "images", "accuracy %", "95 % interval", "gain", "95 % interval",
+    lines: list[tuple[str, ...]] = [
+        ("arm", "per class", "accuracy %", "95 % interval", "gain", "95 % interval",
          "generating", "training", "disk")
     ]  # fmt: skip
     lines += [_cells(row) for row in done.rows]

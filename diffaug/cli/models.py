@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from diffaug.cli.app import app, out
-from diffaug.cli.options import Adapters, Revision, Seed, Variant, with_files
+from diffaug.cli.options import Adapters, Revision, Seed, Variant, preset_names, with_files
 
 
-@app.command()
+@app.command(epilog="Example: diffaug fractals pictures --count 16")
 def fractals(
     destination: Annotated[Path, typer.Argument(help="Folder to write the pictures to.")],
     count: Annotated[int, typer.Option(help="How many.")] = 16,
@@ -29,7 +29,7 @@ def fractals(
     out.print(f"{count} fractals in {destination}")
 
 
-@app.command()
+@app.command(epilog="Example: diffaug backends")
 def backends() -> None:
     """List the presets: task, steps, size, licence, and whether they are here, without network."""
     from diffaug.backends.hub import downloaded
@@ -55,9 +55,9 @@ def backends() -> None:
     (out if out.is_terminal else Console(width=400)).print(table)
 
 
-@app.command()
+@app.command(epilog="Example: diffaug download instruct-pix2pix")
 def download(
-    backend: Annotated[str, typer.Argument(help="Preset or Hub id.")],
+    backend: Annotated[str, typer.Argument(help="Preset or Hub id.", autocompletion=preset_names)],
     force: Annotated[
         bool, typer.Option("--force", help="Fetch it again, though it seems to be here.")
     ] = False,
@@ -72,12 +72,10 @@ def download(
     if not force and hub.downloaded(spec):
         out.print(f"'{backend}' is here already.")
         return
-    size, folder = hub.download_size(spec, force=force), hub.cached_repository(spec.model)
-    out.print(f"'{backend}' is {spec.model}: {size / 1e9:.2f} GB, into {folder}")
     out.print(f"done: {hub.download(hub.pin(spec), force=force)}")
 
 
-@app.command()
+@app.command(epilog="Example: diffaug cache --clear")
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove every generated image.")] = False,
 ) -> None:

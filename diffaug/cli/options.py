@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffaug.cli.app import words
 from diffaug.errors import one_line
 
 if TYPE_CHECKING:
@@ -79,16 +80,26 @@ METHOD_OF = {
 }
 
 
+def preset_names(incomplete: str) -> list[str]:
+    """Complete the name of a preset in the shell."""
+    from diffaug.backends.presets import PRESETS
+
+    return words(*PRESETS)(incomplete)
+
+
 @dataclass(frozen=True)
 class TransformOptions:
     """The options that describe a transform and its model."""
 
-    method: Annotated[str, typer.Option(help="diffusemix or diffmix.")] = "diffusemix"
+    method: Annotated[
+        str, typer.Option(help="diffusemix or diffmix.", autocompletion=words(*METHODS))
+    ] = "diffusemix"
     backend: Annotated[
         str | None,
         typer.Option(
+            autocompletion=preset_names,
             help="Preset, model folder, fine-tuned folder or Hub id; see 'backends'. Default: "
-            "instruct-pix2pix, or sd15 for diffmix."
+            "instruct-pix2pix, or sd15 for diffmix.",
         ),
     ] = None
     strategy: Annotated[
@@ -176,6 +187,12 @@ class TransformOptions:
             help="Side of the square that the model works at, in pixels. Default: the preset's."
         ),
     ] = None
+    keep_aspect: Annotated[
+        bool,
+        typer.Option(
+            "--keep-aspect", help="Let the model work at each image's own shape, not at a square."
+        ),
+    ] = False
     guidance_scale: Annotated[
         float | None, typer.Option(help="Guidance by the prompt. Default: the preset's.")
     ] = None
@@ -230,6 +247,8 @@ class TransformOptions:
                 f"'image_guidance_scale' must be for a model that has such guidance, and "
                 f"'{presets.name_of(spec.model)}' has none; leave it out."
             )
+        if self.keep_aspect:
+            changes["keep_aspect"] = True
         if self.model_size is not None:
             changes["size"] = square_side("model_size", self.model_size)
         try:

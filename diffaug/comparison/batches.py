@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Data:
 
     def to(self, device: torch.device) -> "Data":
         """Return everything on a device."""
-        moved = {n: v if v is None else v.to(device) for n, v in vars(self).items()}
+        moved: dict[str, Any] = {n: v if v is None else v.to(device) for n, v in vars(self).items()}
         return Data(**moved)
 
 

@@ -71,14 +71,10 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
         colour = _colour(row)
         name = f"{row.arm}, {row.shots or 'all'}" if several else row.arm
         canvas.text(name, 24, middle - 12, INK)
-        if row.arm == "none":
-            canvas.box(
-                across(100 * row.mean),
-                top if not several else middle - ROW / 2,
-                across(100 * row.mean),
-                bottom if not several else middle + ROW / 2,
-                FAINT,
-            )
+        if row.arm == "none":  # a line through all arms that are compared with it
+            group = sum(other.shots == row.shots for other in rows)
+            start, dot = top + ROW * place, across(100 * row.mean)
+            canvas.box(dot, start, dot, start + ROW * group, FAINT)
         low, high = across(100 * row.interval[0]), across(100 * row.interval[1])
         canvas.box(low, middle - 1, high, middle + 1, colour)
         for end in (low, high):

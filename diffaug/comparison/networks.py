@@ -118,11 +118,11 @@ def _new(classifier: str | Factory, classes: int) -> nn.Module:
     library, _, name = classifier.rpartition(":")
     try:
         if library == "timm":
-            return require("timm").create_model(name, num_classes=classes)  # type: ignore[no-any-return]
+            return require("timm").create_model(name, num_classes=classes)
         if library in ("", "torchvision"):
             from torchvision.models import get_model
 
-            return get_model(name, weights=None, num_classes=classes)  # type: ignore[no-any-return]
+            return get_model(name, weights=None, num_classes=classes)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"'classifier' must be small, a classifier of torchvision or timm:NAME, got "

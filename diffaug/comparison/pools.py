@@ -1,8 +1,9 @@
 """What an arm generates from the photographs that its classifier may see, and from no others."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from diffaug.arguments import same_name
 from diffaug.backends import finetuned, presets
-from diffaug.backends.base import is_backend, spec_of
+from diffaug.backends.base import spec_of
 from diffaug.backends.spec import ModelSpec
 from diffaug.comparison import pictures
 from diffaug.comparison.arms import Arm
@@ -19,6 +20,7 @@ from diffaug.datasets.generated import GeneratedDataset
 from diffaug.offline.augment import augment_folder
 from diffaug.offline.identity import identity, pinned
 from diffaug.offline.manifest import source_label
+from diffaug.offline.summary import SummaryWarning
 from diffaug.transforms.base import BackendLike, ImageTransform
 from diffaug.transforms.diffmix import DiffMix
 from diffaug.transforms.prompt_edit import PromptEdit
@@ -56,6 +58,11 @@ class Models:
             backend = presets.resolve(text.replace("{shots}", str(part.shots)), "translate")
         return self._placed(backend)
 
+    def can_draw(self, part: Part) -> bool:
+        """Return whether the backend can make images of classes from text."""
+        spec = spec_of(self.translator(part))
+        return spec is None or spec.task != "edit"
+
     def transform(self, arm: Arm, part: Part, classes: Sequence[str]) -> ImageTransform:
         """Return what makes the images of an arm."""
         if arm.generate == "edit":
@@ -86,9 +93,7 @@ class Models:
         )
 
     def _placed(self, backend: BackendLike) -> BackendLike:
-        if isinstance(backend, ModelSpec) and backend.device == "auto" and self.device != "auto":
-            from dataclasses import replace
-
+        if isinstance(backend, ModelSpec) and backend.device == "auto":
             return replace(backend, device=self.device)
         return backend
 
@@ -159,16 +164,20 @@ class Pool:
         started = time.monotonic()
         spec = spec_of(self.transform.backend)
         side = max(self.size, spec.size if spec is not None else self.size)
-        summary = augment_folder(
-            root,
-            destination,
-            self.transform,
-            per_image=self.arm.per_image,
-            size=side,
-            format="png" if side <= LOSSLESS else "jpg",
-            only=self.part.train,
-            progress=progress,
-        )
+        with warnings.catch_warnings():
+            # Its lines are for those who load the set by ImageFolder; pairs are drawn at random, so
+            # a small set may have no image of a class.
+            warnings.simplefilter("ignore", SummaryWarning)
+            summary = augment_folder(
+                root,
+                destination,
+                self.transform,
+                per_image=self.arm.per_image,
+                size=side,
+                format="png" if side <= LOSSLESS else "jpg",
+                only=self.part.train,
+                progress=progress,
+            )
         seconds = time.monotonic() - started
         if summary.made and summary.taken_over:  # as if nothing had been there before
             seconds *= (summary.made + summary.taken_over) / summary.made
@@ -199,11 +208,3 @@ class Pool:
                 "images": len(rows),
             },
         )
-
-
-def has_translator(models: Models) -> bool:
-    """Return whether a model can make images of classes from text."""
-    backend: Any = models.backend
-    if is_backend(backend):
-        return True
-    return presets.resolve(backend, "translate").task != "edit"

@@ -1,5 +1,6 @@
 """Whether the base model knows the classes: asked before the price of generating is paid."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffaug.backends.spec import ModelSpec
 from diffaug.comparison import pictures
 from diffaug.comparison.intervals import Array, ranks_apart
 from diffaug.comparison.pools import Models
 from diffaug.comparison.split import Part
 from diffaug.comparison.training import Task, load, predict
+from diffaug.labels.words import spelling
 from diffaug.seeds import derive_seed
 from diffaug.transforms.diffmix import DiffMix
 
@@ -31,10 +34,13 @@ class Probe:
         details: by class, how well the judge tells it from the others: ``photographs`` that it has
             not seen, and ``generated`` images, each as an area under the ROC curve (0.5 is
             chance), and the ``error`` of each by chance.
+        unlisted: classes that the photographs could not judge, and that the model's own figures do
+            not list.
     """
 
     known: dict[str, bool | None]
     details: dict[str, dict[str, float]]
+    unlisted: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Say it in a few lines."""
@@ -51,6 +57,11 @@ class Probe:
                     ": fine-tune, or leave these out of the targets" if verdict is False else ""
                 )
                 said.append(f"{words} {len(names)} of {len(self.known)} ({shown}){advice}")
+        if self.unlisted:
+            said.append(
+                f"{len(self.unlisted)} of these by the list of classes that comes with the model, "
+                "which has no such name; the photographs are too few to judge"
+            )
         return said
 
 
@@ -118,7 +129,7 @@ def verdicts(
 ) -> Probe:  # fmt: skip
     """Judge each class by log-probabilities (N, C) of photographs and of generated images."""
     known: dict[str, bool | None] = {}
-    details = {}
+    details: dict[str, dict[str, float]] = {}
     for number, name in enumerate(classes):
         photos = _apart(on_photos[:, number], photo_labels == number)
         made = _apart(generated[:, number], made_labels == number)
@@ -148,6 +159,36 @@ def _apart(scores: Array, own: Any) -> tuple[float, float] | None:
 
 def _array(values: torch.Tensor) -> Array:
     return np.asarray(values.numpy(), dtype=np.float64)
+
+
+def listed_classes(spec: ModelSpec | None) -> set[str] | None:
+    """Return the classes that a model's own figures list, as they are compared; None without."""
+    file = None if spec is None else Path(spec.model, "figures.json")
+    if file is None or not file.is_file():
+        return None
+    try:
+        classes = json.loads(file.read_text()).get("classes")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return {spelling(str(name)) for name in classes} if isinstance(classes, list) else None
+
+
+def by_its_card(probe: Probe, words: Mapping[str, str], listed: set[str] | None) -> Probe:
+    """Decide what the photographs left open by the list of classes that a model was trained on.
+
+    Args:
+        probe: the verdict so far.
+        words: of each class.
+        listed: what :func:`listed_classes` returns.
+    """
+    if listed is None:
+        return probe
+    known = {
+        name: False if verdict is None and spelling(words[name]) not in listed else verdict
+        for name, verdict in probe.known.items()
+    }
+    unlisted = [name for name in known if known[name] is not probe.known[name]]
+    return Probe(known, probe.details, tuple(unlisted))
 
 
 def facts_of(probe: Probe | None) -> Mapping[str, Any]:

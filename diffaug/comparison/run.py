@@ -13,19 +13,21 @@ import torch
 from torch import nn
 
 from diffaug.arguments import whole
+from diffaug.backends.base import spec_of
 from diffaug.backends.devices import choose_device
 from diffaug.comparison import pictures, probe
 from diffaug.comparison.advice import advise
 from diffaug.comparison.arms import DEFAULT, Arm, find_arms
 from diffaug.comparison.intervals import Marks
 from diffaug.comparison.networks import build, name_of
-from diffaug.comparison.pools import Models, Pool, has_translator
+from diffaug.comparison.pools import Models, Pool
 from diffaug.comparison.results import Comparison
 from diffaug.comparison.rows import Row, Training
 from diffaug.comparison.split import Part, Photographs, photographs
 from diffaug.comparison.training import RATES, RECIPE, Recipe, Task, batch_size, own_draws
 from diffaug.comparison.workers import Workers, workers
 from diffaug.folders import class_of
+from diffaug.labels.words import words_of
 from diffaug.offline.identity import versions
 from diffaug.progress import progress_bar
 from diffaug.transforms.base import BackendLike
@@ -165,6 +167,7 @@ class _Comparing:
     pools: dict[tuple[str, str], Path] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     made: int = 0
+    bar: Any = None
 
     def run(self, parts: Sequence[Part], jobs: int, ask: bool) -> Comparison:
         """Do everything that is not done, and compare."""
@@ -179,14 +182,14 @@ class _Comparing:
         bar: AbstractContextManager[Any] = progress_bar(
             self.progress, len(parts) * len(self.arms), unit="classifier"
         )
-        with bar as shown, workers(jobs, lambda task: shown and shown.update()) as staff:
+        with bar as self.bar, workers(jobs, self._count) as staff:
             for part in parts:
                 self._submit(staff, self.arms[0], part)
-            if ask and has_translator(self.models):
+            if ask and self.models.can_draw(parts[0]):
                 staff.wait()
                 verdict = self._probe(parts)
                 for line in verdict.lines():
-                    self.say(line)
+                    self._say(line)
             for arm in self.arms[1:]:
                 if not arm.generate:
                     for part in parts:
@@ -199,6 +202,19 @@ class _Comparing:
             trained, found = staff.trained, staff.found
         return self._compared(parts, verdict, trained, found)
 
+    def _count(self, task: Task) -> None:
+        """Move the bar on by a classifier."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def _say(self, line: str) -> None:
+        """Say a line, above the bar if there is one."""
+        if self.bar is not None:
+            self.bar.clear()
+        self.say(line)
+        if self.bar is not None:
+            self.bar.refresh()
+
     def _plan(self, arm: Arm, part: Part) -> Pool:
         """Check an arm's model and name its pool, before anything is made."""
         transform = self.models.transform(arm, part, self.photos.classes)
@@ -208,7 +224,7 @@ class _Comparing:
     def _generate(self, pool: Pool, arm: Arm, part: Part) -> None:
         if not pool.file(self.out).is_file():
             count = (arm.per_image or 1) * len(part.train)
-            self.say(f"generating {count} images for {arm.name} ({part.name})")
+            self._say(f"generating {count} images for {arm.name} ({part.name})")
         file, made = pool.make(self.out, self.photos.root, self.photos.classes, self.progress)
         self.pools[arm.name, part.name] = file
         self.made += made
@@ -259,7 +275,12 @@ class _Comparing:
         judges = [part for part in parts if part.shots == most]
         file = probe.samples(self.out, self.models, judges[0], self.photos.classes, self.size)
         tasks = [self.tasks["none", part.name] for part in judges]
-        return probe.judge(file, tasks, self.photos.classes)
+        found = probe.judge(file, tasks, self.photos.classes)
+        classes = self.photos.classes
+        words = dict(zip(classes, words_of(classes), strict=True))
+        words |= self.models.class_names or {}
+        backend = self.models.translator(judges[0])
+        return probe.by_its_card(found, words, probe.listed_classes(spec_of(backend)))
 
     def _compared(
         self, parts: Sequence[Part], verdict: probe.Probe | None, trained: int, found: int

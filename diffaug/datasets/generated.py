@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from diffaug import images
-from diffaug.arguments import whole
+from diffaug.arguments import flag, in_order, whole
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
@@ -73,6 +73,7 @@ class GeneratedDataset(Dataset):
         self.folder = Path(folder).expanduser()
         self.gamma = check_gamma(0.5 if gamma is None else gamma)
         self.transform = transform
+        originals = flag("originals", originals)
         rows = read_manifest(self.folder)
         self.rows = [
             row
@@ -201,6 +202,7 @@ def numbers_of(classes: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
         return {str(name): whole("classes", number, 0) for name, number in classes.items()}
     if isinstance(classes, str):
         raise TypeError(f"'classes' must be several names in order, got {classes!r}.")
+    in_order("classes", classes)
     if any(isinstance(name, tuple) for name in classes):  # as torchvision's ImageNet has them
         names = distinct(classes)
     else:

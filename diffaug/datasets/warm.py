@@ -12,9 +12,12 @@ import torch
 from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.backends.base import BATCH_SIZE, Backend, spec_of
+from diffaug.backends.batches import shape_of
 from diffaug.backends.cache import CachedBackend
+from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
-from diffaug.errors import RefusedError, UnreadableImageError, one_line
+from diffaug.backends.spec import ModelSpec
+from diffaug.errors import RefusedError, UnreadableImageError, is_of_machine, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
 from diffaug.labels.map_style import check_dataset
@@ -127,6 +130,8 @@ def warm_cache(
     counts = WarmSummary(len(cached), sum(cached), bytes=expected, skipped=items.skipped)
     if dry_run or all(cached):
         return replace(counts, seconds=time.monotonic() - started)
+    if isinstance(ours.backend, ModelSpec):
+        check_prompts(spec_of(backend), ours.all_prompts())
     made = refused = 0
     pending: set[GenerationRequest] = set()
     batches = _batches(backend, _requests(items, ours), pending)
@@ -223,9 +228,9 @@ class _Items:
             return None
         try:
             sample = self._dataset[index]
-        except MemoryError:
-            raise
         except Exception as error:  # a damaged file may fail in any way, in anyone's dataset
+            if is_of_machine(error):
+                raise
             self._skip(index, error)
             return None
         image, label = self._parts(sample)
@@ -235,6 +240,8 @@ class _Items:
             images.check_image(image)
             return images.unpack(image)[0], label
         except (OSError, SyntaxError, UnreadableImageError) as error:
+            if is_of_machine(error):
+                raise
             self._skip(index, error)
             return None
 
@@ -329,21 +336,22 @@ def _requests(items: _Items, ours: ImageTransform) -> Iterator[GenerationRequest
 def _batches(
     backend: CachedBackend, requests: Iterator[GenerationRequest], pending: set[GenerationRequest]
 ) -> Iterator[list[GenerationRequest]]:
-    """Group the requests that are missing into batches, each of one strength.
+    """Group the requests that are missing into batches, each of one strength and shape.
 
     Requests that are not kept yet are in ``pending``, so that none is generated twice.
     """
     spec = spec_of(backend)
     batch_size = spec.batch_size if spec else BATCH_SIZE
-    waiting: dict[float | None, list[GenerationRequest]] = {}
+    waiting: dict[object, list[GenerationRequest]] = {}
     for request in requests:
         if request in pending or backend.holds(request):
             continue
         pending.add(request)
-        batch = waiting.setdefault(request.strength, [])
+        group = (request.strength, spec and shape_of(spec, request))
+        batch = waiting.setdefault(group, [])
         batch.append(request)
         if len(batch) >= batch_size:
-            yield waiting.pop(request.strength)
+            yield waiting.pop(group)
     yield from waiting.values()
 
 

@@ -14,6 +14,9 @@ from diffaug.offline.manifest import Row, read_run, recorded_white
 from diffaug.switches import own_switches
 from diffaug.untrusted import is_name_below
 
+#: An image that is less similar to its source is lost; one that is more similar is a copy.
+BOUNDS = (0.1, 0.98)
+
 
 class SimilarityFilter:
     """Score how similar an image is to its source; drop what hardly changed or changed too much.
@@ -50,8 +53,8 @@ class SimilarityFilter:
         self,
         source: str | os.PathLike[str] | None = None,
         *,
-        low: float = 0.1,
-        high: float = 0.98,
+        low: float = BOUNDS[0],
+        high: float = BOUNDS[1],
         size: int = 64,
     ) -> None:
         for name, value in (("low", low), ("high", high)):
@@ -85,14 +88,10 @@ class SimilarityFilter:
 
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         """Return each image's similarity to its source, NaN if the source cannot be read."""
-        from kornia.metrics import ssim
-
         names = [str(row["source"]) for row in rows]
-        with own_switches(torch.device("cpu"), exact=True):
-            originals = {name: self._original(name) for name in set(names)}
-            generated = torch.stack([self._small(image) for image in images])  # (N, 3, S, S)
-            sources = torch.stack([originals[name] for name in names])
-            return ssim(generated, sources, window_size=11).mean((1, 2, 3))
+        originals = {name: self._original(name) for name in set(names)}
+        generated = [small(image, self.size) for image in images]
+        return similarities(generated, [originals[name] for name in names])
 
     def _original(self, name: str) -> torch.Tensor:
         if self._root is None:
@@ -102,9 +101,21 @@ class SimilarityFilter:
             if not is_name_below(name):
                 raise UnreadableImageError(f"{name!r} does not lie below '{self._root}'.")
             with reading(self._root / name):
-                return self._small(images.read_image(self._root / name, white=self._white))
+                return small(images.read_image(self._root / name, white=self._white), self.size)
         except UnreadableImageError:
             return torch.full((3, self.size, self.size), torch.nan)
 
-    def _small(self, image: torch.Tensor) -> torch.Tensor:
-        return functional.resize(image, (self.size, self.size)).float() / 255
+
+def small(image: torch.Tensor, size: int = 64) -> torch.Tensor:
+    """Return an image (3, H, W) as float (3, size, size), as two images are compared."""
+    return functional.resize(image, (size, size)).float() / 255
+
+
+def similarities(
+    images: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]
+) -> torch.Tensor:  # (N,)
+    """Return the SSIM of each small image and its source; NaN where a source is NaN."""
+    from kornia.metrics import ssim
+
+    with own_switches(torch.device("cpu"), exact=True):
+        return ssim(torch.stack([*images]), torch.stack([*sources]), window_size=11).mean((1, 2, 3))

@@ -193,6 +193,10 @@ def _train(folder: RunFolder, precision: str, progress: bool) -> list[float]:
     first = processes.is_main_process
     # The first process alone writes.
     with folder if first else nullcontext():
+        processes.wait_for_everyone()  # the first has the folder for itself now
+        # What was read before that may be old: another run may have been faster.
+        if folder.stage() == "finished":
+            return []
         trainer = _trainer(folder, precision, processes.process_index, processes.num_processes)
         try:
             folder.restore(trainer)

@@ -47,7 +47,10 @@ class Settings:
             **{"shots": 1, "checkpoint_every": 1, "sample_every": 0},
         }.items():
             if name != "shots" or self.shots is not None:
-                arguments.whole(name, getattr(self, name), least)
+                number = arguments.whole(name, getattr(self, name), least)
+                object.__setattr__(self, name, number)  # numpy's have no JSON
+        for name in ("gradient_checkpointing", "balanced"):
+            object.__setattr__(self, name, arguments.flag(name, getattr(self, name)))
         for name in ("learning_rate", "embedding_learning_rate", "min_snr_gamma"):
             if name != "min_snr_gamma" or self.min_snr_gamma is not None:
                 _check_positive(name, getattr(self, name))

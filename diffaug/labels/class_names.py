@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffaug.arguments import texts
+from diffaug.arguments import in_order, texts
 from diffaug.labels.origins import parts_of
 from diffaug.labels.samples import LABEL_KEYS, steps_of
 
@@ -26,7 +26,7 @@ def distinct(names: Iterable[Any]) -> list[str]:
         >>> distinct(["crane", "owl", ("crane", "a machine")])
         ['crane (0)', 'owl', 'crane (2)']
     """
-    texts = [str(first_name(name)) for name in names]
+    texts = [str(first_name(name)) for name in in_order("class_names", names)]
     while len(set(texts)) < len(texts):  # a numbered name may be there already
         same = {texts[earlier] for earlier, _ in twins(texts)}
         texts = [f"{text} ({n})" if text in same else text for n, text in enumerate(texts)]

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 
 from diffaug import images
-from diffaug.errors import DiffaugError, SourceError, UnreadableImageError, one_line
+from diffaug.errors import (
+    DiffaugError,
+    SourceError,
+    UnreadableImageError,
+    is_of_machine,
+    machine_trouble,
+    one_line,
+)
 from diffaug.labels import samples
 from diffaug.labels.class_names import class_names_of, distinct
 from diffaug.labels.dataset import known_labels, renumbered
@@ -119,7 +126,7 @@ class DatasetSource(Source):
                 raise _unreadable(index, error) from error
             raise  # of a model in the dataset's own transforms
         except Exception as error:  # a damaged file may fail in any parser
-            raise _unreadable(index, error) from error
+            raise _fault_of(index, error) from error
 
     def _pixels(self, item: Any, index: int) -> torch.Tensor:
         """Return the image of an item as uint8 (1, 3, H, W); an error says which item it is."""
@@ -136,7 +143,7 @@ class DatasetSource(Source):
         try:
             return images.to_uint8(images.unpack(image)[0])
         except Exception as error:  # Pillow reads a file when its pixels are needed
-            raise _unreadable(index, error) from error
+            raise _fault_of(index, error) from error
 
     def _image(self, item: Any) -> Any:
         place = samples.image_place(item, self._image_getter, asker="augment_dataset")
@@ -297,6 +304,13 @@ def _part(dataset: Any) -> dict[str, str]:
     if found is None or found[0] == f"{type(dataset).__name__} of {len(dataset)}":
         return {}
     return {"of": found[0], "items": as_ranges(found[1])}
+
+
+def _fault_of(index: int, error: Exception) -> DiffaugError:
+    """Say what was wrong with an item: the machine, which stops a run, or the item alone."""
+    if is_of_machine(error):
+        return machine_trouble(f"item {index}", error)
+    return _unreadable(index, error)
 
 
 def _unreadable(index: int, error: Exception) -> UnreadableImageError:

@@ -4,12 +4,14 @@ While a set is made, its rows are journalled in a hidden file, so that a run kil
 can be resumed. Everything hidden starts with ``.diffaug.`` and is removed at the end.
 """
 
+import errno
 import heapq
 import json
 import os
 import secrets
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, groupby, islice
@@ -37,6 +39,8 @@ from diffaug.offline.manifest import (
 from diffaug.offline.summary import Tally
 from diffaug.untrusted import open_regular, path_below
 
+#: What the system says where a file system has no locks, as some of clusters.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 #: Rows sorted in memory at once, about 50 MB of them.
 PART = 20_000
 
@@ -195,22 +199,12 @@ class OutputFolder:
 
     def __enter__(self) -> Self:
         """Make the folder if there is none, and lock it."""
-        from filelock import FileLock, Timeout
-
         with self._errors_said("written to"), ExitStack() as undo:
             parents = (self.folder, *self.folder.parents)
             self._new_folders = [folder for folder in parents if not folder.exists()]
             undo.callback(self._remove_new_folders)
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / f"{HIDDEN}lock")
-            try:
-                lock.acquire(timeout=-1 if self._wait else 0)
-            except Timeout as error:
-                raise DestinationError(
-                    f"'{self.folder}' is being written to by another run; "
-                    "wait for it, or choose another folder."
-                ) from error
-            self._lock = lock
+            self._lock = self._acquired()
             undo.callback(self._unlock)
             for abandoned in self.folder.glob(f"{HIDDEN}*.tmp"):
                 if abandoned.is_dir():
@@ -224,6 +218,35 @@ class OutputFolder:
         """Unlock the folder; remove it if the run never began."""
         self._unlock()
         self._remove_new_folders()
+
+    def _acquired(self) -> Any:
+        """Lock the folder; where there are no locks, by a file that is there while a run writes."""
+        from filelock import FileLock, SoftFileLock, Timeout
+
+        soft = SoftFileLock(self.folder / f"{HIDDEN}soft-lock")
+        for lock in (FileLock(self.folder / f"{HIDDEN}lock"), soft):
+            try:
+                lock.acquire(timeout=-1 if self._wait else 0)
+                break
+            except Timeout as error:
+                killed = f"; if it was killed, remove '{soft.lock_file}'" if lock is soft else ""
+                raise DestinationError(
+                    f"'{self.folder}' is being written to by another run; "
+                    f"wait for it, or choose another folder{killed}."
+                ) from error
+            except OSError as error:
+                if error.errno not in _NO_LOCKS or lock is soft:
+                    raise
+                with suppress(OSError):
+                    os.unlink(lock.lock_file)
+        if lock is soft:
+            warnings.warn(
+                f"the disk of '{self.folder}' has no locks, and '{soft.lock_file}' is there "
+                "instead while this run writes; do not start a second run there.",
+                UserWarning,
+                stacklevel=5,
+            )
+        return lock
 
     def _unlock(self) -> None:
         # Still under the lock: a run that has opened the file sees that it has no name any more.

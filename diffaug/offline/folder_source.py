@@ -5,7 +5,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from itertools import compress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import numpy as np
 from diffaug.arguments import whole
 from diffaug.folders import COMPANIONS, Listing, class_of, stem
 from diffaug.offline.lookalikes import refuse_lookalike
-from diffaug.offline.sources import Skipped, Source, SourceImage
+from diffaug.offline.sources import LONGEST_FOLDER, Skipped, Source, SourceImage
 from diffaug.offline.trees import LocalTree, RemoteTree, open_tree
 
 #: A file's name has at most 255 bytes, and copies get a number and an extension.
 LONGEST_NAME = 230
+#: Of a path on most systems, with room for the folder of the set.
+LONGEST_PATH = 3000
 #: Pixels of an image that is read alone: 100 MB once it is read, and several times that meanwhile.
 LARGE = 32_000_000
 
@@ -55,12 +58,17 @@ class FolderSource(Source):
         self.skipped = [Skipped(item.path, item.reason) for item in listing.faults]
         self.skipped += [Skipped(key, reason) for key, reason in reasons.items()]
         self.left_out = listing.counts
-        self.classes = listing.classes
+        # A class of an archive whose folder no disk takes is none that ImageFolder could number.
+        fits = (len(name.encode()) <= LONGEST_FOLDER for name in listing.classes)
+        self.classes = list(compress(listing.classes, fits))
         shown = self.name if isinstance(self.files, RemoteTree) else folder  # without a password
         _check(listing, os.fspath(shown), bool(self.keys))
         self._shared = _shared_stems(self.keys)
         if only is not None:
-            chosen = set(only)
+            if isinstance(only, str):
+                raise TypeError(f"'only' must be several paths below the source, got {only!r}.")
+            if not (chosen := set(only)):
+                raise ValueError("'only' must name at least one image, or be None, got none.")
             if missing := sorted(chosen.difference(self.keys)):
                 raise ValueError(
                     f"'only' must name images of '{folder}', and {len(missing)} of {len(chosen)} "
@@ -146,6 +154,11 @@ def _shared_stems(keys: Sequence[str]) -> frozenset[str]:
 def _unfit(path: str) -> str | None:
     if "//" in path or (os.sep != "/" and os.sep in path):  # on a store, or written on Windows
         return "its path has a slash that a name here cannot have; rename it"
-    if len(PurePosixPath(path).name.encode()) > LONGEST_NAME:
+    *folders, name = path.split("/")
+    if len(name.encode()) > LONGEST_NAME:
         return f"its name is longer than {LONGEST_NAME} bytes; shorten it"
+    if any(len(folder.encode()) > LONGEST_FOLDER for folder in folders):  # in an archive
+        return f"the name of its folder is longer than {LONGEST_FOLDER} bytes; shorten it"
+    if len(path.encode()) > LONGEST_PATH:
+        return f"its path is longer than {LONGEST_PATH:,} bytes; shorten it"
     return None

@@ -19,8 +19,9 @@ from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.arguments import resized_shape
 from diffaug.backends import presets, registry
-from diffaug.backends.base import BATCH_SIZE, Backend
-from diffaug.backends.batches import schedule
+from diffaug.backends.base import BATCH_SIZE, Backend, answers_of
+from diffaug.backends.batches import schedule, shape_of
+from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
@@ -116,6 +117,7 @@ class Maker:
         #: If set, it replaces the backend of this process, and gets ``at_once`` batches at once.
         self.backend: Backend | None = None
         self.at_once = 1
+        self._prompts_checked = False
 
     def make(self, planned: Iterable[Planned], keep: Keep) -> None:
         """Make images and pass them to ``keep``; read and finish others while the model works."""
@@ -142,7 +144,7 @@ class Maker:
         A model runs images with the same number of steps together, so a batch holds only these.
         """
         full = self.batch_size * self.at_once
-        waiting: dict[tuple[int, int], _Waiting] = {}
+        waiting: dict[tuple[int, ...], _Waiting] = {}
         for copies, image in self.read(planned, readers):
             for copy in copies:
                 draft = self._draft(copy, image)
@@ -210,13 +212,13 @@ class Maker:
         drawn = self.transform.draw_copy(planned.copy, generator, image.label)
         return _Draft(planned, image, drawn, self.transform.requests(image.pixels, [drawn]))
 
-    def _kind(self, draft: _Draft | Skipped) -> tuple[int, int]:
-        """Return what drafts must have in common to run in one batch: the number of steps."""
+    def _kind(self, draft: _Draft | Skipped) -> tuple[int, ...]:
+        """Return what drafts must have in common to run in one batch: steps, and shape."""
         if self.spec is None or isinstance(draft, Skipped) or not draft.requests:
             return 0, 0
-        return (
-            (0, 0) if draft.requests[0].strength is None else schedule(self.spec, draft.requests[0])
-        )
+        request = draft.requests[0]
+        steps = (0, 0) if request.strength is None else schedule(self.spec, request)
+        return steps if not self.spec.keep_aspect else (*steps, *shape_of(self.spec, request))
 
     def _answers(self, batch: list[_Draft | Skipped]) -> list[Generated | None]:
         """Ask the model for all that the drafts of a batch need."""
@@ -227,9 +229,12 @@ class Maker:
         """Ask the model; None where it refused and there is no original to fall back on."""
         if not requests:
             return []
+        if not self._prompts_checked and isinstance(self.transform.backend, ModelSpec):
+            check_prompts(self.spec, self.transform.all_prompts())
+        self._prompts_checked = True
         backend = self._live_backend()
         try:
-            generated: list[Generated | None] = list(backend.generate(requests))
+            generated: list[Generated | None] = [*answers_of(backend, requests)]
             # It is smaller after a batch that did not fit; run.json records what made the images.
             self.batch_size = min(self.batch_size, getattr(backend, "batch_size", self.batch_size))
             return generated

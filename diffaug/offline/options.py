@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffaug import images
-from diffaug.arguments import image_size
+from diffaug.arguments import flag, image_size, whole
 from diffaug.offline.shards import Shard
 
 
@@ -14,7 +14,7 @@ class Options:
     """The options of a run, checked; ``augment_folder`` explains each.
 
     Raises:
-        ValueError: a value is outside its range.
+        ValueError, TypeError: a value is outside its range.
     """
 
     per_image: int | None
@@ -30,8 +30,13 @@ class Options:
     progress: bool
 
     def __post_init__(self) -> None:
-        if self.per_image is not None and self.per_image < 1:
-            raise ValueError(f"'per_image' must be at least 1, got {self.per_image}.")
+        numbers = {"seed": 0} | ({} if self.per_image is None else {"per_image": 1})
+        for name, least in numbers.items():  # numpy's numbers become Python's, as JSON needs
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        for name in ("include_originals", "strict", "dry_run", "progress"):
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
+        if self.shard is not None and not isinstance(self.shard, Shard):
+            raise TypeError(f"'shard' must be like '3/16', got {self.shard!r}.")
         if self.size is not None:
             object.__setattr__(self, "size", image_size("size", self.size))
         if self.format not in images.FORMATS:

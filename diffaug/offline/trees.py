@@ -5,11 +5,15 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 from diffaug import images
 from diffaug.errors import MissingDependencyError, SourceError, UnreadableImageError, one_line
 from diffaug.file_warnings import reading
 from diffaug.folders import Listing, list_folder, tree_of
+
+#: The most bytes of a file elsewhere: it is read whole.
+LARGEST_FILE = 1_000_000_000
 
 
 def open_tree(folder: str | os.PathLike[str]) -> "LocalTree | RemoteTree":
@@ -29,7 +33,7 @@ def open_tree(folder: str | os.PathLike[str]) -> "LocalTree | RemoteTree":
     text = os.fspath(folder)
     if "://" in text and not text.startswith("file://"):
         return RemoteTree(text)
-    return LocalTree(text.removeprefix("file://"))
+    return LocalTree(url2pathname(text.removeprefix("file://")) if "://" in text else text)
 
 
 class LocalTree:
@@ -85,21 +89,23 @@ class RemoteTree:
         import fsspec
         import fsspec.archive
 
-        self.name = re.sub("//[^/@]*@", "//", address)  # without a password
+        self.name = without_secrets(address)
         try:
             self.files, root = fsspec.core.url_to_fs(address)
         except ImportError as error:
             raise MissingDependencyError(
-                f"'{address}' needs a package that is not installed: {error}."
+                f"'{self.name}' needs a package that is not installed: {error}."
             ) from error
         except ValueError as error:
-            raise ValueError(f"'source' must be a folder or an address: {error}.") from error
+            reason = str(error).replace(address, self.name)
+            raise ValueError(f"'source' must be a folder or an address: {reason}.") from error
         except Exception as error:
-            raise _failed(address, error) from error
+            raise _failed(self.name, error) from error
         self.root = str(root).rstrip("/")
         archive = isinstance(self.files, fsspec.archive.AbstractArchiveFileSystem)
         # Members of a tar share one file and its position.
         self.threads = 1 if archive else 4
+        self._archive = archive
 
     def list(self) -> Listing:
         """List the images and classes below the root."""
@@ -110,15 +116,20 @@ class RemoteTree:
                 self.root = "."  # as 'tar -C photos -c .' writes an archive
         except Exception as error:
             raise _failed(self.name, error) from error
-        paths: dict[str, list[str]] = {"file": [], "directory": [], "other": []}
+        paths: dict[str, list[str]]
+        paths = {kind: [] for kind in ("file", "directory", "too large", "no file")}
         for path, info in infos.items():
             below = path.rstrip("/").removeprefix(self.root) if self.root else path
             if not path.startswith(self.root) or (self.root and below[:1] not in ("", "/")):
                 reason = f"it answers with {path!r}, which is not below it"
                 raise _failed(self.name, ValueError(reason))
             if below := below.lstrip("/"):  # else it is the root itself
-                paths.get(info.get("type", "file"), paths["other"]).append(below)
-        return tree_of(paths["file"], paths["directory"], dict.fromkeys(paths["other"], "no file"))
+                kind = info.get("type", "file")
+                if kind == "file" and (info.get("size") or 0) > LARGEST_FILE:
+                    kind = "too large"
+                paths.get(kind, paths["no file"]).append(below)
+        odd = {path: kind for kind in ("no file", "too large") for path in paths[kind]}
+        return tree_of(paths["file"], paths["directory"], odd)
 
     def open(self, path: str) -> tuple[io.BytesIO, int]:
         """Fetch what an image can be read from, and say how many pixels it has."""
@@ -127,6 +138,11 @@ class RemoteTree:
         except (FileNotFoundError, KeyError) as error:  # archives raise a KeyError
             raise UnreadableImageError(f"'{path}' is not there any more.") from error
         except Exception as error:
+            # The archive was listed, so that this member alone is damaged, or encrypted.
+            if self._archive and not isinstance(error, (OSError, MemoryError)):
+                raise UnreadableImageError(
+                    f"'{path}' cannot be read from its archive: {one_line(error).rstrip('.')}."
+                ) from error
             raise _failed(f"{self.name}, {path}", error) from error
         with reading(path):
             return io.BytesIO(data), images.pixel_count(io.BytesIO(data))
@@ -136,6 +152,18 @@ class RemoteTree:
         file = file or self.open(path)[0]
         with reading(path):
             return images.read_photo(file, path, white=white)
+
+
+def without_secrets(address: str) -> str:
+    """Return an address without its user and password, and without what a question mark begins.
+
+    Example:
+        >>> without_secrets("ftp://bob:a/b@host/x"), without_secrets("https://host/x?key=1")
+        ('ftp://host/x', 'https://host/x')
+    """
+    parts = [part.partition("?")[0] for part in address.split("::")]  # as fsspec chains them
+    # A password may hold a slash, but then a colon stands before it.
+    return "::".join(re.sub(r"(?<=://)([^/@]*|[^/@:]*:[^@]*)@", "", part) for part in parts)
 
 
 def _failed(what: str, error: Exception) -> SourceError:

@@ -1,5 +1,6 @@
 """The images of a generated set on a contact sheet, each beside its source."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -21,6 +22,7 @@ from diffaug.previews.captions import (
     REFUSED,
     SEPARATOR,
     attempts_note,
+    label_shares,
     mixed_label,
     settings_of,
 )
@@ -63,11 +65,15 @@ class FinishedSet:
         self.folder = folder
         self._groups: dict[tuple[bool, str], list[int]] = {}
         counts = dict.fromkeys(("images", "originals", "refused", "tried again", "rejected"), 0)
+        #: How many images each class has, without copies of originals.
+        self.per_class: Counter[str] = Counter()
         mixed = False
         for number, (_, row) in enumerate(images_of(folder)):
             original = row.get("method") == "original"
             key = (original, "" if original else str(row.get("label")))
             self._groups.setdefault(key, []).append(number)
+            if not original and row.get("label") is not None:
+                self.per_class[str(row["label"])] += 1
             mixed |= row.get("strength") is not None and source_label(row) != row.get("label")
             counts["images"] += not original
             counts["originals"] += original
@@ -83,11 +89,13 @@ class FinishedSet:
             with (folder / MANIFEST).open("rb") as file:
                 counts["missing"] = sum(1 for _ in file) - counts["images"] - counts["originals"]
         total = counts.pop("images")
+        self.total = total + counts["originals"]
         marks = [f"{count} {name}" for name, count in counts.items() if count]
         about = [", ".join([f"{total} images", *marks]), describe_set(folder)]
         about += [f"labels at gamma {GAMMA}"] if mixed else []
+        self.name, self.about = folder.resolve().name, "; ".join(about)
         #: What the whole set is, and how many of its images need a second look.
-        self.title = f"{folder.resolve().name}: {'; '.join(about)}"
+        self.title = f"{self.name}: {self.about}"
 
     def choose(self, count: int, seed: int) -> list[SetImage]:
         """Choose images spread evenly over the classes, and over the images of each class.
@@ -131,7 +139,7 @@ def sheet_rows(
     Raises:
         UnreadableImageError: none of them can be read.
     """
-    root, white = _source_folder(folder), recorded_white(folder)
+    root, white = source_folder(folder), recorded_white(folder)
     rows, skipped = [], []
     for image in chosen:
         name = image.row["file_name"]
@@ -140,7 +148,7 @@ def sheet_rows(
         except UnreadableImageError as error:
             skipped.append((name, str(error)))
             continue
-        pictures: dict[str, Any] = {"source": _source(root, image.row, white)}
+        pictures: dict[str, Any] = {"source": read_source(root, image.row, white)}
         pictures["generated"] = generated
         rows.append(SheetRow("", pictures, tuple(lines_of(image.row))))
     if not rows:
@@ -155,8 +163,7 @@ def lines_of(row: Row) -> list[str]:
         return [*lines, f"label {row.get('label')}", "the original, copied"]
     strength, fallback = row.get("strength"), bool(row.get("fallback"))
     if row.get("label") is not None:
-        source, target = source_label(row), str(row["label"])
-        lines.append(f"label {mixed_label(source, target, strength, GAMMA)}")
+        lines.append(f"label {mixed_label(shares_of(row))}")
     if row.get("prompt") is not None:
         lines.append(f"prompt {row['prompt']}")
     how_far = [] if fallback else settings_of({"strength": strength}, "strength")
@@ -165,13 +172,24 @@ def lines_of(row: Row) -> list[str]:
         lines += [SEPARATOR.join(facts)] if facts else []
     lines += [REFUSED] if fallback else attempts_note(row.get("attempts"))
     if row.get("kept") is False:
-        judges = [name.removesuffix("_kept") for name in row if name.endswith("_kept")]
-        by = [name for name in judges if row[f"{name}_kept"] is False]
-        lines.append("rejected" + (f" by {', '.join(by)}" if by else ""))
+        lines.append(rejected_by(row))
     return lines
 
 
-def _source_folder(folder: Path) -> Path | str:
+def shares_of(row: Row) -> list[tuple[str, int]]:
+    """Return the classes of an image's label with their weights in percent."""
+    source, target = source_label(row), str(row["label"])
+    return label_shares(source, target, row.get("strength"), GAMMA)
+
+
+def rejected_by(row: Row) -> str:
+    """Say which scorers dropped an image."""
+    judges = [name.removesuffix("_kept") for name in row if name.endswith("_kept")]
+    by = [name for name in judges if row[f"{name}_kept"] is False]
+    return "rejected" + (f" by {', '.join(by)}" if by else "")
+
+
+def source_folder(folder: Path) -> Path | str:
     """Return the folder that a set was made from, or why it cannot be looked into."""
     with suppress(DestinationError):
         named = (read_run(folder) or {}).get("source")
@@ -183,7 +201,7 @@ def _source_folder(folder: Path) -> Path | str:
     return "the source is not recorded"
 
 
-def _source(root: Path | str, row: Row, white: int | None) -> Any:
+def read_source(root: Path | str, row: Row, white: int | None) -> Any:
     """Read the source of an image; a text says why there is none."""
     if isinstance(root, str):
         return root

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from diffaug import functional, images
 from diffaug.arguments import unit
 from diffaug.backends import presets, registry
-from diffaug.backends.base import Backend, is_backend
+from diffaug.backends.base import Backend, answers_of, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
@@ -158,6 +158,10 @@ class ImageTransform(v2.Transform):
         """Return the images of each stage by name, the result last; for previews."""
         return {"result": self.finish(image, generated, params).images}
 
+    def all_prompts(self) -> tuple[str, ...]:
+        """Return every prompt that a request can have, where these are known beforehand."""
+        return ()
+
     def describe(self, params: Params) -> Params:
         """Say in plain values what was applied, for a manifest."""
         return dict(params)
@@ -262,7 +266,7 @@ class ImageTransform(v2.Transform):
         pixels, restore = unpacked or images.unpack(image)  # (N, 3, H, W)
         chosen, params = take(pixels, list(live)), list(live.values())
         requests = self.requests(chosen, params)
-        generated = self.live_backend().generate(requests) if requests else []
+        generated = answers_of(self.live_backend(), requests) if requests else []
         result, params = self.finish(chosen, generated, params)
         if len(live) < count:
             finished, result = result, pixels.clone()
@@ -275,10 +279,12 @@ class ImageTransform(v2.Transform):
         return restore(result), list(applied.values())
 
     def shrink(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images as the backend gets them: uint8, on the CPU, not larger than its size."""
+        """Return images as the backend gets them: uint8, on the CPU, not larger than it works."""
         height, width = image.shape[-2:]
-        size = (self.backend and self.backend.size) or max(height, width)
-        small = (min(height, size), min(width, size))
+        rows = columns = (self.backend and self.backend.size) or max(height, width)
+        if (spec := spec_of(self.backend)) and spec.keep_aspect:
+            rows, columns = spec.working_shape(height, width)
+        small = (min(height, rows), min(width, columns))
         # On the CPU first: a GPU resizes by other arithmetic, and keys are hashes of the pixels.
         return functional.resize(images.to_uint8(image).cpu(), small)
 

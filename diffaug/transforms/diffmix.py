@@ -250,6 +250,9 @@ class DiffMix(ImageTransform):
                 stacklevel=3,
             )
 
+    def all_prompts(self) -> tuple[str, ...]:
+        return self.prompts
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         variants = torch.randint(self.pool or MAX_SEED, (n,), generator=generator).tolist()
         return [{"variant": variant} for variant in variants]

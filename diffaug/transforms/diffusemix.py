@@ -91,6 +91,9 @@ class DiffuseMix(ImageTransform):
     def _settings(self) -> dict[str, Any]:
         return {**vars(self.blend), **vars(self.concat), **vars(self.edit), **vars(self)}
 
+    def all_prompts(self) -> tuple[str, ...]:
+        return self.edit.all_prompts()
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         halves = self.concat.draw(n, generator)
         blends = self.blend.draw(n, generator)

@@ -67,6 +67,9 @@ class HalfConcat(ImageTransform):
     def _settings(self) -> dict[str, Any]:
         return {**vars(self), "transform": self.inner}
 
+    def all_prompts(self) -> tuple[str, ...]:
+        return self.inner.all_prompts()
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         masks = torch.randint(len(self.masks), (n,), generator=generator).tolist()
         inner = self.inner.sample(n, generator)

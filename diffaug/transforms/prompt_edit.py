@@ -77,6 +77,9 @@ class PromptEdit(ImageTransform):
         self.cache = cache and variants is not None
         self.seed = whole("seed", seed, 0)
 
+    def all_prompts(self) -> tuple[str, ...]:
+        return tuple(fill(self.template, prompt) for prompt in self.prompts)
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> list[Params]:
         prompts = torch.randint(len(self.prompts), (n,), generator=generator).tolist()
         variants = torch.randint(self.variants or MAX_SEED, (n,), generator=generator).tolist()

@@ -201,16 +201,27 @@ def fractals(repeats: int) -> list[Row]:
 def imports(repeats: int) -> list[Row]:
     """Measure fresh interpreters."""
 
-    def fresh(statement: str) -> Callable[[], Any]:
-        return lambda: subprocess.run([sys.executable, "-c", statement], check=True)
+    def fresh(*arguments: str) -> Callable[[], Any]:
+        return lambda: subprocess.run([sys.executable, *arguments], capture_output=True)
 
+    def row(what: str, against: str, ours: Sequence[str], baseline: str, most_more: float) -> Row:
+        return paired_row(
+            what, against, fresh(*ours), fresh("-c", baseline), repeats,
+            goal=f"at most {most_more} s more", most_more=most_more, unit="fresh interpreter",
+        )  # fmt: skip
+
+    torch_alone = "import torch, torchvision.transforms.v2"
+    nothing, command = "an interpreter that does nothing", ["-m", "diffaug"]
     return [
-        paired_row(
-            "import diffaug", "import torch, torchvision.transforms.v2",
-            fresh("import diffaug"), fresh("import torch, torchvision.transforms.v2"), repeats,
-            goal="at most 0.1 s more", most_more=0.1, unit="fresh interpreter",
-        )
-    ]  # fmt: skip
+        row(
+            "from diffaug import *", torch_alone, ["-c", "from diffaug import *"], torch_alone, 0.1
+        ),
+        row("import diffaug", nothing, ["-c", "import diffaug"], "pass", 0.1),
+        row("diffaug --version", nothing, [*command, "--version"], "pass", 0.5),
+        row("diffaug --help", nothing, [*command, "--help"], "pass", 0.5),
+        row("diffaug augment --wrong", nothing, [*command, "augment", "--wrong"], "pass", 0.5),
+        row("diffaug backends", nothing, [*command, "backends"], "pass", 0.5),
+    ]
 
 
 def pipeline(repeats: int) -> list[Row]:

@@ -73,6 +73,16 @@ def memory(found):
     return table(["images", "more memory", "an image", "time"], rows)
 
 
+def overhead(found):
+    """Set the CPU time around the model of each version side by side."""
+    rows = [
+        [f"{row['size']} px", version, f"{row['ms_a_batch']} ms", row["images"]]
+        for version, measured in found["versions"].items()
+        for row in measured
+    ]
+    return table(["images", "version", "CPU time a batch", "digest of the images"], rows)
+
+
 def gpu(found):
     """Say what ran how fast on which GPU, and which checks failed."""
     machine, sections = found["machine"], found["sections"]
@@ -134,7 +144,14 @@ GPU_FIGURES = {
     "of_direct": "of the direct rate",
     "peak_gb": "peak GB",
 }
-TABLES = {"speed": speed, "faults": faults, "memory": memory, "gpu": gpu, "fewshot": fewshot}
+TABLES = {
+    "speed": speed,
+    "faults": faults,
+    "memory": memory,
+    "overhead": overhead,
+    "gpu": gpu,
+    "fewshot": fewshot,
+}
 #: The tables of each page, with the file that each is made from.
 PAGES = {
     PAGE: {name: (make, name) for name, make in TABLES.items()},

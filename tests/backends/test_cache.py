@@ -181,8 +181,20 @@ class TestContract:
         ("backend", "settings", "error", "message"),
         [
             ("sd15", {}, TypeError, "'backend' must be a backend, got str."),
-            (RecordingBackend(), {"max_bytes": -1}, ValueError, "'max_bytes' must be positive"),
-            (RecordingBackend(), {"max_bytes": 0}, ValueError, "positive, got 0."),
+            (RecordingBackend(), {"max_bytes": -1}, ValueError, "'max_bytes' must be at least 1"),
+            (RecordingBackend(), {"max_bytes": 0}, ValueError, "at least 1, got 0."),
+            (
+                RecordingBackend(),
+                {"max_bytes": float("nan")},
+                TypeError,
+                "must be an integer, got nan",
+            ),
+            (
+                RecordingBackend(),
+                {"max_bytes": float("inf")},
+                TypeError,
+                "must be an integer, got inf",
+            ),
             (RecordingBackend(), {"format": "png"}, ValueError, "must be jpeg or raw, got 'png'."),
         ],
     )

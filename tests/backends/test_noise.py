@@ -41,6 +41,40 @@ def test_other_users_of_diffusers_get_their_own_noise():
     assert torch.equal(expected, drawn)
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 4, 2, 2), (2, 3, 3, 3), (2, 4, 1, 3)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_noise_drawn_ahead_is_that_drawn_one_by_one(shape, dtype):
+    """Also where something else is drawn in between, for one image or another shape."""
+    from diffusers.schedulers import scheduling_euler_ancestral_discrete as module
+
+    class Pipe:
+        scheduler = module.EulerAncestralDiscreteScheduler()
+
+    round_noise(Pipe())
+    plain = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    ours = [Generator.seeded(seed, ahead=5) for seed in (3, 4)]
+
+    def expected(generator, other=shape):
+        return torch.randn(other[1:], generator=generator).to(dtype)
+
+    def drawn(generators, other=shape):
+        return module.randn_tensor(other, generator=generators, dtype=dtype)
+
+    def check_batches(count):
+        for _ in range(count):
+            assert torch.equal(torch.stack(list(map(expected, plain))), drawn(ours))
+
+    check_batches(12)
+    other = (2, 4, 4, 4)
+    assert torch.equal(torch.stack([expected(one, other) for one in plain]), drawn(ours, other))
+    check_batches(4)
+    single = (1, *shape[1:])
+    for generator, one in zip(plain, ours, strict=True):
+        for _ in range(3):
+            assert torch.equal(expected(generator), drawn(one, single)[0])
+    check_batches(9)
+
+
 @pytest.mark.parametrize(
     ("task", "scheduler"),
     [

@@ -140,6 +140,34 @@ def test_nothing_is_loaded_before_the_first_request_and_close_frees():
     assert backend._pipe is None
 
 
+def test_diffusers_looks_for_no_hooks_in_a_model_that_stays_on_its_device(monkeypatch):
+    """To look through a U-Net a dozen times in each call takes longer than one of its steps."""
+    from diffusers.hooks import group_offloading
+
+    backend = DiffusersBackend(tiny_spec("edit"))
+    backend.generate(make_requests())
+    looked = []
+    look = group_offloading._get_top_level_group_offload_hook
+    monkeypatch.setattr(
+        group_offloading,
+        "_get_top_level_group_offload_hook",
+        lambda module: looked.append(module) or look(module),
+    )
+    backend.generate(make_requests())
+    assert not [module for module in looked if module is backend._pipe.unet]
+    assert type(backend._pipe).__name__ == "StableDiffusionInstructPix2PixPipeline"
+
+
+def test_a_prompt_is_checked_once():
+    backend = DiffusersBackend(tiny_spec("edit"))
+    requests = make_requests()
+    backend.generate(requests)
+    backend._pipe.tokenizer.get_added_vocab = None  # as if it were slow
+    backend.generate(requests)
+    with pytest.raises(TypeError):
+        backend.generate([make_request(prompt="rainy")])
+
+
 def test_a_used_backend_pickles_as_its_spec():
     backend = DiffusersBackend(tiny_spec("edit"))
     [made] = backend.generate(make_requests(count=1))

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_pipelines import SIZE, model_folder, save_learned
 
 from diffaug import ModelSpec
@@ -170,6 +172,15 @@ def test_a_single_file_is_never_an_id(name, tmp_path, monkeypatch):
     Path("here/file").touch()
     with pytest.raises(ValueError, match=f"got the file '{name}'; .* from_single_file|converted"):
         resolve(name)
+
+
+@pytest.mark.parametrize("name", ["unet.up.lora_A.weight", "<toy>"])
+def test_an_adapter_that_was_given_as_a_model_is_called_one(name, tmp_path):
+    file = tmp_path / "birds.safetensors"
+    save_file({name: torch.zeros(1, 2)}, file)
+    for given, error in {file: ValueError, tmp_path: ModelError}.items():
+        with pytest.raises(error, match=f"as an adapter \\('--adapter {file}', or ModelSpec"):
+            resolve(given)
 
 
 def test_a_folder_that_is_no_model_says_what_it_holds(tmp_path):

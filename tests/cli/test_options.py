@@ -146,7 +146,7 @@ def test_warming_skips_and_names_what_cannot_be_read(photos, model, tmp_path, mo
     (photos / "cat" / "2.png").write_bytes(b"")
     (photos / "cat" / "again").symlink_to(photos)  # ImageFolder would read it forty times
     command = ("warm", photos, "--method", "diffmix", "--backend", model, "--strategy", "real-mix")
-    command += ("--pool", 1, "--steps", 1)
+    command += ("--pool", 1, "--steps", 1, "--strength", 1)
     assert "cat/2.png" in refused(1, *command, "--strict")
     done = run(*command)
     assert 0 == done.exit_code and "made 4" in done.stdout, done.output
@@ -268,11 +268,14 @@ def test_the_help_says_which_method_an_option_belongs_to(command):
     [
         (
             ("--pool", "3"),
-            "'pool' must not be given with --method diffusemix, .* --method diffmix.",
+            "'--pool' must not be given with --method diffusemix, .* --method diffmix.",
         ),
-        (("--method", "diffmix", "--variants", "1"), "'variants' must not be given with --method"),
-        (("--variants", "0"), "'variants' must be at least 1, got 0"),
-        (("--size", "64,64,64"), "'size' must be N (the shorter side) or H,W in pixels, got"),
+        (
+            ("--method", "diffmix", "--variants", "1"),
+            "'--variants' must not be given with --method",
+        ),
+        (("--variants", "0"), "'--variants' must be at least 1, got 0"),
+        (("--size", "64,64,64"), "'--size' must be N (the shorter side) or H,W in pixels, got"),
     ],
 )
 def test_a_wrong_option_of_warm_is_one_line(photos, options, message):
@@ -291,31 +294,37 @@ def test_a_fine_tuned_model_and_a_fractal_are_squares(photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "mixup"), "'method' must be one of diffusemix, diffmix, got 'mixup'"),
-        (("--method", "diffmix", "--prompts", "snowy"), "'prompts' must not be given with"),
-        (("--pairs", "tail"), "'pairs' must not be given with --method diffusemix"),
+        (("--method", "mixup"), "'--method' must be one of diffusemix, diffmix, got 'mixup'"),
+        (("--method", "diffmix", "--prompts", "snowy"), "'--prompts' must not be given with"),
+        (("--pairs", "tail"), "'--pairs' must not be given with --method diffusemix"),
         (("--strategy", "diff-mix"), "got 'diff-mix'; it belongs to --method diffmix."),
-        (("--strength", "0.7"), "'strength' must not be given with --method diffusemix"),
-        (("--class-names", "words.csv"), "'class_names' must not be given with --method diffu"),
+        (("--strength", "0.7"), "'--strength' must not be given with --method diffusemix"),
+        (("--class-names", "words.csv"), "'--class-names' must not be given with --method diffu"),
         (("--method", "diffmix", "--recipe", "paper"), "it belongs to --method diffusemix."),
-        (("--method", "diffmix", "--alpha", "0.2"), "'alpha' must not be given with --method dif"),
-        (("--method", "diffmix", "--image-guidance-scale", "2"), "'image_guidance_scale' must not"),
+        (
+            ("--method", "diffmix", "--alpha", "0.2"),
+            "'--alpha' must not be given with --method dif",
+        ),
+        (
+            ("--method", "diffmix", "--image-guidance-scale", "2"),
+            "'--image-guidance-scale' must not",
+        ),
         (
             ("--backend", "flux2-klein-4b", "--image-guidance-scale", "2"),
             "and 'flux2-klein-4b' has",
         ),
-        (("--model-size", "100"), "'model_size' must be a positive multiple of 8, got 100."),
-        (("--model-size", "64,32"), "'model_size' must be the side of a square in pixels, got"),
-        (("--guidance-scale", "nan"), "'guidance_scale' must be at least 0, got nan."),
-        (("--size", "64,"), "'size' must be N (the shorter side) or H,W in pixels, got '64,'."),
-        (("--size", "0x64"), "'size' must be at least 1, got 0."),
+        (("--model-size", "100"), "'--model-size' must be a positive multiple of 8, got 100."),
+        (("--model-size", "64,32"), "'--model-size' must be the side of a square in pixels, got"),
+        (("--guidance-scale", "nan"), "'--guidance-scale' must be at least 0, got nan."),
+        (("--size", "64,"), "'--size' must be N (the shorter side) or H,W in pixels, got '64,'."),
+        (("--size", "0x64"), "'--size' must be at least 1, got 0."),
         (
             ("--method", "diffmix", "--strategy", "real_gen", "--strength", "0.5"),
-            "'strength' must not be given with strategy real-gen",
+            "'--strength' must not be given with strategy real-gen",
         ),
         (
             ("--method", "diffmix", "--strategy", "real-aug", "--pairs", "uniform"),
-            "'pairs' must be 'same' for a strategy that keeps the class",
+            "'--pairs' must be 'same' for a strategy that keeps the class",
         ),
         (
             ("--method", "diffmix", "--class-names", "words.csv"),
@@ -323,11 +332,11 @@ def test_a_fine_tuned_model_and_a_fractal_are_squares(photos, tmp_path):
         ),
         (
             ("--method", "diffmix", "--strategy", "real-mix", "--class-names", "none.csv"),
-            "'class_names' must be a file that can be read, got 'none.csv'",
+            "'--class-names' must be a file that can be read, got 'none.csv'",
         ),
-        (("--method", "diffmix", "--strength", "strong"), "'strength' must be a number, several"),
-        (("--method", "diffmix", "--strength", "2"), "'strength' must be in [0, 1], got 2.0"),
-        (("--method", "diffmix", "--strategy", "mix"), "'strategy' must be one of diff-mix"),
+        (("--method", "diffmix", "--strength", "strong"), "'--strength' must be a number, several"),
+        (("--method", "diffmix", "--strength", "2"), "'--strength' must be in [0, 1], got 2.0"),
+        (("--method", "diffmix", "--strategy", "mix"), "'--strategy' must be one of diff-mix"),
         (("--method", "diffmix", "--backend", "tiny"), "must be a model that translates"),
     ],
 )
@@ -346,17 +355,26 @@ def test_diffmix_takes_an_id_of_the_hub():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--scorer", "taste"), "'scorer' must be one of clip, similarity, got 'taste'"),
+        (("--scorer", "taste"), "'--scorer' must be one of clip, similarity, got 'taste'"),
         (("--scorer", "similarity", "--metaclass", "pet"), "given with --scorer similarity, which"),
         (
             ("--metaclass", "pet", "--class-names", "no.csv"),
             "must be a file that can be read",
         ),
-        (("--scorer", "similarity", "--class-names", "w.csv"), "'class_names' must not be given w"),
-        (("--scorer", "similarity", "--device", "cpu"), "'device' must not be given with --scorer"),
-        (("--scorer", "similarity", "--keep", "0.5"), "'keep' must be None for 'similarity'"),
-        (("--low", "0", "--metaclass", "pet"), "'low' must not be given with --scorer clip, which"),
-        ((), "'metaclass' must say what all classes are"),
+        (
+            ("--scorer", "similarity", "--class-names", "w.csv"),
+            "'--class-names' must not be given w",
+        ),
+        (
+            ("--scorer", "similarity", "--device", "cpu"),
+            "'--device' must not be given with --scorer",
+        ),
+        (("--scorer", "similarity", "--keep", "0.5"), "'--keep' must be None for 'similarity'"),
+        (
+            ("--low", "0", "--metaclass", "pet"),
+            "'--low' must not be given with --scorer clip, which",
+        ),
+        ((), "'--metaclass' must say what all classes are"),
     ],
 )
 def test_a_wrong_option_of_a_filter_is_one_line(tmp_path, options, message):

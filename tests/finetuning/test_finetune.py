@@ -25,6 +25,7 @@ from diffaug.finetuning import run as finetuning_run
 from diffaug.finetuning.data import square
 from diffaug.finetuning.loss import Denoiser
 from diffaug.finetuning.run import finetune
+from diffaug.finetuning.run_folder import RunFolder
 from diffaug.finetuning.trainer import Trainer
 from diffaug.images import read_image
 from diffaug.labels.few_shot import few_shot_subset
@@ -337,6 +338,27 @@ def test_a_folder_is_of_one_run_at_a_time_and_gone_if_nothing_came_of_it(
     with pytest.raises(ModelError, match="no such model"):
         run(tree, folder)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_run_overtaken_by_its_like_takes_what_that_made(tree, tmp_path, monkeypatch, steps):
+    enter = RunFolder.__enter__
+
+    def late(self):
+        monkeypatch.setattr(RunFolder, "__enter__", enter)
+        run(tree, tmp_path / "out", steps=steps)
+        made.update(contents(tmp_path / "out"))
+        return enter(self)
+
+    made = {}
+    monkeypatch.setattr(RunFolder, "__enter__", late)
+    if steps == 2:  # it was asked for fewer
+        with pytest.raises(DestinationError, match="was finished after 2 steps, and cannot be"):
+            run(tree, tmp_path / "out")
+    else:
+        assert 0 == run(tree, tmp_path / "out").trained
+    assert made == contents(tmp_path / "out")
+    assert finetuned.read(tmp_path / "out").tokens
 
 
 def test_a_destination_that_is_a_file_or_in_the_source_is_refused(tree, tmp_path, unloaded):

@@ -1,16 +1,23 @@
 """A set that others made, or half made, touches and shows nothing outside itself."""
 
+import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
+import torch
 from image_folders import contents, save_photos
 
 from diffaug import (
+    CachedBackend,
     FractalBank,
     FractalBlend,
     GeneratedDataset,
+    GenerationRequest,
+    PromptEdit,
+    RecordingBackend,
     SimilarityFilter,
     augment_folder,
     export_set,
@@ -18,7 +25,8 @@ from diffaug import (
     import_set,
     merge,
 )
-from diffaug.errors import DestinationError, UnreadableImageError
+from diffaug.errors import DestinationError, GenerationError, UnreadableImageError
+from diffaug.offline.destination import Destination
 from diffaug.offline.manifest import read_manifest, read_run, write_manifest
 
 BLEND = FractalBlend(fractals=FractalBank(2, 32))
@@ -175,3 +183,58 @@ def test_an_image_of_a_set_that_is_a_fifo_is_said_at_once(finished):
     with pytest.raises(UnreadableImageError, match="it is no regular file"):
         GeneratedDataset(finished)[0]
     assert 1 == len(filter_set(finished, SimilarityFilter(low=-1, high=1)).unreadable)
+
+
+def test_on_a_disk_without_locks_a_file_stands_in_and_keeps_a_second_run_out(tmp_path, monkeypatch):
+    def no_locks(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    save_photos(tmp_path, ["src/cat/a.png"])
+    monkeypatch.setattr("filelock.FileLock.acquire", no_locks)
+    with pytest.warns(UserWarning, match="has no locks, and '.*soft-lock' is there instead"):
+        augment_folder(tmp_path / "src", tmp_path / "set", BLEND, per_image=1)
+    assert not [name for name in contents(tmp_path / "set") if "lock" in name]
+    with (
+        pytest.warns(UserWarning, match="has no locks"),
+        Destination(tmp_path / "set", {}),
+        pytest.raises(DestinationError, match="by another run; .* if it was killed, remove '"),
+    ):
+        augment_folder(tmp_path / "src", tmp_path / "set", BLEND, per_image=2)
+
+
+class Odd(RecordingBackend):
+    """A backend that breaks its promise in one way."""
+
+    def generate(self, requests):
+        answers = super().generate(requests)
+        if self.way == "few":
+            return answers[1:]
+        if self.way == "many":
+            return [*answers, *answers]
+        if self.way == "none":
+            return [None for _ in answers]
+        return [replace(answer, image=answer.image / 255) for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("few", "must return one image for each request, got 1 for 2"),
+        ("many", "must return one image for each request, got 4 for 2"),
+        ("none", "must return images: 'NoneType' object"),
+        ("floats", "must return images: 'image' must be a uint8 tensor, got torch.float32"),
+    ],
+)
+def test_a_backend_that_breaks_its_promise_is_named(tmp_path, way, said):
+    save_photos(tmp_path, ["src/cat/a.png"])
+    backend = Odd(16)
+    backend.way = way
+    edit = PromptEdit(backend=backend)
+    requests = [GenerationRequest("a", 1), GenerationRequest("b", 2)]
+    for call in (
+        lambda: augment_folder(tmp_path / "src", tmp_path / "set", edit, per_image=2),
+        lambda: edit(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)),
+        lambda: CachedBackend(backend, folder=tmp_path / "cache").generate(requests),
+    ):
+        with pytest.raises(GenerationError, match=f"Odd.generate {said}"):
+            call()

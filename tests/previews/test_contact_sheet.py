@@ -17,11 +17,11 @@ from diffaug import (
     SimilarityFilter,
     augment_folder,
     filter_set,
+    preview,
 )
 from diffaug.errors import UnreadableImageError
 from diffaug.images import read_image, wrap_text
-from diffaug.previews import contact_sheet as sheets
-from diffaug.previews.contact_sheet import preview
+from diffaug.previews import jobs
 from diffaug.previews.drawing import BACKGROUND, EMPTY, GUTTER, SheetRow, contact_sheet
 from diffaug.previews.finished_set import images_of, sheet_rows
 
@@ -70,8 +70,8 @@ def test_any_transform_can_be_previewed(photos, tmp_path, transform):
 @pytest.fixture
 def captions(monkeypatch):
     """The captions of the rows that are drawn."""
-    rows, draw = [], sheets.contact_sheet
-    monkeypatch.setattr(sheets, "contact_sheet", lambda *a: (rows.extend(a[0]), draw(*a))[1])
+    rows, draw = [], jobs.contact_sheet
+    monkeypatch.setattr(jobs, "contact_sheet", lambda *a: (rows.extend(a[0]), draw(*a))[1])
     return lambda: [row.caption for row in rows]
 
 
@@ -145,7 +145,7 @@ def test_only_unreadable_images_are_an_error_and_nothing_is_written(photos, tmp_
     ("source", "target", "options", "message"),
     [
         ("nowhere", "s.png", {}, "'source' must be an existing folder, got '.*nowhere'"),
-        (".", "s.jpg", {}, "'path' must end in .png, got"),
+        (".", "s.jpg", {}, "'path' must end in .png or .html, got"),
         ("photos", "s.png", {"count": 0}, "'count' must be at least 1, got 0"),
         ("photos", "s.png", {"tile": 5}, "'tile' must be at least 32, got 5"),
     ],

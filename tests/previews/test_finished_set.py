@@ -23,7 +23,7 @@ from diffaug.errors import UnreadableImageError
 from diffaug.images import read_image
 from diffaug.offline.destination import rewriting
 from diffaug.offline.manifest import read_manifest, write_manifest
-from diffaug.previews.captions import mixed_label
+from diffaug.previews.captions import label_shares, mixed_label
 from diffaug.previews.drawing import GUTTER
 from diffaug.previews.finished_set import FinishedSet, lines_of, sheet_rows
 
@@ -231,5 +231,5 @@ def test_a_transform_is_refused_with_a_set(photos, tmp_path):
     ],
 )
 def test_a_soft_label_in_words_names_the_larger_weight_first(strength, gamma, words):
-    assert words == mixed_label("cat", "dog", strength, gamma)
-    assert "cat" == mixed_label("cat", "cat", strength, gamma)
+    assert words == mixed_label(label_shares("cat", "dog", strength, gamma))
+    assert "cat" == mixed_label(label_shares("cat", "cat", strength, gamma))

@@ -5,7 +5,6 @@ that was not forked. The first worker that asks starts it.
 """
 
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
@@ -30,7 +29,8 @@ from diffaug.backends.base import ModelBackend
 from diffaug.backends.devices import has_lost_cuda, local_rank
 from diffaug.backends.hub import pin
 from diffaug.backends.pipeline import check_requests
-from diffaug.backends.process import protocol
+from diffaug.backends.process import connecting, protocol
+from diffaug.backends.process.connecting import DeafError, end, pid_of, reach
 from diffaug.backends.process.watchdog import Owner, process_started, sweep
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
@@ -44,8 +44,10 @@ RESTARTS = 3
 START_SECONDS = 180.0
 #: How long the log of a process that has ended is kept, in seconds.
 KEEP_LOGS = 7 * 24 * 3600.0
-#: How many seconds to wait for a process to end; it first answers the requests that it has.
-STOP_SECONDS = 60.0
+#: After so many seconds without an answer, a caller says so, and looks whether the process lives.
+WORD_SECONDS = 60.0
+#: The line of a log after which another process writes.
+_ANOTHER = "-- another process was started --"
 #: A Unix socket's path must be shorter than this.
 _LONGEST_PATH = 104
 #: Modules that start processes; the second one is what ``datasets.map(num_proc=...)`` uses.
@@ -151,6 +153,7 @@ class WorkerBackend(ModelBackend):
         self.batch_size = spec.batch_size
         self._owner = owner
         self._local = threading.local()
+        self._stops = 0
         #: The messages of the process that were repeated here, each a kind and a text.
         self.heard: set[tuple[str, str]] = set()
 
@@ -176,31 +179,69 @@ class WorkerBackend(ModelBackend):
         answer, _ = self._ask({"ask": "load"})
         return int(answer["load"])
 
-    def stop(self) -> None:
-        """End the model's process, if it is there, after it has answered the requests that wait."""
+    def stop(self, *, now: bool = False) -> None:
+        """End the model's process, if it is there, after it has answered the requests that wait.
+
+        ``now`` is for someone who has pressed Ctrl-C: nothing is waited for.
+        """
+        self._stops += 1  # a thread that still waits for it must not start another
         self._drop()
-        connection = _Address(self.pinned(), self._owner).reach()
-        if connection is not None:
-            _stop(connection)
+        address = _Address(self.pinned(), self._owner)
+        with suppress(DeafError):
+            if (connection := address.reach(0.5 if now else None)) is not None:
+                end(connection, 0.0 if now else None)
+        if now:
+            sweep(str(address.path))
 
     def _ask(
         self, header: protocol.Header, images: Sequence[torch.Tensor] = ()
     ) -> tuple[protocol.Header, list[torch.Tensor]]:
-        address = _Address(self.pinned(), self._owner)
+        address, lost, stops = _Address(self.pinned(), self._owner), 0, self._stops
         while True:
             connection = self._connection(address)
             try:
                 protocol.send(connection, header, images)
+                self._await(connection, address)
                 answer, received = protocol.receive(connection)
             except protocol.WireError:
                 self._drop()  # a request is a pure function: it can be asked again
+                lost += 1
+                if self._stops != stops:
+                    raise address.failed("was stopped") from None
+                if lost > RESTARTS:  # maybe by this very request
+                    raise address.failed(f"died {lost} times") from None
                 continue
             except BaseException:  # as by Ctrl-C: the next request must not read this one's answer
                 self._drop()
                 raise
             for kind, text in answer.pop("messages"):
                 self._repeat(kind, text)
+            if "made" in answer:
+                address.forgive()
             return answer, received
+
+    def _await(self, connection: socket.socket, address: "_Address") -> None:
+        """Wait for an answer; say after a while that there is none, and end a process that hangs.
+
+        Raises:
+            WireError: the process has ended, or hung and was killed.
+        """
+        connection.settimeout(WORD_SECONDS)
+        while True:
+            try:
+                connection.recv(1, socket.MSG_PEEK)  # also at the end of the connection
+                connection.settimeout(connecting.STALLED_SECONDS)
+                return
+            except TimeoutError:
+                pid = pid_of(connection)
+                self._repeat(
+                    "warning",
+                    f"the process {pid or ''} that runs '{self.spec.model}' has not answered for "
+                    f"{WORD_SECONDS:.0f} s; its log: {address.path.with_suffix('.log')}",
+                )
+                address.check_alive()
+            except OSError as error:
+                raise protocol.WireError(f"the connection broke: {error}") from error
 
     def _repeat(self, kind: str, text: str) -> None:
         """Repeat a message of the model's process here, once."""
@@ -240,32 +281,9 @@ def stop_processes() -> None:
     except DiffaugError:  # then none was started
         return
     for path in folder.glob(f"{os.getpid()}-*.sock"):
-        connection = _reach(path)
-        if connection is not None:
-            _stop(connection)
-
-
-def _stop(connection: socket.socket) -> None:
-    """Ask a model's process to end, and wait until it has."""
-    connection.settimeout(STOP_SECONDS)
-    with connection, suppress(protocol.WireError):
-        protocol.send(connection, {"ask": "stop"})
-        while True:  # until the process has ended, and the connection with it
-            protocol.receive(connection)
-
-
-def _reach(path: Path) -> socket.socket | None:
-    """Connect to the process that listens at a path, if it is there."""
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(str(path))
-        protocol.prove(connection, path.with_suffix(".key").read_bytes())
-        return connection
-    except (OSError, protocol.WireError) as error:
-        connection.close()
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
-            raise
-        return None
+        with suppress(DeafError):  # it was killed
+            if connection := reach(path):
+                end(connection)
 
 
 class _Address:
@@ -288,24 +306,48 @@ class _Address:
         """Connect, and start the process if it is not there."""
         from filelock import FileLock
 
-        connection = self.reach()
+        connection = self._reach_living()
         if connection is not None:
             return connection
         with FileLock(self.path.with_suffix(".lock")):
-            while (connection := self.reach()) is None:  # another has started it, or it was killed
+            while (connection := self._reach_living()) is None:  # another started it, or it died
                 self._start()
         return connection
 
-    def reach(self) -> socket.socket | None:
-        """Connect to the process if it is there."""
-        return _reach(self.path)
+    def _reach_living(self) -> socket.socket | None:
+        with suppress(DeafError):  # which was killed: another is started
+            return self.reach()
+        return None
+
+    def reach(self, seconds: float | None = None) -> socket.socket | None:
+        """Connect to the process if it is there; DeafError says that it did not answer."""
+        return reach(self.path, seconds)
+
+    def check_alive(self) -> None:
+        """Look whether the process answers a new caller.
+
+        Raises:
+            WireError: it does not, and was killed.
+        """
+        try:
+            if (connection := self.reach()) is not None:
+                connection.close()
+        except DeafError as error:
+            raise protocol.WireError(str(error)) from error
+
+    def forgive(self) -> None:
+        """Forget earlier deaths of the process, since it has answered."""
+        starts = self.path.with_suffix(".starts")
+        with suppress(OSError):
+            if starts.stat().st_size > 1:
+                starts.write_bytes(b".")
 
     def _start(self) -> None:
         """Start the process and wait until it listens, or was killed."""
         starts = self.path.with_suffix(".starts")
         count = len(starts.read_bytes()) if starts.exists() else 0
         if count > RESTARTS:
-            raise self._failed(f"died {count} times")
+            raise self.failed(f"died {count} times")
         with starts.open("ab") as file:
             file.write(b".")
         key = secrets.token_bytes(32)
@@ -326,6 +368,8 @@ class _Address:
             "call": ["diffaug.backends.process.server", "run_server"],
         }
         with self.path.with_suffix(".log").open("ab") as log:
+            if log.tell():  # so that the last words of an earlier process are not this one's
+                log.write(f"{_ANOTHER}\n".encode())
             process = subprocess.Popen(
                 [sys.executable, "-P", _SCRIPT],
                 stdin=subprocess.PIPE,
@@ -340,19 +384,21 @@ class _Address:
             if (code := process.poll()) is not None:
                 if code < 0:  # by a signal: the next attempt may succeed
                     return
-                raise self._failed(f"ended with code {code} as it started")
+                raise self.failed(f"ended with code {code} as it started")
             if time.monotonic() > deadline:
                 process.kill()
-                raise self._failed(f"did not listen within {START_SECONDS:.0f} s")
+                raise self.failed(f"did not listen within {START_SECONDS:.0f} s")
             time.sleep(0.02)
 
-    def _failed(self, what: str) -> GenerationError:
+    def failed(self, what: str) -> GenerationError:
         log = self.path.with_suffix(".log")
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        lines = lines[len(lines) - lines[::-1].index(_ANOTHER) :] if _ANOTHER in lines else lines
         last_lines = " | ".join(line.strip() for line in lines[-5:] if line.strip())
         return GenerationError(
             f"the process that runs '{self.spec.model}' {what}; its last lines: "
-            f"{last_lines or 'none'}. All of them: {log}"
+            f"{last_lines or 'none'}. All of them: {log}. If the machine killed it for want of "
+            "memory, lower 'batch_size'; then run the same again."
         )
 
 

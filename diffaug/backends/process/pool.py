@@ -74,8 +74,15 @@ class PoolBackend(Backend):
                 backend.close()  # the connection of this thread, which ends now
                 free.put(backend)
 
-        with ThreadPoolExecutor(len(self.backends)) as threads:
-            return [image for images in threads.map(ask, parts) for image in images]
+        threads = ThreadPoolExecutor(len(self.backends))
+        try:
+            answer = [image for images in threads.map(ask, parts) for image in images]
+        except BaseException as error:
+            # After Ctrl-C, nobody waits for a process that may hang; ``serve`` ends it.
+            threads.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+            raise
+        threads.shutdown()
+        return answer
 
     def _least_busy(self) -> WorkerBackend:
         if len(self.backends) == 1:
@@ -123,9 +130,12 @@ def serve(
         with ThreadPoolExecutor(len(names)) as threads:
             list(threads.map(WorkerBackend.load, pool.backends))
         yield pool
-    finally:
+    except BaseException as error:
         for worker in pool.backends:
-            worker.stop()
+            worker.stop(now=not isinstance(error, Exception))
+        raise
+    for worker in pool.backends:
+        worker.stop()
 
 
 def devices_of(devices: str | Sequence[str | int]) -> list[str]:

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from diffaug.backends.request import GenerationRequest
+from diffaug.untrusted import parse_json
 
 _SIZES = struct.Struct("!4sIQ")  # a mark, the bytes of the header, the bytes of the pixels
 _MARK = b"dfa1"
 MAX_HEADER = 1 << 24
 MAX_BODY = 1 << 32
+#: Until the caller has proved that it knows the key, it may send no more.
+MAX_UNPROVED = 1 << 12
 
 Header = dict[str, Any]
 
@@ -44,17 +47,18 @@ def send(sock: socket.socket, header: Header, images: Sequence[torch.Tensor] = (
         raise WireError(f"the connection broke while sending: {error}") from error
 
 
-def receive(sock: socket.socket) -> tuple[Header, list[torch.Tensor]]:
-    """Receive what ``send`` sent.
+def receive(sock: socket.socket, *, most: int | None = None) -> tuple[Header, list[torch.Tensor]]:
+    """Receive what ``send`` sent; ``most`` bytes of text and no image, if that is given.
 
     Raises:
         WireError: the connection ended, or something else was received.
     """
     mark, header_bytes, body_bytes = _SIZES.unpack(_read(sock, _SIZES.size))
-    if mark != _MARK or header_bytes > MAX_HEADER or body_bytes > MAX_BODY:
+    text, pixels = (MAX_HEADER, MAX_BODY) if most is None else (most, 0)
+    if mark != _MARK or header_bytes > text or body_bytes > pixels:
         raise WireError("the other side sent no message of diffaug's.")
     try:
-        header = json.loads(_read(sock, header_bytes))
+        header = parse_json(_read(sock, header_bytes))
         shapes = [tuple(map(int, shape)) for shape in header.pop("shapes")]
         sizes = [int(torch.Size(shape).numel()) for shape in shapes]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -113,7 +117,7 @@ def challenge(sock: socket.socket, key: bytes) -> bool:
     """Ask the caller to prove that it knows the key; return whether it did."""
     nonce = secrets.token_hex(32)
     send(sock, {"nonce": nonce})
-    answer, _ = receive(sock)
+    answer, _ = receive(sock, most=MAX_UNPROVED)
     if not hmac.compare_digest(str(answer.get("proof")), _proof(key, nonce)):
         return False
     send(sock, {"welcome": True})
@@ -126,9 +130,9 @@ def prove(sock: socket.socket, key: bytes) -> None:
     Raises:
         WireError: the key is wrong, or the other side closed the connection.
     """
-    header, _ = receive(sock)
+    header, _ = receive(sock, most=MAX_UNPROVED)
     send(sock, {"proof": _proof(key, str(header.get("nonce")))})
-    receive(sock)
+    receive(sock, most=MAX_UNPROVED)
 
 
 def _proof(key: bytes, nonce: str) -> str:

@@ -3,6 +3,7 @@
 ``client`` starts it through ``watchdog``, which ends it with its owner.
 """
 
+import errno
 import logging
 import os
 import queue
@@ -38,6 +39,14 @@ WAIT, SHARE = 0.004, 0.05
 #: How many batches of other kinds may run before the request that has waited longest.
 MAX_SKIPPED = 4
 
+#: Seconds that a caller has to prove that it knows the key.
+PROOF_SECONDS = 10
+#: Nobody can be accepted without a descriptor or memory, but others may soon end; or a caller went.
+_FOR_A_MOMENT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
+_FOR_A_MOMENT |= {errno.EINTR, errno.EAGAIN, errno.EPROTO, errno.EPERM}
+PAUSE = 0.1
+
+_log = logging.getLogger("diffaug")
 _PACKAGE = str(Path(__file__).parents[2])
 
 
@@ -199,14 +208,19 @@ class Server:
         while True:
             try:
                 connection, _ = self.listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno not in _FOR_A_MOMENT:
+                    _log.error("no caller can connect any more: %s", error)
+                    self.calls.put(None)  # callers that are told so start another process
+                    return
+                time.sleep(PAUSE)
+                continue
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         """Answer one caller until it closes the connection."""
         with connection, suppress(protocol.WireError):
-            connection.settimeout(10)
+            connection.settimeout(PROOF_SECONDS)
             if not protocol.challenge(connection, self.key):
                 return
             connection.settimeout(None)

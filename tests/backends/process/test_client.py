@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffaug import DiffusersBackend, PromptEdit, unload
 from diffaug.backends.hub import pin
-from diffaug.backends.process import client, protocol
+from diffaug.backends.process import client, connecting, protocol
 from diffaug.backends.process.client import WorkerBackend, _Address, wants_process
 from diffaug.backends.process.watchdog import process_started
 from diffaug.errors import DiffaugError, GenerationError, ModelError
@@ -108,15 +109,63 @@ def test_killed_under_load_it_is_started_again_and_asked_again(monkeypatch):
     monkeypatch.setattr(client, "RESTARTS", 1)  # each takes seconds
     backend = WorkerBackend(SPEC)
     before = backend.generate(make_requests(count=3))
-    [pid] = servers()
-    os.kill(pid, signal.SIGKILL)
-    after = backend.generate(make_requests(count=3))
-    assert all(same_images(a.image, b.image) for a, b in zip(before, after, strict=True))
-    [pid] = servers()
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(GenerationError, match="died 2 times; its last lines") as error:
-        backend.generate(make_requests(count=3))
+    for _ in range(2):  # it answers in between, so that earlier deaths do not count
+        [pid] = servers()
+        os.kill(pid, signal.SIGKILL)
+        after = backend.generate(make_requests(count=3))
+        assert all(same_images(a.image, b.image) for a, b in zip(before, after, strict=True))
+
+
+def test_a_process_that_dies_of_each_request_is_an_error_with_its_own_last_words(
+    monkeypatch, tmp_path, socket_folder
+):
+    monkeypatch.setattr(client, "RESTARTS", 1)
+    (tmp_path / "script.py").write_text(
+        "import os, signal, sys, time\n"
+        f"sys.path.insert(0, {str(Path(client.__file__).parent)!r})\n"
+        "print('word', time.time_ns(), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.setattr(client, "_SCRIPT", tmp_path / "script.py")
+    with pytest.raises(GenerationError, match="died 2 times; its last lines: word") as error:
+        WorkerBackend(SPEC).generate(make_requests(count=1))
     check_error(error.value)
+    [log] = socket_folder.rglob("*.log")
+    assert 2 == log.read_text().count("word") and 1 == str(error.value).count("word")
+
+
+def hurry(monkeypatch):
+    """Wait for seconds where a user waits for minutes."""
+    monkeypatch.setattr(client, "WORD_SECONDS", 3.0)
+    monkeypatch.setattr(connecting, "DEAF_SECONDS", 4.0)
+    monkeypatch.setattr(connecting, "STOP_SECONDS", 3.0)
+
+
+def test_a_process_that_stops_answering_is_said_and_replaced(monkeypatch):
+    backend = WorkerBackend(SPEC)
+    before = backend.generate(make_requests(count=2))
+    [pid] = servers()
+    os.kill(pid, signal.SIGSTOP)  # as a driver hangs, or a container is frozen
+    hurry(monkeypatch)
+    # Of a busy machine, the new process may be slow, too.
+    with pytest.warns(UserWarning, match=r"the process \d+ that runs .* not answered") as caught:
+        after = backend.generate(make_requests(count=2))
+    assert f"the process {pid} " in str(caught[0].message)
+    assert all(same_images(a.image, b.image) for a, b in zip(before, after, strict=True))
+    assert pid not in servers() and 1 == len(servers())
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_to_stop_a_process_that_does_not_answer_ends(monkeypatch, now):
+    backend = WorkerBackend(SPEC)
+    backend.load()
+    [pid] = servers()
+    os.kill(pid, signal.SIGSTOP)
+    hurry(monkeypatch)
+    started = time.monotonic()
+    backend.stop(now=now)
+    assert time.monotonic() - started < 60
+    assert wait_for(lambda: not servers())
 
 
 def test_what_the_process_warns_of_is_warned_of_here_and_its_log_is_kept(socket_folder):

@@ -1,12 +1,14 @@
 """The server in a thread of the test: what it batches, says and gives back."""
 
+import errno
 import logging
+import random
 import socket
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -18,6 +20,7 @@ from diffaug import Generated
 from diffaug.backends.batches import kind
 from diffaug.backends.hub import pin
 from diffaug.backends.process import protocol
+from diffaug.backends.process import server as server_module
 from diffaug.backends.process.client import WorkerBackend, _Address
 from diffaug.backends.process.server import MAX_SKIPPED, Server, _Call
 from diffaug.errors import GenerationError
@@ -195,3 +198,71 @@ def test_an_answer_beyond_one_message_is_an_error_and_not_asked_for_again(monkey
             backend.generate(requests)
         model.generate = Model().generate
         assert 4 == len(backend.generate(requests))  # by the same connection
+
+
+class Failing:
+    """A listener that fails a few times before it accepts."""
+
+    def __init__(self, listener, *numbers):
+        self.listener, self.numbers = listener, list(numbers)
+
+    def accept(self):
+        if self.numbers:
+            raise OSError(self.numbers.pop(0), "no")
+        return self.listener.accept()
+
+
+def test_a_moment_without_descriptors_makes_nobody_deaf(monkeypatch):
+    monkeypatch.setattr(server_module, "PAUSE", 0.01)
+    init = Server.__init__
+
+    def failing(self, backend, listener, *rest, **settings):
+        trouble = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED)
+        init(self, backend, Failing(listener, *trouble), *rest, **settings)
+
+    monkeypatch.setattr(Server, "__init__", failing)
+    with served(Model()):
+        assert 1 == len(WorkerBackend(SPEC).generate([make_request()]))
+
+
+def test_a_listener_that_fails_for_good_ends_the_process(caplog):
+    model = Model()
+    server = Server(model, Failing(None, errno.EBADF), KEY, 1)
+    server.run()
+    assert 1 == model.closed
+    assert "no caller can connect any more" in caplog.text
+
+
+def test_before_the_proof_nothing_large_is_taken():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(10)
+        for text, body in ((protocol.MAX_UNPROVED + 1, 0), (10, 1)):
+            theirs.sendall(protocol._SIZES.pack(protocol._MARK, text, body))
+            with pytest.raises(protocol.WireError, match="sent no message of diffaug's"):
+                protocol.receive(ours, most=protocol.MAX_UNPROVED)
+
+
+def test_malformed_frames_end_their_connection_and_nothing_else():
+    random.seed(0)
+    with served(Model()) as server:
+        path = str(_Address(pin(SPEC)).path)
+        for _ in range(300):
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.settimeout(10)
+                caller.connect(path)
+                protocol.prove(caller, KEY)
+                sizes = (random.choice((0, 2, 9, 50)), random.choice((0, 0, 5)))
+                with suppress(OSError):
+                    caller.sendall(protocol._SIZES.pack(protocol._MARK, *sizes))
+                    caller.sendall(random.choice(FRAMES) + random.randbytes(40))
+        assert 1 == len(WorkerBackend(SPEC).generate([make_request()]))
+        assert wait_for(lambda: server.callers <= 1)
+
+
+#: Headers that are none, or say what cannot be.
+FRAMES = [
+    *(b"", b"{}", b"[]", b"null", b"[" * 50, b'{"shapes":5}', b'{"shapes":[[1e999]]}'),
+    *(b'{"shapes":[[-1]]}', b'{"shapes":[[99999999999999999999]]}', b'{"shapes":[],"requests":5}'),
+    *(b'{"shapes":[],"ask":"load"}', b'{"shapes":[],"requests":[{}]}'),
+]
