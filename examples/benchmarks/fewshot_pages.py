@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fewshot_tables import comparison_rows
 
+from diffaug.backends.presets import PRESETS
+
 DOCS = Path(__file__).parents[2] / "docs"
 FIGURES = DOCS / "benchmarks" / "fewshot.json"
 #: Photographs of a class in the long tail: many above the first, few below the last.
@@ -175,7 +177,8 @@ def cost(found: Found) -> str:
     for preset in ("tiny", "tiny-translate"):
         folder = DOCS.parent / "diffaug" / "assets" / preset
         seconds = json.loads((folder / "figures.json").read_text())["seconds_an_image_on_one_core"]
-        rows.append([f"`{preset}`", 64, "one CPU core", f"{1 / seconds:.1f}", _hours(seconds)])
+        size = PRESETS[preset].spec.size
+        rows.append([f"`{preset}`", size, "one CPU core", f"{1 / seconds:.1f}", _hours(seconds)])
     for preset, size, check in (
         ("instruct-pix2pix-256", 256, "edit, 256 px, batch 32, 20 steps"),
         ("instruct-pix2pix", 512, "edit, 512 px, batch 8, 20 steps"),
