@@ -82,6 +82,16 @@ def test_numbers_of_fine_tuning_come_from_its_measurements():
     assert f"{figures['minutes']['fine_tuning']:.1f} minutes" in page
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/which.md"])
+def test_gains_that_a_page_names_are_in_the_tables_of_measurements(page):
+    measured = (ROOT / "docs" / "benchmarks.md").read_text()
+    gain = re.compile(r"[+-]\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)")
+    prose = re.sub(r"<!-- \w+ -->.*?<!-- end -->", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    found = gain.findall(prose)
+    assert found
+    assert set(found) <= set(gain.findall(measured))
+
+
 def test_tables_of_measurements_are_those_of_their_files():
     path = ROOT / "examples" / "benchmarks" / "tables.py"
     spec = importlib.util.spec_from_file_location("tables", path)

@@ -130,14 +130,17 @@ def test_the_benchmark_runs_and_a_second_run_does_nothing_again(parquet, tmp_pat
     assert figures["slices"] == fewshot.main(command(parquet, tmp_path, *only))["slices"]
 
 
-def test_a_sum_is_over_seeds_and_paired():
-    def unit(seed, **right):
-        return {
-            "slice": "s", "setting": "new", "shots": 5, "classifier": "scratch", "seed": seed,
-            "tune_steps": None, "train_images": 10, "labels": [0, 0, 1, 1], "classes": ["a", "b"],
-            "tuning_seconds": 0.0, "rows": {name: {"right": bits} for name, bits in right.items()},
-        }  # fmt: skip
+def unit(seed, **right):
+    """Make what a seed of a slice writes, with the test images that each arm named rightly."""
+    rows = {name: {"right": bits, "on": f"machine {seed}"} for name, bits in right.items()}
+    return {
+        "slice": "s", "setting": "new", "shots": 5, "classifier": "scratch", "seed": seed,
+        "tune_steps": None, "train_images": 10, "labels": [0, 0, 1, 1], "classes": ["a", "b"],
+        "tuning_seconds": 0.0, "rows": rows,
+    }  # fmt: skip
 
+
+def test_a_sum_is_over_seeds_and_paired():
     units = [unit(0, none="1000", better="1110"), unit(1, none="0010", better="1011")]
     found = fewshot_tables.summary(units)["s"]
     assert [0, 1] == found["seeds"]
@@ -147,6 +150,14 @@ def test_a_sum_is_over_seeds_and_paired():
     assert {"a": 0.5, "b": 0.5} == found["rows"]["better"]["recall_change"]
     low, high = found["rows"]["better"]["difference_interval"]
     assert low < 0.5 < high
+
+
+def test_an_arm_with_fewer_seeds_is_compared_over_the_seeds_that_it_has():
+    units = [unit(0, none="1000", late="1100", all="1110"), unit(1, none="0000", all="1000")]
+    found = fewshot_tables.summary(units)["s"]
+    assert (0.25, [0]) == (found["rows"]["late"]["difference"], found["rows"]["late"]["seeds"])
+    assert (0.375, [0, 1]) == (found["rows"]["all"]["difference"], found["rows"]["all"]["seeds"])
+    assert ["machine 0", "machine 1"] == found["machines"]
 
 
 class Brightest(nn.Module):

@@ -20,6 +20,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,7 @@ class Run:
         per_image: generated images for each photograph.
         tune: steps of fine-tuning, if it is to be another number than the plan's.
         batch: images in one call of a model.
+        arms: names of those to do now; none for all.
     """
 
     work: Path
@@ -74,6 +76,7 @@ class Run:
     per_image: int
     tune: int | None
     batch: int
+    arms: tuple[str, ...] = ()
 
     def is_done(self, unit: Unit) -> bool:
         """Tell whether all of a unit was done."""
@@ -104,7 +107,10 @@ def do(unit: Unit, run: Run) -> str:
     """
     part, seed = unit
     started = time.monotonic()
-    learned = any(arm.learned for arm in part.arms)
+    done = json.loads(run.result(unit).read_text())["rows"] if run.result(unit).is_file() else {}
+    others = [arm for arm in part.arms if arm.name not in {"none", *done}]
+    others = [arm for arm in others if not run.arms or arm.name in run.arms]
+    learned = any(arm.learned for arm in others)
     base = tuned(run, part, seed) if learned else run.base
     tuning = time.monotonic() - started
     backend = replace(resolve(base, "translate"), batch_size=run.batch, device=run.device)
@@ -117,11 +123,13 @@ def do(unit: Unit, run: Run) -> str:
     facts: dict[str, Any] = {
         "setting": part.setting, "slice": part.name, "seed": seed, "shots": part.shots,
         "classifier": part.classifier, "classes": list(photos.classes),
-        "labels": truth.tolist(), "tune_steps": None, "tuning_seconds": tuning, "rows": {},
+        "train_images": len(next(iter(photos.parts(part.shots, [seed]))).train),
+        "labels": truth.tolist(), "tune_steps": None, "tuning_seconds": tuning, "rows": done,
     }  # fmt: skip
-    if learned:
+    if any(arm.learned for arm in part.arms):
         facts["tune_steps"] = part.tune if run.tune is None else run.tune
-    others = [arm for arm in part.arms if arm.name != "none"]
+    if not run.arms:
+        facts["complete"] = True
     for place in range(0, len(others), AT_ONCE):
         found = compare(
             source, test=test, arms=others[place : place + AT_ONCE], backend=backend,
@@ -130,21 +138,26 @@ def do(unit: Unit, run: Run) -> str:
             **{**SHARED, "per_image": run.per_image}, size=SIZE, out=out, device=run.device,
             probe=False,
         )  # fmt: skip
-        facts["train_images"] = found.settings["train_images"]
         for row in found.rows:
             if row.arm not in facts["rows"]:
                 facts["rows"][row.arm] = _row(row, out, photos, truth, part.robust, run.device)
-        _write(unit, run, facts, started)
+        _write(unit, run, facts, started, part_of_it=True)
     for name, kind in part.filters.items():
+        if name in facts["rows"] or run.arms:
+            continue
         right = filtered(kind, part.arms[-1], unit, run, backend, editor) == truth
-        facts["rows"][name] = {"right": _bits(right)}
-        _write(unit, run, facts, started)
-    _write(unit, run, {**facts, "complete": True}, started)
+        facts["rows"][name] = {"right": _bits(right), "on": machine(run.device)}
+        _write(unit, run, facts, started, part_of_it=True)
+    _write(unit, run, facts, started)
     return unit.name
 
 
-def _write(unit: Unit, run: Run, facts: dict[str, Any], started: float) -> None:
-    facts["seconds"] = time.monotonic() - started
+def _write(
+    unit: Unit, run: Run, facts: dict[str, Any], started: float, part_of_it: bool = False
+) -> None:
+    facts = {**facts, "seconds": time.monotonic() - started}
+    if part_of_it:
+        facts.pop("complete", None)
     run.result(unit).parent.mkdir(parents=True, exist_ok=True)
     write_whole(run.result(unit), json.dumps(facts).encode())
 
@@ -161,6 +174,7 @@ def _row(
         "generation_seconds": 60 * row.generation_minutes,
         "training_seconds": 60 * row.training_minutes,
         "bytes": row.bytes,
+        "on": machine(device),
     }
     if robust:
         squares, _, _ = pictures.read_squares(photos.test_root, photos.test_keys, SIZE)
@@ -251,6 +265,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--steps", type=int, help="of a classifier [800, or 150 with --quick]")
     parser.add_argument("--tune-steps", type=int, help="of fine-tuning [the plan's]")
     parser.add_argument("--only", nargs="+", help="names of slices [all]")
+    parser.add_argument("--arms", nargs="+", default=(), help="names of arms to do now [all]")
     parser.add_argument("--base", default="tiny-translate")
     parser.add_argument("--editor", default="tiny")
     parser.add_argument("--collect", type=Path, help="folder for all results in a few files")
@@ -258,6 +273,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("diffaug").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes end, too
     started = time.monotonic()
     ends = started + 60 * args.minutes if args.minutes else float("inf")
     work = args.work.resolve()
@@ -270,7 +286,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     device = args.device or ("cuda" if args.gpu else "cpu")
     run = Run(
         work, args.base, args.editor, device, args.steps or (150 if args.quick else 800),
-        1 if args.quick else SHARED["per_image"], args.tune_steps, 256 if args.gpu else 25,
+        1 if args.quick else SHARED["per_image"], args.tune_steps, 25 if device == "cpu" else 256,
+        tuple(args.arms),
     )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failed = work_off(list(units_of(slices)), run, args.workers or (15 if args.gpu else 1), ends)
@@ -283,9 +300,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         "recipe": {**SHARED, "per_image": run.per_image, "steps": run.steps, "size": SIZE},
         "slices": summary(results),
         "failed": failed,
-        "minutes": (time.monotonic() - started) / 60,
+        "minutes": sum(result["seconds"] for result in results) / 60,
         "versions": {name: metadata.version(name) for name in ("torch", "diffusers")},
-        "machine": _machine(device),
+        "machine": machine(device),
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
     if args.collect is not None:
@@ -305,7 +322,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     return figures
 
 
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
+    """Say what something ran on."""
     if device.startswith("cuda"):
         return f"one {torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
     return f"{platform.machine()}, {os.cpu_count()} CPU cores"

@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fewshot_tables import comparison_rows
 
+from diffaug.backends.presets import PRESETS
+
 DOCS = Path(__file__).parents[2] / "docs"
 FIGURES = DOCS / "benchmarks" / "fewshot.json"
 #: Photographs of a class in the long tail: many above the first, few below the last.
@@ -52,7 +54,7 @@ def heading(part: Found) -> str:
     kind = {"scratch": "from scratch", "pretrained": "pre-trained"}[part["classifier"]]
     return (
         f"**{part['name']}**: {shots}, {kind}, {len(part['seeds'])} seeds, "
-        f"{part['test_images']} test images."
+        f"{part['test_images']} test images; on {' and '.join(part['machines'])}."
     )
 
 
@@ -63,19 +65,30 @@ def arms(part: Found) -> str:
         cost = ["", ""]
         if row.get("generated"):
             cost = [f"{row['generated']:.0f}", f"{row['generation_seconds']:.0f} s"]
-        rows.append([name, percent(row["mean"]), gain(row), *cost])
-    made = table(["arm", "accuracy", "gain over none", "generated", "in"], rows)
-    return f"{heading(part)}\n\n{made}\n\n{part['advice']}"
+        rows.append([name, percent(row["mean"]), gain(row), len(row["seeds"]), *cost])
+    made = table(["arm", "accuracy", "gain over none", "seeds", "generated", "in"], rows)
+    said = [heading(part), made]
+    if any(row["seeds"] != part["seeds"] for row in part["rows"].values()):
+        said.append("An arm with fewer seeds is compared with `none` of the same seeds.")
+    return "\n\n".join([*said, part["advice"]])
 
 
 def attacks(part: Found) -> str:
     """Return the table of a slice under each attack and corruption."""
     names = list(part["rows"]["none"]["attacked"])
     rows = [
-        [arm, *(percent(row["attacked"][name]["mean"]) for name in names)]
+        [arm, *(_attacked(row["attacked"][name]) for name in names)]
         for arm, row in part["rows"].items()
+        if "attacked" in row and row["seeds"] == part["seeds"]
     ]
-    return f"{heading(part)}\n\n{table(['arm', *names], rows)}"
+    said = "Accuracy on attacked and corrupted test images; bold where it is above `none`'s."
+    return f"{heading(part)} {said}\n\n{table(['arm', *names], rows)}"
+
+
+def _attacked(figures: Found) -> str:
+    """Write an accuracy; bold where it is above that of `none` beyond the noise."""
+    text = percent(figures["mean"])
+    return f"**{text}**" if figures["difference_interval"][0] > 0 else text
 
 
 def by_shots(parts: Mapping[str, Found], setting: str) -> str:
@@ -119,8 +132,7 @@ def tail(part: Found, counts: Mapping[str, int]) -> str:
 def fewshot(found: Found) -> str:
     """Return all tables, the main ones first."""
     parts = found["slices"]
-    done = [f"On {found['machine']}; {found['minutes']:.0f} minutes in all."]
-    done += [arms(parts[name]) for name in parts if name.endswith("-5") or "-pretrained" in name]
+    done = [arms(parts[name]) for name in parts if name.endswith("-5") or "-pretrained" in name]
     done += [made for setting in ("drawn", "new") if (made := by_shots(parts, setting))]
     done += [attacks(part) for part in parts.values() if "attacked" in part["rows"]["none"]]
     if "tail" in parts:
@@ -165,7 +177,8 @@ def cost(found: Found) -> str:
     for preset in ("tiny", "tiny-translate"):
         folder = DOCS.parent / "diffaug" / "assets" / preset
         seconds = json.loads((folder / "figures.json").read_text())["seconds_an_image_on_one_core"]
-        rows.append([f"`{preset}`", 64, "one CPU core", f"{1 / seconds:.1f}", _hours(seconds)])
+        size = PRESETS[preset].spec.size
+        rows.append([f"`{preset}`", size, "one CPU core", f"{1 / seconds:.1f}", _hours(seconds)])
     for preset, size, check in (
         ("instruct-pix2pix-256", 256, "edit, 256 px, batch 32, 20 steps"),
         ("instruct-pix2pix", 512, "edit, 512 px, batch 8, 20 steps"),
@@ -189,7 +202,9 @@ def draw(found: Found) -> list[Path]:
     files = []
     for name in PICTURES:
         if part := found["slices"].get(name):
-            rows = tuple(comparison_rows(part["rows"], part["shots"]))
+            # Those with fewer seeds have another baseline.
+            full = {n: row for n, row in part["rows"].items() if row["seeds"] == part["seeds"]}
+            rows = tuple(comparison_rows(full, part["shots"]))
             file = DOCS / "images" / f"fewshot-{name}.png"
             write_picture(file, chart(rows, part["advice"]))
             files.append(file)

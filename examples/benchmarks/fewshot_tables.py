@@ -27,20 +27,20 @@ def summary(units: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
     units = sorted(units, key=lambda unit: unit["seed"])
-    # A stop leaves some seeds with fewer arms: these are left out, or else the arms that they lack.
-    most = max(len(unit["rows"]) for unit in units)
-    if (full := [unit for unit in units if len(unit["rows"]) == most]) and len(full) > 1:
-        units = full
     names = [arm for arm in units[0]["rows"] if all(arm in unit["rows"] for unit in units)]
     marks = _marks(units, names, lambda row: row["right"])
-    rows = {arm: _row(arm, units, marks) for arm in names}
-    attacks = units[0]["rows"]["none"].get("attacked", {})
-    for attack in attacks:
-        under = _marks(units, names, lambda row, attack=attack: row["attacked"][attack])
-        for arm in names:
+    rows = {}
+    # A stop leaves some arms with fewer seeds: each arm is compared over the seeds that it has.
+    for arm in dict.fromkeys(arm for unit in units for arm in unit["rows"]):
+        own = [unit for unit in units if arm in unit["rows"]]
+        beside = [other for other in own[0]["rows"] if all(other in u["rows"] for u in own)]
+        rows[arm] = _row(arm, own, _marks(own, beside, lambda row: row["right"]))
+        for attack in own[0]["rows"][arm].get("attacked", {}):
+            hit = [n for n in beside if all("attacked" in unit["rows"][n] for unit in own)]
+            under = _marks(own, hit, lambda row, attack=attack: row["attacked"][attack])
             rows[arm].setdefault("attacked", {})[attack] = _figures(arm, under)
     first = units[0]
-    shown = comparison_rows(rows, first["shots"])
+    shown = comparison_rows({name: rows[name] for name in names}, first["shots"])
     pairs = {(a, b): marks.difference(a, b) for a in names for b in names if a != b}
     return {
         "name": name,
@@ -50,7 +50,8 @@ def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
         "test_images": len(first["labels"]),
         "tuning_minutes": float(np.mean([unit["tuning_seconds"] for unit in units]) / 60),
         "advice": advise(shown, pairs, {}, generating(names)),
-        "best": _best(rows, marks),
+        "best": _best({name: rows[name] for name in names}, marks),
+        "machines": sorted({row["on"] for unit in units for row in unit["rows"].values()}),
         "rows": rows,
     }
 
@@ -117,6 +118,7 @@ def _row(arm: str, units: list[Mapping[str, Any]], marks: Marks) -> dict[str, An
     }
     return {
         **_figures(arm, marks),
+        "seeds": [unit["seed"] for unit in units],
         "accuracies": [float(run.mean()) for run in marks.right[arm]],
         "recall": {n: float(right[labels == k].mean()) for k, n in enumerate(classes)},
         "recall_change": {
