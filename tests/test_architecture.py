@@ -19,7 +19,7 @@ PACKAGE = Path(diffaug.__file__).parent
 FLOORS = """
 errors arguments seeds files progress ahead switches file_warnings pil_modes image_files images
 folders functional fractals fractal_folder
-labels backends transforms offline datasets filtering finetuning previews cli
+labels backends transforms offline datasets export filtering finetuning previews cli
 """.split()
 
 #: Who may import what is outside: a module, or a package with all its modules.
