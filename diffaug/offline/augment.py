@@ -55,11 +55,10 @@ def augment_folder(
 
     Run it again after any interruption, and it makes what is missing. The set holds
     ``<class>/<path and stem>__<n>.<format>`` (the source's extension stays where two stems are the
-    same), ``metadata.jsonl`` with a row for each image, and ``run.json``. Every class has its
-    folder, also one without images. The set loads with :class:`GeneratedDataset`; with
+    same), ``metadata.jsonl`` with a row for each image, ``run.json``, and a card. Every class has
+    its folder, also one without images. The set loads with :class:`GeneratedDataset`; with
     torchvision's ``ImageFolder`` if every class has images; and with Hugging Face's
-    ``load_dataset("imagefolder", data_dir=..., data_files={"train": "**"})``. Without
-    ``data_files``, Hugging Face takes names like ``val_1`` for splits.
+    ``load_dataset(destination)``.
 
     Args:
         source: a folder with one folder per class, or an address that fsspec reads, such as
