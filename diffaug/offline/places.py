@@ -24,7 +24,8 @@ def told(place: str, folder: Path) -> str:
     base = os.path.realpath(folder)
     with suppress(ValueError):  # on another drive
         if os.path.dirname(shared := os.path.commonpath([base, place])) != shared:
-            return PurePath(os.path.relpath(place, base)).as_posix()
+            way = PurePath(os.path.relpath(place, base)).as_posix()
+            return f"{way}/" if way == ".." else way if way.startswith("../") else f"./{way}"
     with suppress(OSError):  # a cache that cannot be written to
         write_whole(_remembered(_digest(place)), os.fsencode(place))
     return f"{PurePath(place).name}#{_digest(place)}"
@@ -32,7 +33,7 @@ def told(place: str, folder: Path) -> str:
 
 def found(place: str, folder: Path) -> str:
     """Return the absolute path of a place that a set in a folder names."""
-    if place.startswith("../"):
+    if place.startswith(("./", "../")):
         return os.path.normpath(os.path.join(os.path.realpath(folder), place))
     name, separator, digest = place.rpartition("#")
     if not separator or len(digest) != _DIGITS or set(digest) - set("0123456789abcdef"):

@@ -235,6 +235,15 @@ def test_a_path_that_shares_nothing_with_the_set_is_remembered_by_this_machine(
     assert ".../photos" == found(name, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "way"),
+    [("a/photos", "../photos"), ("a/set/in", "./in"), ("a", "../"), ("b", "../../b")],
+)
+def test_a_place_is_told_by_the_way_to_it(tmp_path, place, way):
+    assert way == told(str(tmp_path / place), tmp_path / "a" / "set")
+    assert str(tmp_path / place) == found(way, tmp_path / "a" / "set")
+
+
 @pytest.mark.parametrize("name", ["CIFAR10 of 50000", "s3://bucket/train", "list of 4", "a#b"])
 def test_what_is_no_path_is_told_as_it_is(tmp_path, name):
     assert name == told(name, tmp_path) == found(name, tmp_path)
