@@ -18,6 +18,7 @@ from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.joint import JointTransform
 from diffaug.datasets.mixed import MixedDataset
 from diffaug.datasets.warm import WarmSummary, warm_cache
+from diffaug.export.formats import export_set
 from diffaug.filtering.classifier import ClassifierFilter
 from diffaug.filtering.clip import ClipFilter
 from diffaug.filtering.similarity import SimilarityFilter
@@ -34,7 +35,7 @@ from diffaug.labels.label import soft_label
 from diffaug.labels.origins import image_paths
 from diffaug.labels.pairs import ClassPairs, ClassPairSampler
 from diffaug.offline.augment import augment_dataset, augment_folder
-from diffaug.offline.released import export_set, import_set
+from diffaug.offline.released import import_set
 from diffaug.offline.shards import merge
 from diffaug.offline.summary import Summary
 from diffaug.photos import sample_photos

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torchvision import tv_tensors
 
 from diffaug import image_files, pil_modes
@@ -266,12 +266,22 @@ def pixel_count(path: PathOrFile) -> int:
         return 0
 
 
-def encode_image(pixels: torch.Tensor, format: str, quality: int = 95) -> bytes:
-    """Encode uint8 (3, H, W) as the bytes of a file; format is one of 'jpg', 'png', 'webp'."""
+def encode_image(
+    pixels: torch.Tensor, format: str, quality: int = 95, xmp: bytes | None = None
+) -> bytes:
+    """Encode uint8 (3, H, W) as the bytes of a file; format is one of 'jpg', 'png', 'webp'.
+
+    ``xmp`` is metadata for the file; the pixels are the same with and without.
+    """
     buffer = io.BytesIO()
     options: dict[str, Any] = {"quality": quality} if format != "png" else {}
     if format == "jpg":
         options["subsampling"] = 0  # colour edges of masks and fractals stay sharp
+    if xmp and format == "png":  # Pillow ignores xmp= there
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif xmp:
+        options["xmp"] = xmp
     to_pil(pixels).save(buffer, FORMATS[format], **options)
     return buffer.getvalue()
 

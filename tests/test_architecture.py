@@ -20,7 +20,7 @@ FLOORS = """
 errors arguments seeds files untrusted progress ahead switches file_warnings pil_modes
 image_files images
 folders functional fractals fractal_folder photos
-labels backends transforms offline datasets filtering finetuning previews comparison cli
+labels backends transforms offline datasets export filtering finetuning previews comparison cli
 """.split()
 
 #: Who may import what is outside: a module, or a package with all its modules.

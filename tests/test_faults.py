@@ -46,6 +46,7 @@ from diffaug.backends.process.client import WorkerBackend, _Address
 from diffaug.errors import DestinationError
 from diffaug.images import encode_image, read_image
 from diffaug.offline import augment
+from diffaug.offline.card import FILES
 from diffaug.offline.destination import Destination
 from diffaug.offline.manifest import read_manifest, read_run
 
@@ -179,9 +180,7 @@ def test_classes_of_any_name_stay_inside_the_set_and_keep_their_names(tmp_path):
     assert HOSTILE == [row["label"] for row in rows]
     assert len(HOSTILE) == len(ImageFolder(tmp_path / "in" / "set").classes)
     assert ["in"] == os.listdir(tmp_path) and ["set"] == os.listdir(tmp_path / "in")
-    assert {row["file_name"] for row in rows} | {"metadata.jsonl", "run.json"} == set(
-        contents(tmp_path / "in" / "set")
-    )
+    assert {row["file_name"] for row in rows} | FILES == set(contents(tmp_path / "in" / "set"))
 
 
 def test_folders_of_any_name_are_classes(tmp_path):

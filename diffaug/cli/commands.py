@@ -63,6 +63,12 @@ def augment(
     include_originals: Annotated[
         bool, typer.Option("--include-originals", help="Write each source too.")
     ] = False,
+    mark: Annotated[
+        bool,
+        typer.Option(
+            "--mark/--no-mark", help="Say in the file of each generated image that it is one."
+        ),
+    ] = True,
     white: White = None,
     shard: Annotated[
         str | None,
@@ -111,6 +117,7 @@ def augment(
             size=size,
             format=format,
             include_originals=include_originals,
+            mark=mark,
             only=only,
             white=white,
             shard=shard or shard_of_process(),

@@ -58,21 +58,29 @@ def import_released(
     _print_release(done)
 
 
-@app.command("export", epilog="Example: diffaug export set release")
-def export_released(
+@app.command(epilog="Example: diffaug export set parquet --format parquet")
+def export(
     folder: Annotated[Path, typer.Argument(metavar="SET", help="Finished set of ours.")],
     destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="parquet, webdataset, hf (for datasets.load_from_disk), or diffmix (for the "
+            "released code of Diff-Mix: data/, meta.csv, remained_meta.csv)."
+        ),
+    ] = "diffmix",
 ) -> None:
-    """Write a set for Diff-Mix's released code: data/, meta.csv, remained_meta.csv."""
-    from diffaug.offline.released import export_set
+    """Write a set in another format, without the images that a filter dropped."""
+    from diffaug.export.formats import export_set
 
-    _print_release(export_set(folder, destination, progress=True))
+    _print_release(export_set(folder, destination, format=format, progress=True))
 
 
 def _print_release(done: "ReleaseSummary") -> None:
     from diffaug.offline.summary import named_classes
 
+    of = f" of {named_classes(done.classes)}" if done.classes else ""
     rejected = f", {done.images - done.kept} of them rejected" if done.kept < done.images else ""
-    out.print(f"{done.images} images of {named_classes(done.classes)}{rejected}")
+    out.print(f"{done.images} images{of}{rejected}")
     out.print(f"in {done.destination}")
     print_skipped(done.skipped)

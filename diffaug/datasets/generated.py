@@ -16,6 +16,7 @@ from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
 from diffaug.labels.map_style import position
 from diffaug.labels.words import spelling
+from diffaug.offline.contents import own_classes
 from diffaug.offline.manifest import read_manifest, read_run, source_label
 from diffaug.untrusted import path_below
 
@@ -114,13 +115,8 @@ class GeneratedDataset(Dataset):
             )
 
     def _own_classes(self, run: Mapping[str, Any]) -> list[str]:
-        if names := run["identity"].get("transform.class_names") or run.get("classes"):
-            return list(names)
-        names = {name for row in self.rows for name in (row["label"], source_label(row))}
-        if "classes" in run and all(name.isdecimal() for name in names):
-            # The classes of the dataset are numbers: '2' comes before '10'.
-            return [str(number) for number in range(max(map(int, names)) + 1)]
-        return sorted(names)
+        names = (name for row in self.rows for name in (row["label"], source_label(row)))
+        return own_classes(run, names)
 
     def _number(
         self, classes: Sequence[str] | Mapping[str, int], num_classes: int | None = None

@@ -19,7 +19,7 @@ from diffaug.offline.identity import identity, pinned
 from diffaug.offline.lookalikes import refuse_set_of_images
 from diffaug.offline.options import Options
 from diffaug.offline.run import Run, pairs_up
-from diffaug.offline.shards import Shard, join, parts_of, unfinished
+from diffaug.offline.shards import Shard, begun_with_marks, join, parts_of, unfinished
 from diffaug.offline.sources import Skipped, Source
 from diffaug.offline.summary import Summary, SummaryWarning, Tally
 from diffaug.offline.trees import LocalTree
@@ -41,6 +41,7 @@ def augment_folder(
     size: int | tuple[int, int] | str | None = None,
     format: str = "jpg",
     include_originals: bool = False,
+    mark: bool = True,
     only: Iterable[str] | None = None,
     white: int | None = None,
     shard: str | Shard | None = None,
@@ -54,11 +55,10 @@ def augment_folder(
 
     Run it again after any interruption, and it makes what is missing. The set holds
     ``<class>/<path and stem>__<n>.<format>`` (the source's extension stays where two stems are the
-    same), ``metadata.jsonl`` with a row for each image, and ``run.json``. Every class has its
-    folder, also one without images. The set loads with :class:`GeneratedDataset`; with
+    same), ``metadata.jsonl`` with a row for each image, ``run.json``, and a card. Every class has
+    its folder, also one without images. The set loads with :class:`GeneratedDataset`; with
     torchvision's ``ImageFolder`` if every class has images; and with Hugging Face's
-    ``load_dataset("imagefolder", data_dir=..., data_files={"train": "**"})``. Without
-    ``data_files``, Hugging Face takes names like ``val_1`` for splits.
+    ``load_dataset(destination)``.
 
     Args:
         source: a folder with one folder per class, or an address that fsspec reads, such as
@@ -74,6 +74,7 @@ def augment_folder(
             ``(height, width)``; None keeps their size.
         format: ``"jpg"``, ``"png"`` or ``"webp"``.
         include_originals: write each source too, in the same size and format, as ``__original``.
+        mark: write into the file of each generated image that it is one; the pixels stay.
         only: paths below the source; all other images are left out. For example, the images that a
             model was fine-tuned on.
         white: the value that is white in files of 16 bits, such as 4095 for 12-bit X-rays.
@@ -112,7 +113,7 @@ def augment_folder(
     """
     options = Options(
         per_image=per_image, seed=seed, size=size, format=format,
-        include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
+        include_originals=include_originals, mark=mark, shard=Shard.parse(shard), engine=engine,
         devices=devices, strict=strict, dry_run=dry_run, progress=progress,
     )  # fmt: skip
     images = FolderSource(source, only, white)
@@ -131,6 +132,7 @@ def augment_dataset(
     size: int | tuple[int, int] | str | None = None,
     format: str = "jpg",
     include_originals: bool = False,
+    mark: bool = True,
     class_names: Sequence[str] | None = None,
     image_getter: samples.Getter = "default",
     labels_getter: samples.Getter = "default",
@@ -151,7 +153,7 @@ def augment_dataset(
         dataset: of ``(image, label)`` pairs (torchvision) or of dicts with ``image`` or ``img`` and
             ``label``, ``labels`` or ``fine_label`` (Hugging Face); without random transforms.
         destination: as for :func:`augment_folder`, and so are transform, per_image, seed, size,
-            format, include_originals, shard, engine, devices, strict, dry_run and progress.
+            format, include_originals, mark, shard, engine, devices, strict, dry_run and progress.
         class_names: names in the order of the labels; by default those of the dataset's
             ``classes`` or features, else the transform's. Without any, the number is the name.
         image_getter, labels_getter: where an item has its image and its label: a key, an index or a
@@ -178,7 +180,7 @@ def augment_dataset(
     """
     options = Options(
         per_image=per_image, seed=seed, size=size, format=format,
-        include_originals=include_originals, shard=Shard.parse(shard), engine=engine,
+        include_originals=include_originals, mark=mark, shard=Shard.parse(shard), engine=engine,
         devices=devices, strict=strict, dry_run=dry_run, progress=progress,
     )  # fmt: skip
     refuse_set_of_images(dataset)
@@ -228,6 +230,8 @@ def _augment(
             "finished."
         )
     spec = pinned(transform.backend)
+    # A set keeps the setting it was begun with: those of older versions have no marks.
+    options = replace(options, mark=options.mark and begun_with_marks(destination))
     settings = options.identity()
     if source.white is not None:  # a set that was made without it can be resumed
         settings["white"] = source.white

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from diffaug.errors import DestinationError
+from diffaug.offline.card import write_card
 from diffaug.offline.manifest import (
     HIDDEN,
     JOURNAL,
@@ -30,6 +31,7 @@ from diffaug.offline.manifest import (
     parse_row,
     read_manifest,
     read_record,
+    replacing,
     row_line,
     write_file,
     write_manifest,
@@ -83,6 +85,7 @@ def rewriting(folder: str | os.PathLike[str]) -> Iterator[list[Row]]:
         yield rows
         with destination._errors_said("written to"):
             write_manifest(destination.folder, rows)
+            write_card(destination.folder, anew=True)
 
 
 def check_outside(destination: str | os.PathLike[str], source: Path) -> None:
@@ -265,6 +268,19 @@ class OutputFolder:
             write_file(self.folder, name, data)
 
     @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """Give a hidden path to write to; the file gets its name once it is whole."""
+        with self._errors_said("written to"), replacing(self.folder, name) as path:
+            yield path
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a hidden folder that is removed at the end, or by the next run."""
+        scratch = tempfile.TemporaryDirectory(".tmp", HIDDEN, self.folder)
+        with self._errors_said("written to"), scratch as folder:
+            yield Path(folder)
+
+    @contextmanager
     def _errors_said(self, done: str) -> Iterator[None]:
         """Raise a DestinationError for an error of the file system."""
         try:
@@ -366,6 +382,7 @@ class Destination(OutputFolder):
         tally = tally or Tally()
         if not self.begun and not self.journal.path.exists():
             tally.count(self.rows())
+            self._write_card()
             return 0
         with self._errors_said("written to"):
             with ExitStack() as stack:
@@ -376,8 +393,15 @@ class Destination(OutputFolder):
             if run.get("classes"):  # its older images may be of classes that the source has lost
                 about["classes"] = list(about["images_per_class"])
             write_run(self.folder, {"identity": self.identity, **run, "images": images, **about})
+            self._write_card(anew=True)
             self.journal.path.unlink(missing_ok=True)
         return images
+
+    def _write_card(self, anew: bool = False) -> None:
+        """Describe the set; a part of a set needs no card."""
+        if "shard" not in self.identity and (self.folder / MANIFEST).exists():
+            with self._errors_said("written to"):
+                write_card(self.folder, anew=anew)
 
 
 def _sorted_parts(

@@ -26,6 +26,7 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
+from diffaug.offline import marks
 from diffaug.offline.identity import versions_line
 from diffaug.offline.manifest import Row
 from diffaug.offline.options import Options
@@ -279,7 +280,8 @@ class Maker:
         if isinstance(finished, Skipped):
             return finished
         try:
-            data = images.encode_image(finished.pixels, self.options.format)
+            mark = marks.xmp(finished.row[marks.SOURCE_TYPE]) if self.options.mark else None
+            data = images.encode_image(finished.pixels, self.options.format, xmp=mark)
         except (OSError, ValueError) as error:  # a side longer than the format allows
             reason = f"it cannot be a {self.options.format} file: {error}"
             return Skipped(finished.row["source"], reason)
@@ -294,6 +296,12 @@ class Maker:
         if label != image.label:  # it goes to the folder of the class that it shows
             base = f"{self.source.folder_of(label)}/{base.rpartition('/')[2]}"
         model = self.spec if request else None
+        fallback = any(answer.fallback for answer in generated)
+        source_type = marks.source_type(
+            generated=request is not None,
+            fallback=fallback,
+            from_text=request is not None and request.image is None,
+        )
         tag = "original" if copy is None else copy
         return {
             "prompt": request.prompt if request else None,
@@ -307,10 +315,11 @@ class Maker:
             **({"differs": image.differs} if image.differs else {}),
             "seed": generated[0].seed if generated else None,
             "attempts": generated[0].attempts if generated else None,
-            "fallback": any(answer.fallback for answer in generated),
+            "fallback": fallback,
             "model": model and presets.name_of(model.model),
             "revision": model and model.revision,
             "versions": self.versions,
+            **marks.columns(source_type),
         }
 
 

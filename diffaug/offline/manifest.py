@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from diffaug.errors import DestinationError, one_line
+from diffaug.offline import marks, places
 from diffaug.untrusted import LONGEST_LINE, is_name_below, open_regular, parse_json, read_json
 
 #: What is known of one image, in plain JSON values.
@@ -17,11 +18,13 @@ Row = dict[str, Any]
 
 MANIFEST = "metadata.jsonl"
 RUN = "run.json"
-#: The columns that every row has, in this order; other drawn values follow in columns of their own.
-COLUMNS = (
+#: The columns that the rows of the oldest sets have, too.
+_OLDEST = (
     *("file_name", "source", "source_label", "label", "method", "prompt", "seed", "strength"),
     *("mask", "fractal", "alpha", "attempts", "fallback", "model", "revision", "versions"),
 )
+#: The columns that every row has, in this order; other drawn values follow in columns of their own.
+COLUMNS = (*_OLDEST, marks.SYNTHETIC, marks.SOURCE_TYPE)
 
 HIDDEN = ".diffaug."
 #: The rows of a set that is not finished.
@@ -126,7 +129,7 @@ def is_set(folder: str | os.PathLike[str]) -> bool:
             row = parse_row(file.readline(LONGEST_LINE))
     except OSError:
         row = None
-    if row is not None and set(COLUMNS) <= set(row):
+    if row is not None and set(_OLDEST) <= set(row):
         return True
     hidden = (JOURNAL, f"{PARTS}*/*")
     return any(next(folder.glob(name), None) is not None for name in hidden)
@@ -155,7 +158,7 @@ def write_rows(folder: Path, rows: Iterable[Row], names: Iterable[str]) -> int:
     columns = (*COLUMNS, *sorted(set(names).difference(COLUMNS)))
     count = 0
     with replacing(folder, MANIFEST) as path, path.open("wb") as file:
-        for row in rows:
+        for row in map(marks.described, rows):
             file.write(row_line({name: row.get(name) for name in columns}))
             count += 1
     return count
@@ -200,7 +203,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(record, dict) or not isinstance(record.get("identity"), dict):
         raise DestinationError(f"'{path}' is not diffaug's; choose another folder.")
-    return record
+    return record | {name: places.found(record[name], path.parent) for name in _places(record)}
 
 
 def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
@@ -214,8 +217,19 @@ def write_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
         ...     read_run(folder)
         {'identity': {'seed': 0}}
     """
-    text = json.dumps(run, ensure_ascii=False, indent=2) + "\n"
+    named: dict[str, Any] = {name: places.told(run[name], Path(folder)) for name in _places(run)}
+    if "skipped" in run:
+        named["skipped"] = [
+            {name: places.without_folders(text) for name, text in entry.items()}
+            for entry in run["skipped"]
+        ]
+    text = json.dumps({**run, **named}, ensure_ascii=False, indent=2) + "\n"
     write_file(Path(folder), RUN, text.encode())
+
+
+def _places(run: Mapping[str, Any]) -> list[str]:
+    """Name what tells in a record where something lies."""
+    return [name for name in ("source", "imported") if isinstance(run.get(name), str)]
 
 
 def parse_row(line: bytes) -> Row | None:

@@ -22,6 +22,7 @@ class Options:
     size: Any  # as image_size returns it
     format: str
     include_originals: bool
+    mark: bool
     shard: Shard | None
     engine: str
     devices: str | Sequence[str | int] | None
@@ -54,4 +55,5 @@ class Options:
     def identity(self) -> dict[str, Any]:
         """Return the options that make a set what it is; more copies of it may be made later."""
         names = ("seed", "size", "format", "include_originals")
-        return {name: getattr(self, name) for name in names}
+        # Older sets do not say it: their images have no marks.
+        return {name: getattr(self, name) for name in names} | ({"mark": True} if self.mark else {})

@@ -239,7 +239,7 @@ def _skip(result: tuple[Row, bytes | Skipped], skipped: list[Skipped]) -> bool:
     return isinstance(result[1], Skipped)
 
 
-def export_set(
+def write_release(
     folder: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
@@ -249,31 +249,12 @@ def export_set(
 
     That is ``data/<class of the source>/<target class>-<number>-<strength>.<format>``, and
     ``meta.csv`` with a row for each image. If a filter has judged the set, ``remained_meta.csv``
-    has the rows that it kept. Copies of originals are left out. Images made from text, and edits,
-    which keep their class, have strength 1.
-
-    Args:
-        folder: a finished set of ours.
-        destination: a new folder, or the folder of this export, which is resumed.
-        progress: show a bar on stderr.
+    has the rows that it kept.
 
     Raises:
         ValueError: the folder holds no finished set, or no generated image; or two classes have
             names that are the same in that format.
         DestinationError: the destination lies in the set, holds something else, or is in use.
-
-    Example:
-        >>> import tempfile, torch
-        >>> from pathlib import Path
-        >>> from diffaug import DiffMix, RecordingBackend, augment_dataset, export_set
-        >>> mix = DiffMix(["cat", "dog"], pairs="other", backend=RecordingBackend())
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = [(torch.rand(3, 32, 32), 0), (torch.rand(3, 32, 32), 1)]
-        ...     done = augment_dataset(data, f"{folder}/set", mix, class_names=["cat", "dog"])
-        ...     export_set(f"{folder}/set", f"{folder}/release").images
-        ...     print(Path(folder, "release", "meta.csv").read_text().splitlines()[1])
-        10
-        cat,dog,0,0.7,cat/dog-000000-0.7.jpg
     """
     root = Path(folder).expanduser().absolute()
     run = read_run(root) or {"identity": {}}

@@ -9,11 +9,12 @@ from typing import Any
 from diffaug.backends.pipeline import ENOUGH_TO_JUDGE
 from diffaug.errors import GenerationError
 from diffaug.file_warnings import naming_files
+from diffaug.offline.card import FILES
 from diffaug.offline.destination import Destination
 from diffaug.offline.engines import engine_for
 from diffaug.offline.estimate import estimate, survey
 from diffaug.offline.generate import Made, Maker
-from diffaug.offline.manifest import MANIFEST, RUN, Row
+from diffaug.offline.manifest import Row
 from diffaug.offline.plan import Planned, There, order, plan, planned_of
 from diffaug.offline.sources import Skipped
 from diffaug.offline.summary import Summary, Tally
@@ -57,7 +58,7 @@ class Run:
         own = getattr(self.transform, "class_names", ()) if pairs_up(self.transform) else ()
         self.own_classes = list(own)
         self.classes = list(dict.fromkeys([*own, *(self.source.classes or ())]))
-        if taken := {MANIFEST, RUN}.intersection(self._folders()):
+        if taken := FILES.intersection(self._folders()):
             raise ValueError(
                 f"a class must not be called {min(taken)!r}, as a file of every set is; rename it."
             )

@@ -81,6 +81,13 @@ def parts_of(destination: str | os.PathLike[str]) -> list[Shard]:
     return sorted(Shard(int(match[1]), int(match[2])) for match in names if match)
 
 
+def begun_with_marks(destination: str | os.PathLike[str]) -> bool:
+    """Return whether the images of a set, or of any of its parts, are marked; of a new one, yes."""
+    folders = [part.folder(destination) for part in parts_of(destination)]
+    runs = map(read_run, [Path(destination).expanduser(), *folders])
+    return all(run["identity"].get("mark", False) for run in runs if run is not None)
+
+
 def _total(part: Path) -> str:
     return part.parent.name.rpartition("-")[2]
 

@@ -74,3 +74,22 @@ def test_the_authors_filter_is_counted(generated, tmp_path):
 
 def test_a_folder_of_photographs_is_no_release(photos, tmp_path):
     assert "has neither layout" in refused(2, "import", photos, tmp_path / "again")
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset", "hf"])
+def test_a_set_is_exported_to_other_formats(generated, tmp_path, format):
+    done = run("export", generated, tmp_path / "out", "--format", format)
+    assert 0 == done.exit_code
+    assert "images of 2 classes (cat, dog)" in done.stdout
+    again = run("export", generated, tmp_path / "out", "--format", format)
+    assert done.stdout == again.stdout
+    line = refused(2, "export", generated, tmp_path / "other", "--format", "zip")
+    assert "'format' must be one of diffmix, parquet, webdataset, hf, got 'zip'" in line
+
+
+def test_no_mark_leaves_the_mark_out_of_the_files(photos, tmp_path):
+    for name, option in (("marked", "--mark"), ("plain", "--no-mark")):
+        run("augment", photos, tmp_path / name, "--backend", "tiny", "--steps", 1, option)
+        files = list((tmp_path / name / "cat").glob("*.jpg"))
+        marked = [b"DigitalSourceType" in path.read_bytes() for path in files]
+        assert marked and {name == "marked"} == set(marked)

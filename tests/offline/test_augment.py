@@ -35,6 +35,7 @@ from diffaug.errors import (
 )
 from diffaug.functional import resize
 from diffaug.images import read_image
+from diffaug.offline.card import FILES
 from diffaug.offline.manifest import read_manifest, read_run
 from diffaug.offline.plan import Planned, plan
 from diffaug.offline.sources import Skipped
@@ -111,7 +112,7 @@ def test_the_same_tree_comes_out_with_a_manifest(photos, tmp_path):
     ]
     assert expected == [row["file_name"] for row in read_manifest(tmp_path / "set")]
     assert sorted(expected) == names(tmp_path / "set")
-    assert {*expected, "metadata.jsonl", "run.json"} == contents(tmp_path / "set").keys()
+    assert {*expected, *FILES} == contents(tmp_path / "set").keys()
     assert (14, 14, 0, ()) == (done.planned, done.made, done.taken_over, done.skipped)
 
 

@@ -60,7 +60,7 @@ def test_there_are_so_many_images_as_sources_times_copies_in_the_target_s_folder
         stem = row["source"].rpartition("/")[2].removesuffix(".png")
         assert name.startswith(f"{stem}__") and (tmp_path / "set" / row["file_name"]).is_file()
     assert NAMES == ImageFolder(tmp_path / "set").classes
-    assert len(set(contents(tmp_path / "set"))) == 38  # and the manifest and run.json
+    assert len(set(contents(tmp_path / "set"))) == 40  # and the four files of every set
 
 
 def test_by_default_there_are_as_many_as_the_pool(photos, tmp_path):

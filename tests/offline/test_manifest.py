@@ -11,6 +11,7 @@ import pytest
 
 from diffaug.errors import DestinationError
 from diffaug.offline import destination
+from diffaug.offline.card import FILES
 from diffaug.offline.destination import Destination, Journal, rewriting
 from diffaug.offline.manifest import COLUMNS, read_manifest, read_run, write_manifest, write_run
 
@@ -96,7 +97,7 @@ def test_a_finished_folder_holds_images_manifest_and_run_only(tmp_path):
             place.add(row(name), b"image")
         place.finish({"per_image": 1}, by_name)
     files = {path.relative_to(tmp_path / "set").as_posix() for path in tmp_path.rglob("*.*")}
-    assert {"cat/a__0.jpg", "cat/b__0.jpg", "metadata.jsonl", "run.json"} == files
+    assert {"cat/a__0.jpg", "cat/b__0.jpg", *FILES} == files
     assert ["cat/a__0.jpg", "cat/b__0.jpg"] == [
         one["file_name"] for one in read_manifest(tmp_path / "set")
     ]
@@ -143,7 +144,7 @@ def test_rows_are_sorted_in_parts_and_the_last_of_each_counts(tmp_path, monkeypa
     assert sorted(row(name)["file_name"] for name in names) == [one["file_name"] for one in rows]
     assert [2 if number == 4 else 1 for number in range(10)] == [one["seed"] for one in rows]
     assert [5 if number == 3 else None for number in range(10)] == [one["extra"] for one in rows]
-    assert {"cat", "metadata.jsonl", "run.json"} == {path.name for path in tmp_path.iterdir()}
+    assert {"cat", *FILES} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
@@ -225,7 +226,7 @@ def test_rows_are_rewritten_in_place_whole_and_nothing_is_left_behind(tmp_path):
     assert [("b", "é", True), ("a", None, False)] == [
         (one["source"][-1], one["prompt"], one["kept"]) for one in read
     ]
-    assert ["metadata.jsonl"] == [path.name for path in tmp_path.iterdir()]
+    assert FILES - {"run.json"} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_an_error_while_rewriting_leaves_the_manifest_as_it_was(tmp_path):

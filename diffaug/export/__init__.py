@@ -1,0 +1,1 @@
+"""A finished set in the formats that other programs read."""
