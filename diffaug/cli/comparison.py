@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diffaug.comparison.rows import Row
 
 
-@app.command()
+@app.command(epilog="Example: diffaug compare photos --backend tiny-translate")
 def compare(
     source: Source,
     test: Annotated[

@@ -53,7 +53,7 @@ def completed(line):
     [
         ("diffaug aug", ["augment"]),
         ("diffaug augment --per", ["--per-image"]),
-        ("diffaug augment photos set --backend tiny", ["tiny", "tiny-translate"]),
+        ("diffaug augment photos set --backend tiny", ["tiny", "tiny-256", "tiny-translate"]),
         ("diffaug augment photos set --method diffm", ["diffmix"]),
         ("diffaug download sdx", ["sdxl-turbo"]),
     ],

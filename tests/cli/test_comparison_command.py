@@ -31,10 +31,10 @@ def test_compare_prints_a_table_advice_and_where_everything_is(photos, tmp_path)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--shots", "few"), "'shots' must be a number, or several with commas, got 'few'"),
-        (("--arms", "magic"), "'arms' must be among none"),
-        (("--p", "1.5"), "'p' must be in [0, 1], got 1.5"),
-        (("--test", "nowhere"), "'test' must be an existing folder, got 'nowhere'"),
+        (("--shots", "few"), "'--shots' must be a number, or several with commas, got 'few'"),
+        (("--arms", "magic"), "'--arms' must be among none"),
+        (("--p", "1.5"), "'--p' must be in [0, 1], got 1.5"),
+        (("--test", "nowhere"), "'--test' must be an existing folder, got 'nowhere'"),
     ],
 )
 def test_compare_says_what_is_wrong_in_one_line(photos, tmp_path, given, message):

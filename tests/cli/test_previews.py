@@ -51,13 +51,16 @@ def test_a_sweep_has_a_column_for_each_value(photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--sweep", "strength"), "'sweep' must be OPTION=VALUE,VALUE,..., got 'strength'"),
-        (("--sweep", "alpha=,"), "'sweep' must be OPTION=VALUE"),
-        (("--sweep", "stepps=1,2"), "'sweep' must be one of"),
-        (("--sweep", "steps=1,many"), "'sweep' must hold values of 'steps', each int, got 'many'"),
-        (("--sweep", "alpha=0.1", "--alpha", "0.2"), "'alpha' must not be given with --sweep"),
+        (("--sweep", "strength"), "'--sweep' must be OPTION=VALUE,VALUE,..., got 'strength'"),
+        (("--sweep", "alpha=,"), "'--sweep' must be OPTION=VALUE"),
+        (("--sweep", "stepps=1,2"), "'--sweep' must be one of"),
+        (
+            ("--sweep", "steps=1,many"),
+            "'--sweep' must hold values of 'steps', each int, got 'many'",
+        ),
+        (("--sweep", "alpha=0.1", "--alpha", "0.2"), "'--alpha' must not be given with --sweep"),
         (("--sweep", "strength=0.1,0.2"), "it belongs to --method diffmix"),
-        (("--sweep", "alpha=0.1,1.2"), "'alpha' must be in [0, 1], got 1.2"),
+        (("--sweep", "alpha=0.1,1.2"), "'--alpha' must be in [0, 1], got 1.2"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_with_the_reason(photos, tmp_path, options, message):
@@ -68,7 +71,7 @@ def test_a_sweep_that_cannot_be_is_refused_with_the_reason(photos, tmp_path, opt
 def test_a_set_has_nothing_to_sweep(photos, tmp_path):
     run("augment", photos, tmp_path / "set", *edits())
     line = refused(2, "preview", tmp_path / "set", tmp_path / "a.html", "--sweep", "alpha=0,1")
-    assert "'sweep' must not be given with a generated set" in line
+    assert "'--sweep' must not be given with a generated set" in line
 
 
 def test_the_demo_augments_the_samples_and_says_what_to_do_next(tmp_path, monkeypatch):
