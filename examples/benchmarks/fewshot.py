@@ -302,7 +302,6 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         "failed": failed,
         "minutes": sum(result["seconds"] for result in results) / 60,
         "versions": {name: metadata.version(name) for name in ("torch", "diffusers")},
-        "machine": machine(device),
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
     if args.collect is not None:

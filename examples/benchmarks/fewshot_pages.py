@@ -23,8 +23,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 FIGURES = DOCS / "benchmarks" / "fewshot.json"
 #: Photographs of a class in the long tail: many above the first, few below the last.
 MANY, FEW = 50, 20
-#: The pictures, each of one slice.
-PICTURES = ("drawn-5", "new-5")
+#: The pictures, each of one slice: the main ones, and one for each setting that was varied.
+PICTURES = (
+    *("drawn-5", "new-5", "mixed-5", "tail"),
+    *(f"drawn-5-{what}" for what in ("strength", "gamma", "p", "pool", "stages", "filters")),
+    *(f"new-5-{what}" for what in ("strength", "p", "filters")),
+)
 Found = Mapping[str, Any]
 
 
@@ -58,6 +62,11 @@ def heading(part: Found) -> str:
     )
 
 
+def picture(part: Found) -> str:
+    """Return the name of the picture of a slice."""
+    return f"fewshot-{part['name']}.png"
+
+
 def arms(part: Found) -> str:
     """Return the table of a slice: accuracy, gain, and what it costs."""
     rows = []
@@ -68,6 +77,8 @@ def arms(part: Found) -> str:
         rows.append([name, percent(row["mean"]), gain(row), len(row["seeds"]), *cost])
     made = table(["arm", "accuracy", "gain over none", "seeds", "generated", "in"], rows)
     said = [heading(part), made]
+    if part["name"] in PICTURES:
+        said.append(f"![Accuracy by arm, {part['name']}](images/{picture(part)})")
     if any(row["seeds"] != part["seeds"] for row in part["rows"].values()):
         said.append("An arm with fewer seeds is compared with `none` of the same seeds.")
     return "\n\n".join([*said, part["advice"]])
@@ -205,7 +216,7 @@ def draw(found: Found) -> list[Path]:
             # Those with fewer seeds have another baseline.
             full = {n: row for n, row in part["rows"].items() if row["seeds"] == part["seeds"]}
             rows = tuple(comparison_rows(full, part["shots"]))
-            file = DOCS / "images" / f"fewshot-{name}.png"
+            file = DOCS / "images" / picture(part)
             write_picture(file, chart(rows, part["advice"]))
             files.append(file)
     return files
