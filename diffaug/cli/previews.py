@@ -101,7 +101,8 @@ def _swept(
     texts = [text.strip() for text in values.split(",") if text.strip()]
     if not separator or not texts:
         raise ValueError(
-            f"'sweep' must be OPTION=VALUE,VALUE,..., got {sweep!r}; for example strength=0.3,0.7."
+            f"'sweep' must be OPTION=VALUE,VALUE,..., got {sweep!r}; for example "
+            "'strength=0.3,0.7'."
         )
     kinds = {
         field: kind

@@ -93,6 +93,7 @@ OTHER = {
     "pad": True,
     "compile": True,
     "offload": True,
+    "keep_aspect": True,
 }
 
 

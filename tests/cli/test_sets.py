@@ -84,7 +84,7 @@ def test_a_set_is_exported_to_other_formats(generated, tmp_path, format):
     again = run("export", generated, tmp_path / "out", "--format", format)
     assert done.stdout == again.stdout
     line = refused(2, "export", generated, tmp_path / "other", "--format", "zip")
-    assert "'format' must be one of diffmix, parquet, webdataset, hf, got 'zip'" in line
+    assert "'--format' must be one of diffmix, parquet, webdataset, hf, got 'zip'" in line
 
 
 def test_no_mark_leaves_the_mark_out_of_the_files(photos, tmp_path):

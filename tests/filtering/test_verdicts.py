@@ -108,12 +108,12 @@ def test_what_either_of_two_scorers_drops_is_dropped_whatever_their_order(tmp_pa
     assert [False, False, True, True] == column(folder, "kept")
 
 
-def test_nothing_but_the_manifest_changes_and_of_that_only_the_new_columns(tmp_path):
+def test_nothing_but_manifest_and_card_change_and_of_the_rows_only_the_new_columns(tmp_path):
     folder = make_set(tmp_path / "set", quality=[1.0, 2.0], prompt=["«été»", None])
     files, rows = contents(folder), read_manifest(folder)
     filter_set(folder, Given("quality"))
     changed = {name for name, data in contents(folder).items() if data != files.get(name)}
-    assert {"metadata.jsonl"} == changed
+    assert {"metadata.jsonl", "README.md", "croissant.json"} == changed
     added = {"quality_score", "quality_kept", "kept"}
     left = [{k: v for k, v in row.items() if k not in added} for row in read_manifest(folder)]
     assert rows == left
@@ -249,15 +249,16 @@ def test_a_set_that_grows_keeps_its_verdicts_and_adds_rows_that_are_not_judged(p
     assert 6 == sum(verdict is not None for verdict in column(folder, "kept"))
 
 
-def test_a_set_and_its_source_may_move(photos, tmp_path):
+def test_a_set_and_its_source_may_move_together(photos, tmp_path):
     edit = PromptEdit(backend=RecordingBackend(16))
     augment_folder(photos, tmp_path / "set", edit, include_originals=True, per_image=1)
     filter_set(tmp_path / "set", SimilarityFilter())
     expected = read_manifest(tmp_path / "set")
-    moved = shutil.move(tmp_path / "set", tmp_path / "else" / "where")
+    moved = shutil.move(tmp_path / "set", tmp_path / "else" / "set")
+    sources = shutil.move(photos, tmp_path / "else" / photos.name)
     filter_set(moved, SimilarityFilter())
     assert expected == read_manifest(moved)
-    sources = shutil.move(photos, tmp_path / "pictures")
+    sources = shutil.move(sources, tmp_path / "pictures")
     with pytest.raises(ValueError, match=r"'source' must be the folder .* is no folder here"):
         filter_set(moved, SimilarityFilter())
     filter_set(moved, SimilarityFilter(sources))

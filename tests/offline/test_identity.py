@@ -64,7 +64,7 @@ def test_a_folder_is_its_weights_wherever_it_lies(tmp_path):
     found = []
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "model_index.json").write_text("{}")
+        (tmp_path / name / "model_index.json").write_text('{"_class_name": "X"}')
         spec = pinned(ModelSpec(str(tmp_path / name), batch_size=len(found) + 1))
         found.append(identity(PromptEdit(backend=spec), spec, {"seed": 0}))
     assert found[0] == found[1]
