@@ -9,6 +9,7 @@ from typing import Any
 from diffaug.backends.model_files import read_index, read_json
 from diffaug.backends.spec import Task
 from diffaug.errors import ModelError
+from diffaug.untrusted import open_regular
 
 #: A model in the Hub's cache.
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
@@ -78,17 +79,23 @@ def repository_of(folder: Path) -> tuple[str | None, str | None]:
     names the model in its example.
     """
     commit = None
-    with suppress(OSError, ValueError):
+    with suppress(OSError, IndexError):
         mark = folder / ".cache" / "huggingface" / "download" / "model_index.json.metadata"
-        commit = mark.read_text(encoding="utf-8").split()[0]
+        commit = _text(mark).split()[0]
     saved = str(read_index(folder).get("_name_or_path", ""))
     for text in (str(folder), saved):
         if match := _CACHED.search(text):
             return f"{match[1]}/{match[2]}", match[3]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", saved):
         return saved, commit
-    with suppress(OSError, ValueError):
-        card = (folder / "README.md").read_text(encoding="utf-8")
+    with suppress(OSError):
+        card = _text(folder / "README.md")
         if not re.search(r"^base_model:", card, re.MULTILINE) and (match := _EXAMPLE.search(card)):
             return match[1], commit
     return None, commit
+
+
+def _text(path: Path) -> str:
+    """Read the first 100 kB of a file that others wrote."""
+    with open_regular(path) as file:
+        return file.read(100_000).decode("utf-8", errors="replace")
