@@ -118,7 +118,7 @@ def one_line(error: BaseException) -> str:
 
 
 def visible(text: str) -> str:
-    """Return a text with control characters, and those that turn its direction, as escapes.
+    r"""Return a text with control characters, and those that turn its direction, as escapes.
 
     A file's name may hold any, and a terminal would obey them.
 
