@@ -57,7 +57,7 @@ import diffaug
 assert all(globals()[name] is getattr(diffaug, name) for name in diffaug.__all__)
 print(finetune.__module__, functional.__name__, preview.__module__)
 """
-    names = ["diffaug.finetuning.run", "diffaug.functional", "diffaug.previews.contact_sheet"]
+    names = ["diffaug.finetuning.run", "diffaug.functional", "diffaug.previews.jobs"]
     assert names == run(code)
 
 
