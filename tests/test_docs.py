@@ -1,19 +1,28 @@
 """The code in README and documentation runs as it stands, and links lead somewhere."""
 
+import ast
 import doctest
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 import diffaug
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: Whose Python examples run here; test_trainers.py runs those of trainers.md.
-RUN = [page for page in PAGES if page.name != "trainers.md"]
+#: Pages whose examples run one by one, with nothing but the package: who comes first reads these.
+ALONE = [
+    page for page in PAGES if page.stem in "README index gallery pitfalls reproducibility".split()
+]
+#: Whose Python examples run together; test_trainers.py runs those of trainers.md.
+RUN = [page for page in PAGES if page.name != "trainers.md" and page not in ALONE]
+SITE = "https://github.com/diffaug/diffaug/blob/main/docs/"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
 
@@ -31,10 +40,73 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
     names: dict = {"__name__": "__main__"}
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S)):
         exec(compile(block, f"{page.name}, example {number + 1}", "exec"), names)
-    assert page.name not in ("README.md", "transforms.md") or "torch" in names
+    assert page.name != "transforms.md" or "torch" in names
     if page.name == "own_transform.md":  # offline, in a preview and in the cache
         assert (7, 14) == (names["summary"].made, names["warmed"].requests)
         assert (names["work"] / "preview.png").stat().st_size
+
+
+@pytest.mark.parametrize("page", ALONE, ids=lambda page: page.name)
+def test_each_python_example_of_a_first_page_runs_alone_in_an_empty_folder(
+    page, tmp_path, monkeypatch
+):
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    assert blocks
+    for number, block in enumerate(blocks):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        exec(compile(block, f"{page.name}, example {number + 1}", "exec"), {"__name__": "__main__"})
+
+
+def said_by(source):
+    """Return every text in a module, with dots where a value is filled in."""
+    texts = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            parts = (
+                part.value if isinstance(part, ast.Constant) else "..." for part in node.values
+            )
+            texts.append("".join(parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(re.sub("%[srd]", "...", node.value))
+    return texts
+
+
+def test_each_error_in_troubleshooting_is_one_that_the_package_raises():
+    package = Path(diffaug.__file__).parent
+    said = "\n".join(t for path in package.rglob("*.py") for t in said_by(path.read_text()))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"```text\n(.*?)\n```", page, re.S)
+    assert len(quoted) > 20
+    for text in quoted:
+        parts = [part.strip() for part in text.split("...")]
+        assert [] == [part for part in parts if part not in said]
+        assert any(len(part) > 15 for part in parts)
+
+
+def test_the_first_page_lists_every_page_in_the_order_of_its_tree():
+    index = (ROOT / "docs" / "index.md").read_text()
+    listed = re.findall(r"^- \[[^\]]*\]\((\w+)\.md\)", index, re.M)
+    trees = re.findall(r"```{toctree}\n(?::[^\n]*\n)+\n(.*?)```", index, re.S)
+    assert listed == " ".join(trees).split()
+    assert {page.stem for page in PAGES} == {*listed, "index", "README"}
+
+
+def test_the_list_for_language_models_has_every_page():
+    listed = re.findall(rf"\({SITE}(\w+)\.md\): \S", (ROOT / "docs" / "llms.txt").read_text())
+    assert {page.stem for page in PAGES} - {"index", "README"} == set(listed)
+    assert len(listed) == len(set(listed))
+
+
+def test_the_papers_are_those_of_the_citation():
+    page = (ROOT / "docs" / "papers.md").read_text().replace("{", "").replace("}", "")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    for paper in citation["references"]:
+        assert f"= {paper['title']}," in page
+        names = (f"{one['family-names']}, {one['given-names']}" for one in paper["authors"])
+        assert f"= {' and '.join(names)}," in page
+        assert paper["identifiers"][0]["value"] in page
 
 
 def test_the_example_of_contributing_passes_its_tests(monkeypatch):
@@ -84,12 +156,18 @@ def test_numbers_of_fine_tuning_come_from_its_measurements():
 
 @pytest.mark.parametrize("page", ["README.md", "docs/which.md"])
 def test_gains_that_a_page_names_are_in_the_tables_of_measurements(page):
-    measured = (ROOT / "docs" / "benchmarks.md").read_text()
+    docs = ROOT / "docs"
+    tables = r"<!-- \w+ -->.*?<!-- end -->"
+    measured = (docs / "benchmarks.md").read_text()
+    measured += "".join(re.findall(tables, (docs / "which.md").read_text(), re.S))
     gain = re.compile(r"[+-]\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)")
-    prose = re.sub(r"<!-- \w+ -->.*?<!-- end -->", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    prose = re.sub(tables, "", (ROOT / page).read_text(), flags=re.DOTALL)
     found = gain.findall(prose)
     assert found
     assert set(found) <= set(gain.findall(measured))
+    if page == "README.md":
+        for accuracy in re.findall(r"(\d+\.\d) %", prose):
+            assert f"| {accuracy} |" in measured
 
 
 def test_tables_of_measurements_are_those_of_their_files():
@@ -101,3 +179,14 @@ def test_tables_of_measurements_are_those_of_their_files():
         page = path.read_text()
         assert tables.filled(page, path) == page
         assert all(f"<!-- {name} -->" in page for name in made)
+
+
+def test_the_pages_build_without_a_warning(tmp_path):
+    for package in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(package)
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "kept"]
+    built = subprocess.run(
+        [*command, ROOT / "docs", tmp_path / "html"], capture_output=True, text=True
+    )
+    assert (0, "") == (built.returncode, built.stderr)
+    assert (tmp_path / "html" / "llms.txt").exists()

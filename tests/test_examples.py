@@ -45,6 +45,21 @@ def test_keep_aspect_shows_each_photograph_with_two_edits_of_each_style(tmp_path
     assert "at a square and at its own shape: snowy, sunset" in capsys.readouterr().out
 
 
+def test_galleries_draws_every_picture_small_enough_for_a_page(tmp_path):
+    from PIL import Image
+
+    from diffaug import RecordingBackend
+
+    galleries = load("galleries")
+    files = galleries.main(tmp_path, editor=RecordingBackend(16), translator=RecordingBackend(16))
+    assert list(galleries.GALLERIES) == [path.stem.removeprefix("gallery-") for path in files]
+    docs = EXAMPLES.parent / "docs" / "images"
+    for path in files:
+        assert Image.open(path).size == Image.open(docs / path.name).size
+        limit = 700_000 if path.name == "preview.png" else 400_000
+        assert (docs / path.name).stat().st_size < limit
+
+
 PHOTOS = str(EXAMPLES / "photos")
 
 

@@ -1,4 +1,4 @@
-"""Put the figures that the benchmarks wrote into the tables of docs/benchmarks.md and which.md.
+"""Put the figures that the benchmarks wrote into the tables of the pages, README's among them.
 
 python examples/benchmarks/tables.py
 """
@@ -156,6 +156,7 @@ TABLES = {
 PAGES = {
     PAGE: {name: (make, name) for name, make in TABLES.items()},
     DOCS / "which.md": {"which": (which, "fewshot"), "cost": (cost, "gpu")},
+    DOCS.parent / "README.md": {"cost": (cost, "gpu")},
 }
 
 
