@@ -244,7 +244,7 @@ SIZES = """
 
 {photos} photographs that it has not seen, each edited by the nine prompts; the classifier of styles
 sees the edits at 64 px. Textures keep their size in pixels, so mosaic cells and hatching become
-finer on a larger picture.
+finer on a larger picture, and the classifier, which has learned the coarse ones, names fewer.
 
 | pixels | edits named | autoencoder | one edit on one core |
 | --- | --- | --- | --- |

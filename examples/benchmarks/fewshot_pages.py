@@ -185,10 +185,13 @@ def cost(found: Found) -> str:
     device = gpu["machine"]["device"]
     rates = {row["check"]: row["figures"] for row in gpu["sections"]["speed"]["rows"]}
     rows = []
-    for preset in ("tiny", "tiny-translate"):
-        folder = DOCS.parent / "diffaug" / "assets" / preset
-        seconds = json.loads((folder / "figures.json").read_text())["seconds_an_image_on_one_core"]
+    for preset in ("tiny", "tiny-256", "tiny-translate"):
+        folder = Path(PRESETS[preset].spec.model)
+        figures = json.loads((folder / "figures.json").read_text())
         size = PRESETS[preset].spec.size
+        # `tiny` was measured at several sizes, `tiny-translate` at its own.
+        measured = figures.get("sizes", {}).get(str(size), figures)
+        seconds = measured["seconds_an_image_on_one_core"]
         rows.append([f"`{preset}`", size, "one CPU core", f"{1 / seconds:.1f}", _hours(seconds)])
     for preset, size, check in (
         ("instruct-pix2pix-256", 256, "edit, 256 px, batch 32, 20 steps"),
