@@ -320,19 +320,6 @@ def _announce(repository: str, size: int) -> None:
     _loading_log.info("downloading %s, %.2f GB, into %s ...", repository, size / 1e9, folder)
 
 
-def download_size(spec: ModelSpec, *, force: bool = False) -> int:
-    """Ask the Hub how many bytes ``download`` would fetch for a model; 0 if it is here.
-
-    Raises:
-        ModelError: the model is unknown, gated, or has pickled weights only.
-        ModelUnavailableError: the Hub cannot be reached.
-    """
-    if Path(spec.model).is_dir() or (downloaded(spec) and not force):
-        return 0
-    with _asking_the_hub(spec.model):
-        return sum(_hub_files(spec).values())
-
-
 def _sizes(spec: ModelSpec) -> dict[str, int]:
     """Return the files of a Hub model and their sizes.
 

@@ -17,7 +17,6 @@ from diffaug import ModelSpec
 from diffaug.backends.hub import (
     adapter_file,
     download,
-    download_size,
     downloaded,
     pin,
 )
@@ -119,13 +118,11 @@ def test_only_what_loading_reads_is_fetched_and_only_once(own_hub):
     read = [
         file for file in model_folder("translate").glob("*/*") if file.parent.name != "vocabulary"
     ]
-    index = model_folder("translate") / "model_index.json"
-    assert download_size(pin(spec)) == sum(file.stat().st_size for file in [*read, index])
     assert not downloaded(pin(spec))
     folder = download(spec)
     fetched = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert fetched == {"model_index.json", *(f"{file.parent.name}/{file.name}" for file in read)}
-    assert downloaded(pin(spec)) and download_size(pin(spec)) == 0
+    assert downloaded(pin(spec))
     own_hub.paths.clear()
     assert download(spec) == folder and own_hub.paths == []
 
@@ -176,7 +173,6 @@ def test_a_download_can_be_forced_and_offline_it_spoils_nothing(own_hub, monkeyp
     content = config.read_bytes()
     config.write_text("{}")  # reads, and is not what was fetched
     assert downloaded(spec) and download(spec) == folder and config.read_text() == "{}"
-    assert download_size(spec, force=True) > 0
     assert content == (download(spec, force=True) / "vae" / "config.json").read_bytes()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelUnavailableError):
@@ -309,9 +305,8 @@ def test_an_unreachable_hub_is_one_line_with_the_next_step(hub):
     assert "\n" not in message
     assert "'meituan-longcat/LongCat-Image-Edit-Turbo' is not on this machine" in message
     assert "`diffaug download longcat-edit-turbo`" in message and "backend='tiny'" in message
-    for ask in (download, download_size):
-        with pytest.raises(ModelUnavailableError, match="cannot be reached"):
-            ask(PRESETS["sd15"].spec)
+    with pytest.raises(ModelUnavailableError, match="cannot be reached"):
+        download(PRESETS["sd15"].spec)
     assert not downloaded(PRESETS["sd15"].spec)
 
 
@@ -335,7 +330,7 @@ def test_an_absent_folder_is_an_error_with_the_next_step():
 def test_a_whole_model_in_the_cache_is_found_without_network(hub):
     folder = cache_model(hub, "org/name", model_folder("translate"))
     spec = ModelSpec("org/name", task="translate")
-    assert downloaded(spec) and download_size(spec) == 0
+    assert downloaded(spec)
     assert download(spec) == folder
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert not downloaded(spec)
@@ -394,7 +389,7 @@ def test_a_local_folder_is_there_when_whole(tmp_path):
     folder = shutil.copytree(model_folder("edit"), tmp_path / "model")
     assert downloaded(ModelSpec(folder)) and download(ModelSpec(folder)) == folder
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    assert not downloaded(ModelSpec(folder)) and download_size(ModelSpec(folder)) == 0
+    assert not downloaded(ModelSpec(folder))
     with pytest.raises(ModelError, match="lacks weights or settings"):
         download(ModelSpec(folder))
 
