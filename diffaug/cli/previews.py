@@ -13,8 +13,6 @@ from diffaug.cli.summary import print_skipped, print_summary, summarized
 if TYPE_CHECKING:
     from diffaug.transforms.base import ImageTransform
 
-#: Side in pixels of what the demo generates: four times what the embedded model was trained at.
-DEMO_SIZE = 256
 #: Draws six different prompts for the six photographs.
 DEMO_SEED = 10
 
@@ -148,7 +146,7 @@ def demo(
     from diffaug.transforms.diffusemix import DiffuseMix
 
     # Two at a time: the bar moves early, and six need no padding.
-    spec = replace(presets.resolve("tiny"), size=DEMO_SIZE, batch_size=2)
+    spec = replace(presets.resolve("tiny-256"), batch_size=2)
     photos, made, report = folder / "photos", folder / "augmented", folder / "report.html"
     shutil.copytree(sample_photos(), photos, dirs_exist_ok=True)
     transform = DiffuseMix(p=1.0, backend=spec)

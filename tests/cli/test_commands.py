@@ -44,35 +44,19 @@ def photos(tmp_path):
 
 
 def test_augment_makes_a_set_and_then_has_nothing_to_do(photos, tmp_path, model):
-    command = ("augment", photos, tmp_path / "set", "--backend", model, "--steps", 1)
-    first = run(
-        *command,
-        "--per-image",
-        2,
-        "--prompts",
-        "snowy, at night",
-        "--prompts",
-        "sunset",
-        "--alpha",
-        "0.1,0.3",
-    )
+    styles = ("--prompts", "snowy, at night", "--prompts", "sunset")
+    command = (
+        "augment", photos, tmp_path / "set", "--backend", model, "--steps", 1,
+        "--per-image", 2, *styles, "--alpha", "0.1,0.3",
+    )  # fmt: skip
+    first = run(*command)
     assert 0 == first.exit_code and "made 6, 0 already there" in first.stdout
     rows = [json.loads(line) for line in (tmp_path / "set/metadata.jsonl").open()]
     assert 6 == len(rows) and {row["prompt"] for row in rows} <= {"snowy, at night", "sunset"}
     assert all(0.1 <= row["alpha"] <= 0.3 for row in rows)
     assert (22, 30) == Image.open(tmp_path / "set" / "a dog" / "1__0.jpg").size
 
-    again = run(
-        *command,
-        "--per-image",
-        2,
-        "--prompts",
-        "snowy, at night",
-        "--prompts",
-        "sunset",
-        "--alpha",
-        "0.1,0.3",
-    )
+    again = run(*command)
     assert 0 == again.exit_code and "made 0, 6 already there" in again.stdout
     assert "nothing to do" in again.stdout
 

@@ -1,6 +1,7 @@
 """The commands that show something: a page, a grid of a setting's values, the demo."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import tiny_pipelines
@@ -8,7 +9,7 @@ from image_folders import save_photos
 from test_commands import refused, run
 
 from diffaug import sample_photos, unload
-from diffaug.cli import previews
+from diffaug.backends.presets import PRESETS
 from diffaug.images import read_image
 from diffaug.offline.manifest import read_manifest
 
@@ -76,7 +77,8 @@ def test_a_set_has_nothing_to_sweep(photos, tmp_path):
 
 def test_the_demo_augments_the_samples_and_says_what_to_do_next(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(previews, "DEMO_SIZE", 32)
+    quick = replace(PRESETS["tiny-256"], spec=replace(PRESETS["tiny"].spec, size=32))
+    monkeypatch.setitem(PRESETS, "tiny-256", quick)
     folder = tmp_path / "demo"
     done = run("demo", folder)
     assert 0 == done.exit_code, done.output
