@@ -21,6 +21,7 @@ from diffaug.files import write_whole
 from diffaug.labels.label import soft_label
 from diffaug.seeds import derive_seed
 from diffaug.switches import own_switches
+from diffaug.training_graphs import Recorded
 
 #: Raised when the recipe changes, so that older classifiers are not taken for newer ones.
 RECIPE = 1
@@ -149,13 +150,14 @@ def train(
     on_gpu = next(model.parameters()).is_cuda
     optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=weight_decay, fused=on_gpu)
     model.train().to(memory_format=torch.channels_last)
+    call = Recorded(model)
     losses = []
     for step, (images, labels) in enumerate(batches):
         done = step / steps
         share = min(10 * done + 1 / steps, 0.5 + 0.5 * math.cos(math.pi * done))
         optimiser.param_groups[0]["lr"] = rate * share
         images = images.contiguous(memory_format=torch.channels_last)
-        loss = nn.functional.cross_entropy(model(images), labels)
+        loss = nn.functional.cross_entropy(call(images), labels)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

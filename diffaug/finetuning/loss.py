@@ -1,12 +1,14 @@
 """How well a model predicts the noise that was added to an image: what fine-tuning lowers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from diffaug.errors import ModelError
+from diffaug.training_graphs import Recorded
 
 
 class NoisedImage(NamedTuple):
@@ -43,6 +45,18 @@ def min_snr_weights(
     return (gamma / snr).clamp(max=1)  # also where there is no signal at all
 
 
+class _Prediction(nn.Module):
+    """A U-Net that takes and returns tensors alone."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        predicted: torch.Tensor = self.unet(*inputs, return_dict=False)[0]
+        return predicted
+
+
 class Denoiser:
     """Measure how far a pipeline's prediction is from the noise that was added.
 
@@ -55,6 +69,7 @@ class Denoiser:
 
         self.pipe = pipe
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+        self.predict: Callable[..., torch.Tensor] = _Prediction(pipe.unet)
         self.prediction_type: str = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ModelError(
@@ -72,6 +87,10 @@ class Denoiser:
         timestep = torch.randint(len(self.scheduler.betas), (), generator=generator)
         noise = torch.randn(shape, generator=generator)
         return NoisedImage(pixels, label, encoding, timestep, noise)
+
+    def record(self) -> None:
+        """Let a GPU repeat the U-Net's passes; each step must have one backward pass."""
+        self.predict = Recorded(_Prediction(self.pipe.unet).eval())
 
     def words(self, prompts: Sequence[str]) -> torch.Tensor:
         """Turn prompts into the numbers of their tokens, (B, length)."""
@@ -99,7 +118,5 @@ class Denoiser:
         if self.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(latents, noise, timesteps)
         meaning = self.pipe.text_encoder(words.to(unet.device))[0]
-        predicted = unet(
-            noisy.to(unet.dtype), timesteps, meaning.to(unet.dtype), return_dict=False
-        )[0]
+        predicted = self.predict(noisy.to(unet.dtype), timesteps, meaning.to(unet.dtype))
         return functional.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))

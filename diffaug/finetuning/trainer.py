@@ -99,7 +99,12 @@ class Trainer:
             weight_decay=1e-2,
         )
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
-        self._autocast = lambda: torch.autocast(self.device.type, half, enabled=half is not None)
+        # A recording reads weights where they are, and not what a cache made of them.
+        self._autocast = lambda: torch.autocast(
+            self.device.type, half, enabled=half is not None, cache_enabled=False
+        )
+        if settings.gradient_accumulation == 1 and not settings.gradient_checkpointing:
+            self.denoiser.record()
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._readers = ThreadPoolExecutor(4)
         self._ahead: tuple[int, list[Future[NoisedImage]]] = (-1, [])

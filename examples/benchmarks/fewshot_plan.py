@@ -114,14 +114,11 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
         gpu = size == "gpu"
         full, half = (5, 3) if gpu else (3, 3)
         numbers = (1, 20, 10, 50) if gpu else (1, 10)
-        pretrained = (KNOWN, NEW) if gpu else (FIVE_KNOWN, FIVE_NEW)
         listed = [
             Slice("drawn-5", "drawn", KNOWN, seeds=full, robust=True),
             Slice("new-5", "new", NEW, seeds=full, robust=True),
-            Slice(
-                "drawn-5-pretrained", "drawn", pretrained[0], seeds=full, classifier="pretrained"
-            ),
-            Slice("new-5-pretrained", "new", pretrained[1], seeds=full, classifier="pretrained"),
+            Slice("drawn-5-pretrained", "drawn", FIVE_KNOWN, seeds=full, classifier="pretrained"),
+            Slice("new-5-pretrained", "new", FIVE_NEW, seeds=full, classifier="pretrained"),
             Slice("mixed-5", "mixed", _mixed(classes), seeds=full),
             *_shots("drawn", FIVE_KNOWN, half, numbers),
             *_shots("new", FIVE_NEW, half, numbers),
