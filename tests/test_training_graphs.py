@@ -108,10 +108,9 @@ def test_training_from_recordings_gives_the_same_weights(monkeypatch):
         torch.manual_seed(0)
         model = SmallResNet(3).cuda()
         draws = torch.Generator().manual_seed(1)
-        batches = [
-            (torch.rand(16, 3, 64, 64, generator=draws).cuda(), torch.eye(3)[[0, 1, 2, 0] * 4].cuda())
-            for _ in range(20)
-        ]  # fmt: skip
+        labels = torch.eye(3)[[0, 1, 2, 0] * 4].cuda()
+        images = torch.rand(20, 16, 3, 64, 64, generator=draws).cuda()
+        batches = [(part, labels) for part in images]
         train(model, batches, steps=20, rate=1e-3)
         states.append(model.state_dict())
     for name, tensor in states[0].items():

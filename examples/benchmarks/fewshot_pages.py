@@ -29,6 +29,9 @@ PICTURES = (
     *(f"drawn-5-{what}" for what in ("strength", "gamma", "p", "pool", "stages", "filters")),
     *(f"new-5-{what}" for what in ("strength", "p", "filters")),
 )
+#: Numbers of images of a class, and the slices that are shown first.
+SHOTS = (1, 5, 10, 20, 50)
+FIRST = ("drawn-5", "new-5", "mixed-5", "seen-5", "drawn-5-pretrained", "new-5-pretrained")
 Found = Mapping[str, Any]
 
 
@@ -57,14 +60,24 @@ def heading(part: Found) -> str:
     shots = f"{part['shots']} images a class" if part["shots"] else "all images"
     kind = {"scratch": "from scratch", "pretrained": "pre-trained"}[part["classifier"]]
     return (
-        f"**{part['name']}**: {shots}, {kind}, {len(part['seeds'])} seeds, "
+        f"**{part['name']}**: {shots}, {kind}, {_seeds(len(part['seeds']))}, "
         f"{part['test_images']} test images; on {' and '.join(part['machines'])}."
     )
 
 
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
 def picture(part: Found) -> str:
-    """Return the name of the picture of a slice."""
-    return f"fewshot-{part['name']}.png"
+    """Return the name of the picture of a slice; empty where there is too little to draw."""
+    enough = len(part["seeds"]) > 1 and len(full(part)) > 2
+    return f"fewshot-{part['name']}.png" if part["name"] in PICTURES and enough else ""
+
+
+def full(part: Found) -> dict[str, Found]:
+    """Return the arms that have all seeds of their slice: others have another baseline."""
+    return {name: row for name, row in part["rows"].items() if row["seeds"] == part["seeds"]}
 
 
 def arms(part: Found) -> str:
@@ -77,11 +90,15 @@ def arms(part: Found) -> str:
         rows.append([name, percent(row["mean"]), gain(row), len(row["seeds"]), *cost])
     made = table(["arm", "accuracy", "gain over none", "seeds", "generated", "in"], rows)
     said = [heading(part), made]
-    if part["name"] in PICTURES:
+    if picture(part):
         said.append(f"![Accuracy by arm, {part['name']}](images/{picture(part)})")
-    if any(row["seeds"] != part["seeds"] for row in part["rows"].values()):
+    if len(full(part)) < len(part["rows"]):
         said.append("An arm with fewer seeds is compared with `none` of the same seeds.")
-    return "\n\n".join([*said, part["advice"]])
+    if len(part["seeds"]) == 1:
+        said.append("One seed says little: do not read an order of the arms from it.")
+    else:
+        said.append(part["advice"])
+    return "\n\n".join(said)
 
 
 def attacks(part: Found) -> str:
@@ -104,18 +121,23 @@ def _attacked(figures: Found) -> str:
 
 def by_shots(parts: Mapping[str, Found], setting: str) -> str:
     """Return the table of one setting by the number of images of a class."""
-    some = sorted(
-        (p for n, p in parts.items() if n in [f"{setting}-{k}" for k in (1, 5, 10, 20, 50)]),
-        key=lambda part: part["shots"],
-    )
+    some, shared = _with_shots(parts, setting)
     if len(some) < 2:
         return ""
-    shared = [arm for arm in some[0]["rows"] if all(arm in part["rows"] for part in some)]
     rows = [
         [arm, *(f"{percent(p['rows'][arm]['mean'])} {gain(p['rows'][arm])}" for p in some)]
         for arm in shared
     ]
-    return table([f"{setting}: images a class", *(str(part["shots"]) for part in some)], rows)
+    titles = [f"{part['shots']} ({_seeds(len(part['seeds']))})" for part in some]
+    shown = f"![Accuracy by images a class, {setting}](images/fewshot-{setting}-shots.png)"
+    return f"{table([f'{setting}: images a class', *titles], rows)}\n\n{shown}"
+
+
+def _with_shots(parts: Mapping[str, Found], setting: str) -> tuple[list[Found], list[str]]:
+    """Return the slices of a setting that differ in the number of images, and their arms."""
+    some = [parts[name] for k in SHOTS if (name := f"{setting}-{k}") in parts]
+    shared = [arm for arm in some[0]["rows"] if all(arm in part["rows"] for part in some)]
+    return some, shared
 
 
 def tail(part: Found, counts: Mapping[str, int]) -> str:
@@ -143,26 +165,30 @@ def tail(part: Found, counts: Mapping[str, int]) -> str:
 def fewshot(found: Found) -> str:
     """Return all tables, the main ones first."""
     parts = found["slices"]
-    done = [arms(parts[name]) for name in parts if name.endswith("-5") or "-pretrained" in name]
+    done = [arms(parts[name]) for name in FIRST if name in parts]
     done += [made for setting in ("drawn", "new") if (made := by_shots(parts, setting))]
-    done += [attacks(part) for part in parts.values() if "attacked" in part["rows"]["none"]]
+    done += [
+        attacks(parts[name])
+        for name in FIRST
+        if name in parts and "attacked" in parts[name]["rows"]["none"]
+    ]
     if "tail" in parts:
         done.append(tail(parts["tail"], found["tail"]))
-    main = [f"{setting}-{k}" for setting in found["settings"] for k in (1, 5, 10, 20, 50)]
-    rest = [name for name in parts if name not in (*main, "tail") and "-pretrained" not in name]
+    main = [f"{setting}-{k}" for setting in found["settings"] for k in SHOTS]
+    rest = [name for name in parts if name not in (*FIRST, *main, "tail")]
     done += [arms(parts[name]) for name in rest]
     return "\n\n".join(done)
 
 
 def which(found: Found) -> str:
     """Return one row for each main slice: the best arm with and without generated images."""
-    rows = []
-    for name, part in found["slices"].items():
-        best = part["best"]
-        if best is None or not ("none" in part["rows"] and part["classifier"]):
+    rows, parts = [], found["slices"]
+    shots = [f"{setting}-{k}" for setting in found["settings"] for k in SHOTS]
+    for name in (*FIRST, *(name for name in shots if name not in FIRST), "tail"):
+        best = parts[name]["best"] if name in parts else None
+        if best is None:
             continue
-        if name.count("-") > 1 and not name.endswith("-pretrained"):
-            continue  # an ablation
+        part = parts[name]
         one, other = (part["rows"][best[key]] for key in ("generating", "other"))
         rows.append(
             [
@@ -215,13 +241,22 @@ def draw(found: Found) -> list[Path]:
 
     files = []
     for name in PICTURES:
-        if part := found["slices"].get(name):
-            # Those with fewer seeds have another baseline.
-            full = {n: row for n, row in part["rows"].items() if row["seeds"] == part["seeds"]}
-            rows = tuple(comparison_rows(full, part["shots"]))
-            file = DOCS / "images" / picture(part)
-            write_picture(file, chart(rows, part["advice"]))
-            files.append(file)
+        part = found["slices"].get(name)
+        if part is not None and picture(part):
+            rows = tuple(comparison_rows(full(part), part["shots"]))
+            files.append(DOCS / "images" / picture(part))
+            write_picture(files[-1], chart(rows, part["advice"]))
+    for setting in ("drawn", "new"):
+        some, shared = _with_shots(found["slices"], setting)
+        if len(some) > 1:
+            few = [
+                row
+                for part in some
+                for row in comparison_rows({n: part["rows"][n] for n in shared}, part["shots"])
+            ]
+            files.append(DOCS / "images" / f"fewshot-{setting}-shots.png")
+            said = "The number behind an arm is that of the photographs of each class."
+            write_picture(files[-1], chart(few, said))
     return files
 
 
