@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +76,8 @@ class _Alone(nn.Module):
 def record(module: nn.Module, samples: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     """Return what repeats both passes of a module."""
     # A part of a model may learn nothing, so some weights have no gradient.
-    made: Callable[..., Tensor] = torch.cuda.make_graphed_callables(
-        module, samples, allow_unused_input=True
-    )
-    return made
+    made = torch.cuda.make_graphed_callables(module, samples, allow_unused_input=True)
+    return cast("Callable[..., Tensor]", made)
 
 
 def _kind(inputs: tuple[Tensor, ...]) -> Any:

@@ -207,6 +207,11 @@ def which(found: Found) -> str:
 
 def cost(found: Found) -> str:
     """Return what generating costs, by model and device, from the files that measured it."""
+    known = json.loads(FIGURES.read_text())["slices"]["drawn-5"]["rows"]
+    disk = {
+        preset: f"{row['bytes'] / row['generated'] / 1000:.0f} MB"
+        for preset, row in (("tiny", known["diffusemix"]), ("tiny-translate", known["real-mix"]))
+    }
     gpu = json.loads((DOCS / "benchmarks" / "gpu.json").read_text())
     device = gpu["machine"]["device"]
     rates = {row["check"]: row["figures"] for row in gpu["sections"]["speed"]["rows"]}
@@ -219,14 +224,16 @@ def cost(found: Found) -> str:
         measured = figures.get("sizes", {}).get(str(size), figures)
         seconds = measured["seconds_an_image_on_one_core"]
         rows.append([f"`{preset}`", size, "one CPU core", f"{1 / seconds:.1f}", _hours(seconds)])
+        rows[-1].append(disk.get(preset, ""))
     for preset, size, check in (
         ("instruct-pix2pix-256", 256, "edit, 256 px, batch 32, 20 steps"),
         ("instruct-pix2pix", 512, "edit, 512 px, batch 8, 20 steps"),
         ("sd15", 512, "translate, 512 px, batch 8, 25 steps"),
     ):
         rate = rates[check]["images_per_s"]
-        rows.append([f"`{preset}`", size, f"one {device}", f"{rate:.1f}", _hours(1 / rate)])
-    return table(["preset", "pixels", "on", "images/s", "10,000 images"], rows)
+        rows.append([f"`{preset}`", size, f"one {device}", f"{rate:.1f}", _hours(1 / rate), ""])
+    titles = ["preset", "pixels", "on", "images/s", "10,000 images", "disk for 1,000 (PNG)"]
+    return table(titles, rows)
 
 
 def _hours(seconds: float) -> str:
