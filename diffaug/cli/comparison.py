@@ -78,6 +78,13 @@ def compare(
         bool,
         typer.Option("--probe/--no-probe", help="Ask first whether the base knows the classes."),
     ] = True,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of a CLIP model that answers this. Default: classifiers trained "
+            "on the photographs, which need some 20 of each class."
+        ),
+    ] = None,
 ) -> None:
     """Say which augmentation helps a classifier here, and its price; run it again to resume."""
     from diffaug.comparison.arms import DEFAULT
@@ -113,6 +120,7 @@ def compare(
         device=device or "auto",
         jobs=jobs,
         probe=probe,
+        judge=judge,
         progress=True,
         say=err.print,
     )

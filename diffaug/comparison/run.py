@@ -23,7 +23,7 @@ from diffaug.comparison.networks import build, name_of
 from diffaug.comparison.pools import Models, Pool
 from diffaug.comparison.results import Comparison
 from diffaug.comparison.rows import Row, Training
-from diffaug.comparison.split import Part, Photographs, photographs
+from diffaug.comparison.split import Part, Photographs, first_of_each, photographs
 from diffaug.comparison.training import RATES, RECIPE, Recipe, Task, batch_size, own_draws
 from diffaug.comparison.workers import Workers, workers
 from diffaug.folders import class_of
@@ -60,6 +60,7 @@ def compare(
     device: str = "auto",
     jobs: int = 1,
     probe: bool = True,
+    judge: str | os.PathLike[str] | None = None,
     progress: bool = False,
     say: Say | None = None,
 ) -> Comparison:
@@ -97,6 +98,8 @@ def compare(
         device: of the classifiers, and of models that do not say theirs.
         jobs: trainings at a time, each in a process with one thread.
         probe: ask first whether the base model knows the classes.
+        judge: Hub id or folder of a CLIP model that answers this by the words of the classes; None
+            for the classifiers that were trained on the photographs, which need some 20 of each.
         progress: show bars on stderr.
         say: called with a line for each stage.
 
@@ -135,6 +138,7 @@ def compare(
         size=whole("size", size, 8),
         out=Path(out).expanduser(),
         device=where,
+        judge=None if judge is None else os.fspath(judge),
         progress=progress,
         say=say or (lambda line: None),
     )
@@ -161,6 +165,7 @@ class _Comparing:
     size: int
     out: Path
     device: str
+    judge: str | None
     progress: bool
     say: Say
     tasks: dict[tuple[str, str], Task] = field(default_factory=dict)
@@ -236,13 +241,9 @@ class _Comparing:
 
     def _task(self, arm: Arm, part: Part) -> Task:
         """Name a training by all that changes it, so that equal ones are done once."""
-        number = {name: place for place, name in enumerate(self.photos.classes)}
-        files = []
-        for root, keys in ((self.photos.root, part.train), (self.photos.test_root, part.test)):
-            labels = [number[class_of(key)] for key in keys]
-            file = pictures.photographs_file(self.out / "pictures", root, keys, labels, self.size)
+        files = self._photographs(part.train, part.test, self.size)
+        for file in files:
             self.skipped.update(pictures.facts(file)["skipped"])
-            files.append(file)
         recipe = Recipe(
             self.recipe.classifier,
             self.recipe.weights,
@@ -269,16 +270,37 @@ class _Comparing:
             device=self.device,
         )
 
+    def _photographs(self, train: Sequence[str], test: Sequence[str], size: int) -> list[Path]:
+        """Return the files of pictures of photographs to learn from, and to test on."""
+        number = {name: place for place, name in enumerate(self.photos.classes)}
+        return [
+            pictures.photographs_file(
+                self.out / "pictures", root, keys, [number[class_of(key)] for key in keys], size
+            )
+            for root, keys in ((self.photos.root, train), (self.photos.test_root, test))
+        ]
+
+    def _shown(self, part: Part, size: int) -> list[Path]:
+        """Return some photographs of each class, for a judge that has not learned from them."""
+        train, test = (first_of_each(keys, probe.SHOWN) for keys in (part.train, part.test))
+        return self._photographs(train, test, size)
+
     def _probe(self, parts: Sequence[Part]) -> probe.Probe:
         """Judge by the classifiers that have seen most photographs of each class."""
         most = max(parts, key=lambda part: part.shots or math.inf).shots
         judges = [part for part in parts if part.shots == most]
-        file = probe.samples(self.out, self.models, judges[0], self.photos.classes, self.size)
-        tasks = [self.tasks["none", part.name] for part in judges]
-        found = probe.judge(file, tasks, self.photos.classes)
         classes = self.photos.classes
         words = dict(zip(classes, words_of(classes), strict=True))
         words |= self.models.class_names or {}
+        side = self.size if self.judge is None else probe.CLIP_SIZE
+        file = probe.samples(self.out, self.models, judges[0], classes, side)
+        tasks = [self.tasks["none", part.name] for part in judges]
+        if self.judge is None:
+            found = probe.judge(file, tasks, classes)
+        else:
+            named = [words[name] for name in classes]
+            shown = self._shown(judges[0], side)
+            found = probe.judge_by_clip(self.judge, file, shown, classes, named, self.device)
         backend = self.models.translator(judges[0])
         return probe.by_its_card(found, words, probe.listed_classes(spec_of(backend)))
 

@@ -203,3 +203,11 @@ def _same_files(
     both = frozenset((test_root / key).stat().st_size for key in tested)
     known = set(_contents(root, keys, both).values())
     return {key for key, value in tested.items() if value in known}
+
+
+def first_of_each(keys: Sequence[str], count: int) -> list[str]:
+    """Return the first keys of each class, at most so many."""
+    by_class: dict[str, list[str]] = {}
+    for key in keys:
+        by_class.setdefault(class_of(key), []).append(key)
+    return [key for found in by_class.values() for key in found[:count]]

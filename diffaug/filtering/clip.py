@@ -128,11 +128,8 @@ class ClipFilter:
         pixels = clip.pixels(images)
         captions = self.captions
         if self._embedded is None or captions != self._embedded[0]:
-            texts = clip.model(pixel_values=pixels[:1], **clip.tokens(captions)).text_embeds
-            self._embedded = captions, texts
-        # The model needs a text in each call; one is cheaper than those of all classes.
-        shown = clip.model(pixel_values=pixels, **clip.tokens(captions[:1])).image_embeds
-        logits = (clip.model.logit_scale.exp() * shown @ self._embedded[1].T).cpu()  # (N, captions)
+            self._embedded = captions, clip.embedded(captions, pixels)
+        logits = clip.logits(pixels, self._embedded[1], captions[:1])
         scores = logits[:, :2].softmax(1)[:, 0]
         if self.target_class:
             own = torch.tensor([self._classes.index(str(row.get("label"))) for row in rows])
@@ -168,6 +165,53 @@ class _Clip(NamedTuple):
             return_tensors="pt",
         )
         return inputs.to(self.model.device)
+
+    def embedded(self, captions: Sequence[str], pixels: torch.Tensor) -> torch.Tensor:
+        """Return captions as vectors (C, D); the model needs an image in each call."""
+        texts: torch.Tensor = self.model(
+            pixel_values=pixels[:1], **self.tokens(captions)
+        ).text_embeds
+        return texts
+
+    def logits(
+        self, pixels: torch.Tensor, texts: torch.Tensor, some: Sequence[str]
+    ) -> torch.Tensor:
+        """Compare images with captions, (N, C) on the CPU.
+
+        The model needs ``some`` captions in each call; one is cheaper than those of all classes.
+        """
+        shown = self.model(pixel_values=pixels, **self.tokens(some)).image_embeds
+        compared: torch.Tensor = self.model.logit_scale.exp() * shown @ texts.T
+        return compared.cpu()
+
+
+def caption_scores(
+    model: str | os.PathLike[str],
+    images: Sequence[torch.Tensor],
+    captions: Sequence[str],
+    *,
+    device: str = "auto",
+    batch_size: int = 32,
+) -> torch.Tensor:
+    """Return how likely each caption is for each image, among all captions, as logarithms (N, C).
+
+    Args:
+        model: Hub id or folder of a CLIP model, as for :class:`ClipFilter`.
+        images: uint8 (3, H, W), of any sizes.
+        captions: of all classes.
+        device, batch_size: as for :class:`ClipFilter`.
+
+    Raises:
+        ModelUnavailableError, ModelError: as for :class:`ClipFilter`.
+    """
+    revision = CLIP_REVISION if str(model) == CLIP else None
+    spec = ModelSpec(str(model), revision=revision, device=device)
+    with own_switches(devices.choose_device(device), exact=True):
+        clip = _load_clip(spec)
+        batches = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
+        texts = clip.embedded(captions, clip.pixels(batches[0]))
+        scores = [clip.logits(clip.pixels(part), texts, captions[:1]) for part in batches]
+    return torch.cat(scores).log_softmax(1)
 
 
 def _load_clip(spec: ModelSpec) -> _Clip:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffaug.backends.presets import PRESETS
+from diffaug.comparison import pictures, probe
 from diffaug.comparison.advice import advise
 from diffaug.comparison.intervals import Estimate, Marks, critical, ranks_apart
 from diffaug.comparison.probe import Probe, by_its_card, listed_classes, verdicts
@@ -169,3 +170,33 @@ def test_ranks_are_half_by_chance():
                           ranks_apart(np.ones(3), np.zeros(4))[0])  # fmt: skip
     assert torch.isclose(torch.tensor(ranks_apart(np.ones(3), np.ones(4))[1]),
                          torch.tensor((8 / 144) ** 0.5))  # fmt: skip
+
+
+def test_clip_judges_by_the_words_of_the_classes(tmp_path, monkeypatch):
+    asked = []
+
+    def scores(model, images, captions, *, device):
+        asked.append((model, tuple(captions), device))
+        # It knows an image by its colour: red is the first class, green is the second.
+        bright = torch.stack([image.float().mean((1, 2))[:2] for image in images])
+        return (bright / 16).log_softmax(1)
+
+    monkeypatch.setattr(probe, "caption_scores", scores)
+
+    def painted(name, colours):
+        images = torch.zeros(len(colours), 3, 4, 4, dtype=torch.uint8)
+        labels = torch.tensor([label for label, _ in colours])
+        for place, (_, channel) in enumerate(colours):
+            images[place, channel] = 200 + place % 7
+        made = pictures.Pictures(images, {"label": labels}, {})
+        return pictures.stored(tmp_path / f"{name}.safetensors", lambda: made)
+
+    photographs = painted("photos", [(0, 0), (1, 1)] * 12)
+    right = painted("right", [(0, 0), (1, 1)] * 10)
+    wrong = painted("wrong", [(0, 0), (1, 0)] * 10)
+    names, words = ["n01", "n02"], ["robin", "frog"]
+    found = probe.judge_by_clip("clip", right, [photographs], names, words, "cpu")
+    assert found.known == {"n01": True, "n02": True}
+    assert asked == [("clip", ("a photo of a robin", "a photo of a frog"), "cpu")]
+    found = probe.judge_by_clip("clip", wrong, [photographs], names, words, "cpu")
+    assert found.known["n02"] is False

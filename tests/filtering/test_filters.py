@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from diffaug.errors import GenerationError, ModelError, ModelUnavailableError
 from diffaug.filtering.classifier import ClassifierFilter
-from diffaug.filtering.clip import CLIP, ClipFilter
+from diffaug.filtering.clip import CLIP, ClipFilter, caption_scores
 from diffaug.filtering.similarity import SimilarityFilter
 from diffaug.functional import resize
 from diffaug.images import encode_image, read_image
@@ -66,6 +66,14 @@ def clip_shares(folder, image, captions):
     with torch.no_grad():
         logits = CLIPModel.from_pretrained(folder)(**tokens, **pixels).logits_per_image[0]
     return logits.exp() / logits.exp().sum()
+
+
+def test_scores_of_captions_are_logarithms_of_their_shares(clip):
+    pictures = [picture(1), picture(2, 16, 50), picture(3, 100, 30)]
+    captions = ["a photo of a robin", "a photo of a frog", "a photo of an eft"]
+    scores = caption_scores(clip, pictures, captions, device="cpu", batch_size=2)
+    expected = torch.stack([clip_shares(clip, image, captions) for image in pictures])
+    torch.testing.assert_close(scores.exp(), expected)
 
 
 def test_clip_is_asked_the_papers_question():
