@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fewshot_pages import cost, fewshot, which
+from preset_pages import models
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "benchmarks.md"
@@ -131,6 +132,12 @@ def gpu(found):
     return "\n\n".join(parts)
 
 
+def presets(found):
+    """Say which preset may be used for what, and what it takes."""
+    titles, *rows = models(found)
+    return table(titles, rows)
+
+
 #: Figures of the GPU's check and how the table calls them.
 GPU_FIGURES = {
     "images_per_s": "images/s",
@@ -155,6 +162,7 @@ TABLES = {
 #: The tables of each page, with the file that each is made from.
 PAGES = {
     PAGE: {name: (make, name) for name, make in TABLES.items()},
+    DOCS / "models.md": {"presets": (presets, "gpu")},
     DOCS / "which.md": {"which": (which, "fewshot"), "cost": (cost, "gpu")},
     DOCS.parent / "README.md": {"cost": (cost, "gpu")},
 }
