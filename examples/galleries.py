@@ -19,7 +19,15 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from diffaug import DiffMix, DiffuseMix, FractalBank, FractalBlend, HalfConcat, PromptEdit, load_image
+from diffaug import (
+    DiffMix,
+    DiffuseMix,
+    FractalBank,
+    FractalBlend,
+    HalfConcat,
+    PromptEdit,
+    load_image,
+)
 from diffaug.functional import MASKS, blend, half_concat
 from diffaug.previews.contact_sheet import stage_rows
 from diffaug.previews.drawing import contact_sheet, write_picture
@@ -239,10 +247,7 @@ def diffmix(models: Models) -> Image.Image:
 
 
 GALLERIES: dict[str, Callable[[Models], Image.Image]] = {
-    **{
-        draw.__name__: draw
-        for draw in (preview, prompts, masks, fractals, strengths, strategies)
-    },
+    **{draw.__name__: draw for draw in (preview, prompts, masks, fractals, strengths, strategies)},
     # A picture for the page of each transform.
     "diffusemix": diffusemix,
     "half-concat": half_and_half,
