@@ -10,7 +10,8 @@ html_theme = "furo"
 html_title = "diffaug"
 html_extra_path = ["llms.txt"]
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+autodoc_typehints = "signature"  # "description" would list the parameters a second time
+python_maximum_signature_line_length = 80  # then each parameter has a line
 exclude_patterns = ["_build"]
 
 REPOSITORY = "https://github.com/diffaug/diffaug/blob/main/"

@@ -1,9 +1,10 @@
 """Draw the galleries of docs/gallery.md and the picture of the README, with the embedded models.
 
-    python examples/galleries.py --out docs/images
+    python examples/galleries.py --out docs/images --tuned runs/gallery/tuned
     python examples/galleries.py --only masks --only fractals
 
-Everything runs on a CPU, in about five minutes; nothing is downloaded.
+Everything runs on a CPU, in about five minutes; nothing is downloaded. `gallery_model.py` makes the
+fine-tuned folder. Without it, the strategies that need one are left out.
 """
 
 from __future__ import annotations
@@ -15,9 +16,18 @@ from typing import NamedTuple
 import torch
 import typer
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from diffaug import DiffMix, DiffuseMix, FractalBank, load_image
+from diffaug import (
+    DiffMix,
+    DiffuseMix,
+    FractalBank,
+    FractalBlend,
+    HalfConcat,
+    PromptEdit,
+    load_image,
+)
 from diffaug.functional import MASKS, blend, half_concat
 from diffaug.previews.contact_sheet import stage_rows
 from diffaug.previews.drawing import contact_sheet, write_picture
@@ -32,7 +42,20 @@ GAP, LINE = 10, 22
 CLASSES = ("espresso", "orange", "Persian cat")
 SHOWN = "travel/coffee.jpg"
 STRENGTHS = tuple(n / 10 for n in range(1, 11))
+#: Where the pages show what a transform does: classes that the embedded translator knows.
+TARGETS = ("orange", "Persian cat", "goldfish", "jellyfish", "lemon", "monarch", "school bus")
+#: A class that it has not seen before it was fine-tuned.
+UNKNOWN = "ladybug"
 STRATEGIES = ("real-aug", "real-mix", "real-gen")
+TUNED = ("diff-aug", "diff-mix", "diff-gen", "ti-aug", "ti-mix")
+
+
+class Models(NamedTuple):
+    """What edits, what translates, and what translates after it was fine-tuned, if there is one."""
+
+    editor: BackendLike
+    translator: BackendLike
+    tuned: BackendLike | None = None
 
 
 class Tile(NamedTuple):
@@ -82,13 +105,13 @@ def edited(names: Sequence[str], prompt: str, backend: BackendLike) -> list[Stag
 
 
 def translated(strategy: str, target: str, strength: float | None, backend: BackendLike) -> Staged:
-    """Show DiffMix on the photograph of the first class."""
-    targets = None if target == CLASSES[0] else [target]
+    """Show DiffMix on the photograph of the first class; a strategy may keep that class."""
+    keeps = strategy.endswith("-aug")
     mix = DiffMix(
-        CLASSES,
+        (CLASSES[0], target),
         strategy=strategy,
         strength=strength,
-        targets=targets,
+        targets=None if keeps else [target],
         backend=backend,
         cache=False,
     )
@@ -96,7 +119,12 @@ def translated(strategy: str, target: str, strength: float | None, backend: Back
     return shown
 
 
-def preview(editor: BackendLike, translator: BackendLike) -> Image.Image:
+def result(shown: Staged) -> torch.Tensor:
+    """Return the last stage."""
+    return list(shown.stages.values())[-1]
+
+
+def preview(models: Models) -> Image.Image:
     """The stages of DiffuseMix on four photographs."""
     chosen = {
         "animal/cat.jpg": "snowy",
@@ -108,15 +136,15 @@ def preview(editor: BackendLike, translator: BackendLike) -> Image.Image:
     for seed, (name, prompt) in enumerate(chosen.items()):
         photo = load_image(PHOTOS / name).convert("RGB")
         photo.thumbnail((320, 320), Image.Resampling.LANCZOS)
-        mix = DiffuseMix([prompt], backend=editor, cache=False)
+        mix = DiffuseMix([prompt], backend=models.editor, cache=False)
         shown += stages_of([(name, tv.pil_to_tensor(photo))], mix, seed)
     return tv.to_pil_image(contact_sheet(stage_rows(shown, False), 160))
 
 
-def prompts(editor: BackendLike, translator: BackendLike) -> Image.Image:
+def prompts(models: Models) -> Image.Image:
     """Every prompt of DiffuseMix on two photographs."""
     names = ("animal/raccoon.jpg", "travel/coffee.jpg")
-    by_prompt = {prompt: edited(names, prompt, editor) for prompt in DIFFUSEMIX_PROMPTS}
+    by_prompt = {prompt: edited(names, prompt, models.editor) for prompt in DIFFUSEMIX_PROMPTS}
     tiles = []
     for number, name in enumerate(names):
         tiles.append(Tile(photograph(name), "the photograph"))
@@ -124,15 +152,15 @@ def prompts(editor: BackendLike, translator: BackendLike) -> Image.Image:
     return grid(tiles, 5, 200)
 
 
-def masks(editor: BackendLike, translator: BackendLike) -> Image.Image:
+def masks(models: Models) -> Image.Image:
     """Every mask between one photograph and one edit of it."""
-    [shown] = edited(["animal/cat.jpg"], "aurora", editor)
+    [shown] = edited(["animal/cat.jpg"], "aurora", models.editor)
     photo, edit = shown.original, shown.stages["edit"]
     joined = [Tile(half_concat(photo, edit, mask), mask) for mask in MASKS]
     return grid([Tile(photo, "the photograph"), Tile(edit, "its edit"), *joined], 4, 200)
 
 
-def fractals(editor: BackendLike, translator: BackendLike) -> Image.Image:
+def fractals(models: Models) -> Image.Image:
     """Rendered fractals, and one of them blended into a photograph."""
     bank = FractalBank(count=15)
     tiles = [Tile(bank[n], bank.name(n)) for n in range(len(bank))]
@@ -141,30 +169,90 @@ def fractals(editor: BackendLike, translator: BackendLike) -> Image.Image:
     return grid([*tiles, *blended], 5, 160)
 
 
-def strengths(editor: BackendLike, translator: BackendLike) -> Image.Image:
+def strengths(models: Models) -> Image.Image:
     """A photograph translated to two classes, a little further each time."""
     tiles = []
     for target in CLASSES[1:]:
         tiles.append(Tile(photograph(SHOWN), f"to {target}:"))
         for strength in STRENGTHS:
-            shown = translated("real-mix", target, strength, translator)
-            tiles.append(Tile(list(shown.stages.values())[-1], f"{strength}", shown.shares))
+            shown = translated("real-mix", target, strength, models.translator)
+            tiles.append(Tile(result(shown), f"{strength}", shown.shares))
         tiles.append(Tile(None, ""))
     return grid(tiles, 6, 150)
 
 
-def strategies(editor: BackendLike, translator: BackendLike) -> Image.Image:
-    """The three strategies that need no fine-tuning, with the labels that they give."""
+def strategies(models: Models) -> Image.Image:
+    """The eight strategies towards a class that only the fine-tuned model knows, with labels."""
     tiles = [Tile(photograph(SHOWN), "the photograph", [(CLASSES[0], 100)])]
-    for strategy in STRATEGIES:
-        target = CLASSES[0] if strategy == "real-aug" else CLASSES[1]
-        shown = translated(strategy, target, None, translator)
-        tiles.append(Tile(list(shown.stages.values())[-1], strategy, shown.shares))
+    chosen = [(name, models.translator) for name in STRATEGIES]
+    if models.tuned is not None:
+        chosen += [(name, models.tuned) for name in TUNED]
+    for strategy, backend in chosen:
+        if strategy.endswith("-aug") and len(tiles) > 1:  # the next row
+            tiles.append(Tile(None, ""))
+        shown = translated(strategy, UNKNOWN, None, backend)
+        tiles.append(Tile(result(shown), strategy, shown.shares))
+    return grid(tiles, 4, 150)
+
+
+def diffusemix(models: Models) -> Image.Image:
+    """One photograph in seven epochs of DiffuseMix."""
+    mix = DiffuseMix(backend=models.editor, cache=False)
+    name = "animal/raccoon.jpg"
+    tiles = [Tile(photograph(name), "the photograph")]
+    for seed in range(7):
+        [shown] = stages_of([(name, photograph(name))], mix, seed)
+        tiles.append(Tile(result(shown), f"{shown.described['prompt']}, {shown.described['mask']}"))
     return grid(tiles, 4, 200)
 
 
-GALLERIES: dict[str, Callable[[BackendLike, BackendLike], Image.Image]] = {
-    draw.__name__: draw for draw in (preview, prompts, masks, fractals, strengths, strategies)
+def half_and_half(models: Models) -> Image.Image:
+    """One photograph joined with what several transforms make of it."""
+    photo = photograph("animal/cat.jpg")
+    edit = PromptEdit(["mosaic"], backend=models.editor, cache=False)
+    inner = {
+        "RandomSolarize, right": (v2.RandomSolarize(96, p=1), "right"),
+        "Grayscale, left": (v2.Grayscale(3), "left"),
+        "GaussianBlur, bottom": (v2.GaussianBlur(31, 9.0), "bottom"),
+        "RandomPosterize, top": (v2.RandomPosterize(2, p=1), "top"),
+        "PromptEdit, right": (edit, "right"),
+        "PromptEdit, soft-right": (edit, "soft-right"),
+        "PromptEdit, soft-circle": (edit, "soft-circle"),
+    }
+    joined = [
+        Tile(HalfConcat(transform, masks=[mask])(photo), words)
+        for words, (transform, mask) in inner.items()
+    ]
+    return grid([Tile(photo, "the photograph"), *joined], 4, 200)
+
+
+def fractal_blend(models: Models) -> Image.Image:
+    """One photograph in seven epochs of FractalBlend."""
+    name = "travel/temple.jpg"
+    fractals = FractalBlend((0.1, 0.4), fractals=FractalBank(count=40))
+    tiles = [Tile(photograph(name), "the photograph")]
+    for seed in range(7):
+        [shown] = stages_of([(name, photograph(name))], fractals, seed)
+        tiles.append(Tile(result(shown), f"alpha {shown.described['alpha']:.2f}"))
+    return grid(tiles, 4, 200)
+
+
+def diffmix(models: Models) -> Image.Image:
+    """One photograph on its way to seven classes, with its soft label."""
+    tiles = [Tile(photograph(SHOWN), "the photograph", [(CLASSES[0], 100)])]
+    for target in TARGETS:
+        shown = translated("real-mix", target, 0.7, models.translator)
+        tiles.append(Tile(result(shown), f"to {target}", shown.shares))
+    return grid(tiles, 4, 150)
+
+
+GALLERIES: dict[str, Callable[[Models], Image.Image]] = {
+    **{draw.__name__: draw for draw in (preview, prompts, masks, fractals, strengths, strategies)},
+    # A picture for the page of each transform.
+    "diffusemix": diffusemix,
+    "half-concat": half_and_half,
+    "fractal-blend": fractal_blend,
+    "diffmix": diffmix,
 }
 
 
@@ -173,12 +261,13 @@ def main(
     only: list[str] | None = None,
     editor: BackendLike = "tiny-256",
     translator: BackendLike = "tiny-translate",
+    tuned: BackendLike | None = None,
 ) -> list[Path]:
     """Draw all galleries, or those of these names, and return their files."""
     out.mkdir(parents=True, exist_ok=True)
-    files = []
+    models, files = Models(editor, translator, tuned), []
     for name in only or GALLERIES:
-        picture = GALLERIES[name](editor, translator)
+        picture = GALLERIES[name](models)
         if name == "preview":  # thin lines and small words stay sharp
             files.append(out / "preview.png")
             write_picture(files[-1], tv.pil_to_tensor(picture))
@@ -193,8 +282,10 @@ if __name__ == "__main__":
     app = typer.Typer(add_completion=False)
 
     @app.command()
-    def draw(out: Path = Path("runs/galleries"), only: list[str] | None = None) -> None:
+    def draw(
+        out: Path = Path("runs/galleries"), only: list[str] | None = None, tuned: str | None = None
+    ) -> None:
         """Draw the galleries."""
-        main(out, only)
+        main(out, only, tuned=tuned)
 
     app()

@@ -1,27 +1,28 @@
 """The code in README and documentation runs as it stands, and links lead somewhere."""
 
 import ast
+import dataclasses
 import doctest
 import importlib.util
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 import yaml
+from typer.testing import CliRunner
 
 import diffaug
+from diffaug.backends.presets import PRESETS
+from diffaug.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: Pages whose examples run one by one, with nothing but the package: who comes first reads these.
-ALONE = [
-    page for page in PAGES if page.stem in "README index gallery pitfalls reproducibility".split()
-]
-#: Whose Python examples run together; test_trainers.py runs those of trainers.md.
-RUN = [page for page in PAGES if page.name != "trainers.md" and page not in ALONE]
 SITE = "https://github.com/diffaug/diffaug/blob/main/docs/"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
@@ -32,31 +33,128 @@ def test_links_within_the_repository_lead_somewhere(page):
     assert [] == [target for target in targets if not (page.parent / target).exists()]
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
-def test_python_examples_run(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    (tmp_path / "photos").symlink_to(ROOT / "examples" / "photos")
-    names: dict = {"__name__": "__main__"}
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S)):
-        exec(compile(block, f"{page.name}, example {number + 1}", "exec"), names)
-    assert page.name != "transforms.md" or "torch" in names
-    if page.name == "own_transform.md":  # offline, in a preview and in the cache
-        assert (7, 14) == (names["summary"].made, names["warmed"].requests)
-        assert (names["work"] / "preview.png").stat().st_size
-
-
-@pytest.mark.parametrize("page", ALONE, ids=lambda page: page.name)
-def test_each_python_example_of_a_first_page_runs_alone_in_an_empty_folder(
-    page, tmp_path, monkeypatch
-):
+def blocks_of(page):
+    """Return the Python examples of a page, and those that say in which file they belong."""
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
-    assert blocks
-    for number, block in enumerate(blocks):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        exec(compile(block, f"{page.name}, example {number + 1}", "exec"), {"__name__": "__main__"})
+    files = {name[1]: block for block in blocks if (name := re.match(r"# (\w+\.py)\n", block))}
+    return blocks, files
+
+
+BLOCKS = [(page, number) for page in PAGES for number in range(len(blocks_of(page)[0]))]
+#: How torchrun starts a single process; only the recipe for it gets this.
+ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "1", "RANK": "0"}
+
+
+@pytest.mark.parametrize(
+    ("page", "number"), BLOCKS, ids=lambda value: getattr(value, "name", value)
+)
+def test_each_python_example_runs_alone_in_an_empty_folder(page, number, tmp_path, monkeypatch):
+    blocks, files = blocks_of(page)
+    code = blocks[number]
+    for package in imported(code) - set(sys.stdlib_module_names) - {Path(f).stem for f in files}:
+        pytest.importorskip(package, reason=f"{page.name} needs {package}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    one_step(monkeypatch)
+    for name, text in files.items():
+        Path(name).write_text(text)
+    if "init_process_group" in code:
+        for name, value in ALONE.items():
+            monkeypatch.setenv(name, value)
+    if "datasets" in imported(code):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    try:
+        exec(compile(code, f"{page.name}, example {number + 1}", "exec"), {"__name__": "__main__"})
+    finally:
+        for name in files:
+            sys.modules.pop(Path(name).stem, None)
+        if "accelerate.state" in sys.modules:  # which other tests would find as it was left
+            sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def one_step(monkeypatch):
+    """Let the embedded editor take one step: other tests look at its pictures."""
+    for name in ("tiny", "tiny-256"):
+        preset = PRESETS[name]
+        quick = dataclasses.replace(preset, spec=dataclasses.replace(preset.spec, steps=1, size=64))
+        monkeypatch.setitem(PRESETS, name, quick)
+
+
+def commands_of(page):
+    """Return what follows `diffaug` in each command of a page, word by word."""
+    fences = re.findall(r"^```(\S*)[^\n]*\n(.*?)^```", page.read_text(), re.S | re.M)
+    plain = "\n".join(text for language, text in fences if not language)
+    lines = plain.replace("\\\n", " ").splitlines()
+    found = (re.search(r"(?:^|[\s/])diffaug ([a-z]+ .*|demo$)", line) for line in lines)
+    return [shlex.split(line[1], comments=True) for line in found if line]
+
+
+COMMANDS = [(page, words) for page in PAGES for words in commands_of(page)]
+#: What a command of a page reads here, in the place of what only its reader has.
+HERE = {"instruct-pix2pix-paper": "tiny", "instruct-pix2pix": "tiny", "sd15": "tiny-translate"}
+#: Added to a command, so that it takes a moment.
+QUICK = {
+    "augment": ["--dry-run", "--batch-size", "1"],
+    "warm": ["--dry-run"],
+    "preview": ["--count", "1"],
+    "fractals": ["--count", "1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), COMMANDS, ids=lambda value: getattr(value, "name", None) or " ".join(value)
+)
+def test_each_command_of_a_page_has_the_options_that_it_names(page, words):
+    program = typer.main.get_command(app)
+    program.commands[words[0]].make_context(words[0], list(words[1:]))
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder with photographs, two sets, and a model that was fine-tuned on them."""
+    folder = tmp_path_factory.mktemp("workshop")
+    shutil.copytree(diffaug.sample_photos(), folder / "photos")
+    edit = diffaug.PromptEdit(["snowy"], backend=diffaug.RecordingBackend(64))
+    diffaug.augment_folder(folder / "photos", folder / "augmented", edit, seed=0)
+    names = [path.name for path in sorted((folder / "photos").iterdir())]
+    mix = diffaug.DiffMix(names, strategy="real-mix", backend=diffaug.RecordingBackend(64))
+    diffaug.augment_folder(folder / "photos", folder / "generated", mix, seed=0)
+    diffaug.finetune(
+        folder / "photos", folder / "tuned", base="tiny-translate", steps=1, batch_size=1
+    )
+    words = "".join(f"{name},a {name}\n" for name in names)
+    (folder / "words.csv").write_text(words)
+    return folder
+
+
+#: Those that run with what is in the workshop, once for all pages. The others need a network, a
+#: cluster or minutes.
+RUN = dict.fromkeys(
+    " ".join(words)
+    for page, words in COMMANDS
+    if words[0] in (*QUICK, "export") and not {"ray", "--shard"} & {*words}
+)
+
+
+@pytest.mark.parametrize("line", RUN)
+def test_a_command_of_a_page_runs(line, workshop, monkeypatch):
+    monkeypatch.chdir(workshop)
+    one_step(monkeypatch)
+    words = [HERE.get(word, word) for word in shlex.split(line)]
+    words = ["tuned" if word.startswith("runs/") and "." not in word else word for word in words]
+    words = [word.replace("instruct-pix2pix", "tiny") for word in words]
+    if words[0] not in ("preview", "fractals"):  # the set is written once more for each page
+        words[2:3] = [f"out-{len(list(workshop.iterdir()))}"] * (words[0] in ("augment", "export"))
+    done = CliRunner().invoke(app, [*words, *QUICK.get(words[0], [])])
+    assert 0 == done.exit_code, done.output
+
+
+def imported(code):
+    """Return the packages that code imports."""
+    nodes = list(ast.walk(ast.parse(code)))
+    names = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names}
 
 
 def said_by(source):
@@ -190,3 +288,6 @@ def test_the_pages_build_without_a_warning(tmp_path):
     )
     assert (0, "") == (built.returncode, built.stderr)
     assert (tmp_path / "html" / "llms.txt").exists()
+    reference = (tmp_path / "html" / "api.html").read_text()
+    for entry in reference.split('<dl class="py ')[1:]:
+        assert 2 > entry.count(">Parameters<"), entry[:300]

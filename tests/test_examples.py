@@ -51,7 +51,8 @@ def test_galleries_draws_every_picture_small_enough_for_a_page(tmp_path):
     from diffaug import RecordingBackend
 
     galleries = load("galleries")
-    files = galleries.main(tmp_path, editor=RecordingBackend(16), translator=RecordingBackend(16))
+    models = {name: RecordingBackend(16) for name in ("editor", "translator", "tuned")}
+    files = galleries.main(tmp_path, **models)
     assert list(galleries.GALLERIES) == [path.stem.removeprefix("gallery-") for path in files]
     docs = EXAMPLES.parent / "docs" / "images"
     for path in files:

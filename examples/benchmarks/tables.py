@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fewshot_pages import cost, fewshot, which
+from preset_pages import models, terms, trials
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "benchmarks.md"
@@ -131,6 +132,16 @@ def gpu(found):
     return "\n\n".join(parts)
 
 
+def below_titles(rows_of):
+    """Return what makes a table from rows, the titles first."""
+
+    def make(found):
+        titles, *rows = rows_of(found)
+        return table(titles, rows)
+
+    return make
+
+
 #: Figures of the GPU's check and how the table calls them.
 GPU_FIGURES = {
     "images_per_s": "images/s",
@@ -155,6 +166,11 @@ TABLES = {
 #: The tables of each page, with the file that each is made from.
 PAGES = {
     PAGE: {name: (make, name) for name, make in TABLES.items()},
+    DOCS / "models.md": {
+        "presets": (below_titles(models), "gpu"),
+        "terms": (below_titles(terms), "gpu"),
+        "trials": (below_titles(trials), "gpu"),
+    },
     DOCS / "which.md": {"which": (which, "fewshot"), "cost": (cost, "gpu")},
     DOCS.parent / "README.md": {"cost": (cost, "gpu")},
 }
