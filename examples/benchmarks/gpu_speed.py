@@ -41,6 +41,7 @@ from diffaug import (
     DiffuseMix,
     DiffusersBackend,
     FractalBank,
+    JointTransform,
     ModelSpec,
     PromptEdit,
     augment_folder,
@@ -369,6 +370,10 @@ def processes(report: Report, work: Path) -> None:
     with model_process():
         name = f"{workers} workers through one process"
         _through_workers(report, name, pictures, workers, max(1, count // workers), spec, direct)
+        # The images of a batch are one request, so that few workers do.
+        batches = JointTransform([(request.image, 0) for request in requests], edit)
+        name = f"{workers // 4 or 1} workers, JointTransform"
+        _through_workers(report, name, batches, workers // 4 or 1, spec.batch_size, spec, direct)
         WorkerBackend(pin(spec)).stop()
 
     mix = DiffuseMix(["snowy"], backend=spec, fractals=bank, cache=False)
