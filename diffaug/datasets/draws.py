@@ -6,7 +6,7 @@ import random
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing.context import get_spawning_popen
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from diffaug.arguments import whole
 from diffaug.datasets.epoch import Epoch
-from diffaug.seeds import asked, asking, derive_seed
+from diffaug.seeds import MAX_SEED, asked, asking, derive_seed
 
 #: Seconds to wait for the lock, which is held for microseconds: its holder was killed.
 PATIENCE = 10.0
@@ -86,6 +86,16 @@ class Draws:
         occurrence = self._occurrence(index)
         return _drawing(self._seed(index, occurrence), (index, *occurrence), everywhere)
 
+    def stream(self, index: int, *, everywhere: bool = False) -> "Stream":
+        """Return the draws of an item as ``seeded`` makes them, to be interrupted.
+
+        Without a seed, they follow from one number that is drawn now.
+        """
+        if self.seed is None:
+            return Stream(int(torch.randint(MAX_SEED, (), generator=None)), None, everywhere)
+        occurrence = self._occurrence(index)
+        return Stream(self._seed(index, occurrence), (index, *occurrence), everywhere)
+
     def _seed(self, index: int, occurrence: tuple[Any, ...]) -> int:
         return derive_seed(self.purpose, self.seed, int(self.epoch), index, *occurrence)
 
@@ -129,6 +139,50 @@ class Draws:
         if again:
             tally[1] += count  # it is said once
         return again
+
+
+class Stream:
+    """The draws of one item, which go on where they stopped, or where they were before.
+
+    Args:
+        seed: where they begin.
+        item: its index, and what tells this time from others; None if datasets within are not told.
+        everywhere: they are those of Python and NumPy, too.
+    """
+
+    def __init__(self, seed: int, item: tuple[Any, ...] | None, everywhere: bool) -> None:
+        self._seed, self._item, self._everywhere = seed, item, everywhere
+        self._place: _States | None = None
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Draw from here; afterwards the global generators are as they were."""
+        with ExitStack() as stack:
+            if self._item is not None:
+                stack.enter_context(asking(self._item[0], *self._item[1:]))
+            stack.enter_context(seeded_globally(self._seed, everywhere=self._everywhere))
+            if self._place is not None:
+                self.go_back(self._place)
+            try:
+                yield
+            finally:
+                self._place = self.place()
+
+    def place(self) -> "_States":
+        """Return the place where the draws are now."""
+        state = torch.get_rng_state()
+        return (state, random.getstate(), np.random.get_state()) if self._everywhere else (state,)
+
+    def go_back(self, place: "_States") -> None:
+        """Draw from an earlier place again."""
+        torch.set_rng_state(place[0])
+        if self._everywhere:
+            random.setstate(place[1])
+            np.random.set_state(place[2])
+
+
+#: The states of torch's generator, and perhaps of Python's and NumPy's.
+_States = tuple[Any, ...]
 
 
 class SharedLock:

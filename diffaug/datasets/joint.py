@@ -1,22 +1,27 @@
 """Transforms that see the label, and draws that do not depend on the workers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
+from torchvision import transforms as v1
+from torchvision.transforms import v2
 
 from diffaug import images
 from diffaug.arguments import whole
-from diffaug.datasets.draws import Draws
+from diffaug.datasets.draws import Draws, Stream
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.errors import one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
 from diffaug.labels.map_style import check_dataset, position
-from diffaug.transforms.base import augmenting
+from diffaug.transforms.base import ImageTransform, augmenting
+from diffaug.transforms.pausing import Pause, PausedError, answer, pausing
 
 _ALBUMENTATIONS = "give lambda image: augment(image=np.asarray(image))['image']"
+#: Requests that one call of a model takes: more than any model runs at once.
+MOST_AT_ONCE = 64
 
 
 class JointTransform(Dataset):
@@ -26,6 +31,7 @@ class JointTransform(Dataset):
     With a seed, all that is drawn from torch's CPU generator, by the dataset too, follows from
     (seed, epoch, index, n), with any number of workers. An index that is asked for again, as
     oversampling does, is drawn anew: n says how often it was asked for before in this epoch.
+    The images of a loader's batch are generated together.
 
     Args:
         dataset: map-style, of ``(image, label, ...)`` or of dicts; without a transform of its own
@@ -95,12 +101,37 @@ class JointTransform(Dataset):
             with self._draws.seeded(index, everywhere=self.then is not None):
                 return self._sample(index)
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the items of a batch, whose images are generated together; loaders call this."""
+        steps = _steps_of(self.transforms)
+        plain = type(self).__getitem__ is JointTransform.__getitem__
+        if len(indices) < 2 or not plain or not any(map(_generates, steps)):
+            return [self[index] for index in indices]
+        with augmenting(self.enabled, len(self)):
+            items = []
+            for index in indices:
+                index = position(index, len(self))
+                stream = self._draws.stream(index, everywhere=self.then is not None)
+                items.append(_Item(index, [self._read, *steps, self._last], stream))
+                items[-1].go_on()
+            while pauses := [item.pause for item in items if item.pause is not None]:
+                answer(pauses, MOST_AT_ONCE)
+                for item in items:
+                    item.go_on()
+        return [item.sample for item in items]
+
     def _sample(self, index: int) -> Any:
+        return self._last(self.transforms(self._read(index)))
+
+    def _read(self, index: int) -> Any:
+        """Return a sample of the dataset, in which transforms find the image."""
         sample = self.dataset[index]
         place = samples.image_place(sample, self.image_getter)
         image = images.mark_image(samples.get(sample, place))
-        sample = samples.put(samples.arrays_as_tensors(sample), place, image)
-        sample = self.transforms(sample)
+        return samples.put(samples.arrays_as_tensors(sample), place, image)
+
+    def _last(self, sample: Any) -> Any:
+        """Do to the image alone what is done ``then``."""
         if self.then is None:
             return sample
         place = samples.image_place(sample, self.image_getter)
@@ -181,3 +212,46 @@ class JointTransform(Dataset):
     def target_transform(self) -> Any:
         """What the dataset does to its labels, where it has that."""
         return self.dataset.target_transform
+
+
+class _Item:
+    """One item of a batch, on its way through the steps until one of these needs images.
+
+    That step is called again, with the same draws, when the images are there.
+    """
+
+    def __init__(self, index: int, steps: list[Callable[[Any], Any]], stream: Stream) -> None:
+        self.sample: Any = index
+        self.pause: Pause | None = None
+        self._steps, self._stream = steps, stream
+        self._before: Any = None
+
+    def go_on(self) -> None:
+        """Go through the steps, to the end or to a pause."""
+        if not self._steps:
+            return
+        with self._stream.going_on():
+            if self.pause is not None:
+                self._stream.go_back(self._before)
+            while self._steps:
+                step = self._steps[0]
+                if _generates(step) and self.pause is None:
+                    self.pause, self._before = Pause(), self._stream.place()
+                try:
+                    with pausing(self.pause):
+                        sample = step(self.sample)
+                except PausedError:
+                    return
+                self.sample, self.pause = sample, None
+                del self._steps[0]
+
+
+def _generates(step: Any) -> bool:
+    return isinstance(step, ImageTransform) and step.backend is not None
+
+
+def _steps_of(transforms: Any) -> list[Any]:
+    """Return the steps of torchvision's ``Compose``, or the one callable."""
+    if type(transforms) not in (v1.Compose, v2.Compose):
+        return [transforms]
+    return [step for inner in transforms.transforms for step in _steps_of(inner)]

@@ -14,11 +14,12 @@ from torchvision.transforms import v2
 from diffaug import functional, images
 from diffaug.arguments import unit
 from diffaug.backends import presets, registry
-from diffaug.backends.base import Backend, answers_of, is_backend, spec_of
+from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.labels import samples
 from diffaug.switches import own_defaults
+from diffaug.transforms.pausing import answers_here, is_again
 from diffaug.transforms.recurrence import Recurrence, dataset_length
 
 #: What was drawn for one image: plain JSON values.
@@ -231,7 +232,7 @@ class ImageTransform(v2.Transform):
                 "put v2.ToImage() before it."
             )
         drawn = self.sample(max(images.check_image(image) for image in flat_inputs))
-        if self.cache and any(drawn):
+        if self.cache and any(drawn) and not is_again():
             self._note(flat_inputs[0])
         return {"drawn": drawn}
 
@@ -266,7 +267,7 @@ class ImageTransform(v2.Transform):
         pixels, restore = unpacked or images.unpack(image)  # (N, 3, H, W)
         chosen, params = take(pixels, list(live)), list(live.values())
         requests = self.requests(chosen, params)
-        generated = answers_of(self.live_backend(), requests) if requests else []
+        generated = answers_here(self.live_backend(), requests) if requests else []
         result, params = self.finish(chosen, generated, params)
         if len(live) < count:
             finished, result = result, pixels.clone()

@@ -41,6 +41,7 @@ from diffaug import (
     DiffuseMix,
     DiffusersBackend,
     FractalBank,
+    JointTransform,
     ModelSpec,
     PromptEdit,
     augment_folder,
@@ -345,7 +346,11 @@ def processes(report: Report, work: Path) -> None:
     with loaded(spec) as backend:
         backend.generate(requests[: spec.batch_size])
         direct = count / seconds_of(lambda: backend.generate(requests), 1)
-        report.add("direct, full batches", images_per_s=round(direct, 2))
+        report.add(
+            "direct, full batches",
+            images_per_s=round(direct, 2),
+            ms_a_batch=round(1e3 * spec.batch_size / direct, 1),
+        )
 
         photos = work / "photos"
         (photos / "thing").mkdir(parents=True, exist_ok=True)
@@ -359,17 +364,16 @@ def processes(report: Report, work: Path) -> None:
         _share(report, "warm_cache", warm.made / warm.seconds, direct, 0.9)
 
     edit = PromptEdit(["snowy", "sunset"], backend=spec, cache=False)
+    pictures = NoisePictures(edit, count, SMALL)
     # A worker asks for one image at a time, so each of them needs a batch to work on.
     workers = 16 if CUDA else 2
-    loader = DataLoader(
-        NoisePictures(edit, count, SMALL), max(1, count // workers), num_workers=workers,
-        persistent_workers=True, timeout=max(1.0, min(300.0, report.seconds_left())),
-    )  # fmt: skip
     with model_process():
-        list(loader)  # starts the process and loads the model
-        rate = count / seconds_of(lambda: list(loader), 1)
-        name = f"{loader.num_workers} workers through one process"
-        _share(report, name, rate, direct, 0.9)
+        name = f"{workers} workers through one process"
+        _through_workers(report, name, pictures, workers, max(1, count // workers), spec, direct)
+        # The images of a batch are one request, so that few workers do.
+        batches = JointTransform([(request.image, 0) for request in requests], edit)
+        name = f"{workers // 4 or 1} workers, JointTransform"
+        _through_workers(report, name, batches, workers // 4 or 1, spec.batch_size, spec, direct)
         WorkerBackend(pin(spec)).stop()
 
     mix = DiffuseMix(["snowy"], backend=spec, fractals=bank, cache=False)
@@ -381,13 +385,40 @@ def processes(report: Report, work: Path) -> None:
     unload()
 
 
-def _share(report: Report, name: str, rate: float, direct: float, goal: float) -> None:
+def _through_workers(
+    report: Report, name: str, dataset: Any, workers: int, batch: int, spec: ModelSpec,
+    direct: float,
+) -> None:  # fmt: skip
+    """Time the second epoch of a loader, and say how the model's process spent it."""
+    loader = DataLoader(
+        dataset, batch, num_workers=workers, persistent_workers=True,
+        timeout=max(1.0, min(300.0, report.seconds_left())),
+    )  # fmt: skip
+    list(loader)  # starts the workers and perhaps the process, which loads the model
+    process = WorkerBackend(pin(spec))
+    before = process.done()
+    process.close()  # it would be one more caller to wait for
+    took = seconds_of(lambda: list(loader), 1)
+    did = {name: value - before[name] for name, value in process.done().items()}
+    process.close()
+    _share(
+        report, name, len(dataset) / took, direct, 0.9,
+        images_a_batch=round(did["images"] / did["batches"], 1),
+        ms_a_batch=round(1e3 * did["seconds"] / did["batches"], 1),
+        model_runs=round(did["seconds"] / took, 2),
+    )  # fmt: skip
+
+
+def _share(
+    report: Report, name: str, rate: float, direct: float, goal: float, **figures: float
+) -> None:
     report.add(
         name,
         rate >= goal * direct if CUDA else None,
         images_per_s=round(rate, 2),
         of_direct=round(rate / direct, 2),
         goal=goal,
+        **figures,
     )
 
 

@@ -176,8 +176,11 @@ class WorkerBackend(ModelBackend):
 
     def load(self) -> int:
         """Return how many requests wait in the model's process; start it if it is not there."""
-        answer, _ = self._ask({"ask": "load"})
-        return int(answer["load"])
+        return int(self._ask({"ask": "load"})[0]["load"])
+
+    def done(self) -> dict[str, float]:
+        """Return what the model's process has done: its batches, their images, their seconds."""
+        return dict(self._ask({"ask": "load"})[0]["done"])
 
     def stop(self, *, now: bool = False) -> None:
         """End the model's process, if it is there, after it has answered the requests that wait.

@@ -5,6 +5,7 @@
 
 import errno
 import logging
+import math
 import os
 import queue
 import socket
@@ -32,10 +33,12 @@ from diffaug.functional import resize
 
 #: Seconds without a request after which the model is freed; the next request loads it again.
 IDLE = 300.0
-#: A batch that is not full waits for more requests: for WAIT seconds, or for this SHARE of the time
-#: of the last batch if that is longer. In this time, callers that were just answered ask again.
-#: Otherwise they would take turns in two halves, with batches half as large as they could be.
+#: A batch that is not full waits until all callers wait: for WAIT seconds, or for this SHARE of the
+#: time of the last batch if that is longer. Callers that were just answered ask again meanwhile,
+#: and do not take turns in two halves, with batches half as large as they could be.
 WAIT, SHARE = 0.004, 0.05
+#: It waits longer, up to this share, for the callers that asked again within it the last time.
+PATIENT_SHARE = 0.25
 #: How many batches of other kinds may run before the request that has waited longest.
 MAX_SKIPPED = 4
 
@@ -51,10 +54,19 @@ _PACKAGE = str(Path(__file__).parents[2])
 
 
 @dataclass(eq=False)
+class _Caller:
+    """A connection; how many seconds passed from its last answer until it asked again."""
+
+    pause: float = math.inf
+    answered: float = -math.inf
+
+
+@dataclass(eq=False)
 class _Call:
     """The requests of one caller, and their images by index."""
 
     requests: list[GenerationRequest]
+    caller: _Caller = field(default_factory=_Caller)
     images: dict[int, Generated] = field(default_factory=dict)
     error: Exception | None = None
     trace: str = ""
@@ -98,11 +110,13 @@ class Server:
         self.backend, self.listener, self.key, self.batch_size = backend, listener, key, batch_size
         self.kind, self.idle = kind, idle
         self.calls: queue.Queue[_Call | None] = queue.Queue()
-        self.callers = 0
+        self.callers: set[_Caller] = set()
         #: Seconds that the last batch took.
         self.took = 0.0
         #: Requests taken and not yet answered.
         self.waiting = 0
+        #: What was done so far: batches, the images in them, and the seconds that they took.
+        self.batches, self.images, self.seconds = 0, 0, 0.0
         #: Messages for all callers: each is a kind, ``"warning"`` or ``"log"``, and a text.
         self.messages: list[tuple[str, str]] = []
         self._lock = threading.Lock()
@@ -125,17 +139,31 @@ class Server:
         """
         if not self._items and not self._stopping:
             self._take(self._next())
-        deadline = time.monotonic() + max(WAIT, SHARE * self.took)
-        while (
-            not self._stopping
-            and max(map(len, self._groups().values()), default=0) < self.batch_size
-            and len({id(item.call) for item in self._items}) < self.callers
-        ):
-            try:
-                self._take(self.calls.get(timeout=max(0.0, deadline - time.monotonic())))
-            except queue.Empty:
+        began = time.monotonic()
+        soon = began + max(WAIT, SHARE * self.took)
+        late = max(soon, began + PATIENT_SHARE * self.took)
+        while not self._stopping and not self._is_full():
+            now = time.monotonic()
+            missing = self._missing(regular=now >= soon)
+            if not missing:
                 break
+            if now >= late:
+                for caller in missing:
+                    caller.pause = math.inf  # it is waited for once in vain, and not again
+                break
+            with suppress(queue.Empty):
+                self._take(self.calls.get(timeout=(soon if now < soon else late) - now))
         return bool(self._items)
+
+    def _is_full(self) -> bool:
+        return max(map(len, self._groups().values()), default=0) >= self.batch_size
+
+    def _missing(self, *, regular: bool) -> list[_Caller]:
+        """Return the callers that do not wait; or only those that mostly ask again at once."""
+        waiting = {item.call.caller for item in self._items}
+        longest = PATIENT_SHARE * self.took if regular else math.inf
+        with self._lock:
+            return [caller for caller in self.callers - waiting if caller.pause <= longest]
 
     def _next(self) -> _Call | None:
         """Wait for a call; free the model if none comes for a long time."""
@@ -184,6 +212,8 @@ class Server:
                 for call in calls.values():  # the mistake of one caller must not fail the others
                     self._alone(call, [item for item in batch if item.call is call])
         self.took = time.monotonic() - began
+        self.batches, self.images = self.batches + 1, self.images + len(batch)
+        self.seconds += self.took
         for call in calls.values():
             if call.error is not None or len(call.images) == len(call.requests):
                 call.done.set()
@@ -224,12 +254,12 @@ class Server:
             if not protocol.challenge(connection, self.key):
                 return
             connection.settimeout(None)
+            caller, sent = _Caller(), 0
             with self._lock:
-                self.callers += 1
-            sent = 0
+                self.callers.add(caller)
             try:
                 while True:
-                    answer, images = self._reply(*protocol.receive(connection))
+                    answer, images = self._reply(caller, *protocol.receive(connection))
                     messages = self.messages[sent:]
                     sent += len(messages)
                     try:
@@ -238,26 +268,30 @@ class Server:
                         protocol.send(connection, {**_said(error), "messages": messages})
             finally:
                 with self._lock:
-                    self.callers -= 1
+                    self.callers.remove(caller)
 
     def _reply(
-        self, header: protocol.Header, images: list[torch.Tensor]
+        self, caller: _Caller, header: protocol.Header, images: list[torch.Tensor]
     ) -> tuple[protocol.Header, list[torch.Tensor]]:
         if header.get("ask") == "stop":
             self.calls.put(None)
             return {"stopped": True}, []
         if header.get("ask") == "load":
-            return {"load": self.waiting}, []
+            done = {"batches": self.batches, "images": self.images, "seconds": self.seconds}
+            return {"load": self.waiting, "done": done}, []
         try:
             # Resized in this thread, while the model runs for others.
-            call = _Call(list(map(self._resized, protocol.unpack_requests(header, images))))
+            resized = list(map(self._resized, protocol.unpack_requests(header, images)))
+            call = _Call(resized, caller)
         except Exception as error:
             call = _Call([], error=error)
         else:
             with self._lock:
                 self.waiting += len(call.requests)
+            caller.pause = time.monotonic() - caller.answered
             self.calls.put(call)
             call.done.wait()
+            caller.answered = time.monotonic()
             with self._lock:
                 self.waiting -= len(call.requests)
         if call.error is not None:

@@ -142,6 +142,59 @@ def test_requests_of_other_kinds_wait_until_their_batch_is_full():
     assert 128 / len(model.batches) > 2.5  # 1.0 when four at a time were cut by their strengths
 
 
+def test_a_batch_waits_for_a_caller_that_asks_again_a_little_later():
+    """One caller asks again at once, and one after an eighth of the time of a batch."""
+    model = Model()
+    generate = model.generate
+
+    def slow(requests):
+        time.sleep(0.4)
+        return generate(requests)
+
+    def ask(pause):
+        with WorkerBackend(SPEC) as backend:
+            for n in range(5):
+                backend.generate([make_request(n=n)])
+                time.sleep(pause)
+
+    model.generate = slow
+    with served(model), ThreadPoolExecutor(2) as threads:
+        list(threads.map(ask, (0.0, 0.05)))
+    assert len(model.batches) <= 8  # 10 when they took turns
+
+
+def test_a_batch_waits_in_vain_for_a_caller_once_and_not_again():
+    with (
+        served(Model()) as server,
+        ThreadPoolExecutor(1) as regular,  # each thread has a connection of its own
+        ThreadPoolExecutor(1) as gone,
+    ):
+        backend = WorkerBackend(SPEC)
+
+        def seconds_of_a_call():
+            server.took = 2.0
+            began = time.monotonic()
+            regular.submit(backend.generate, [make_request()]).result()
+            return time.monotonic() - began
+
+        for _ in range(3):
+            calls = [
+                caller.submit(backend.generate, [make_request()]) for caller in (regular, gone)
+            ]
+            [call.result() for call in calls]
+            server.took = 2.0
+        assert seconds_of_a_call() > 0.4 > seconds_of_a_call()
+
+
+def test_the_process_says_how_full_its_batches_were():
+    with served(Model()):
+        backend = WorkerBackend(SPEC)
+        backend.generate(make_requests(count=SPEC.batch_size + 1))
+        done = backend.done()
+    assert [2, SPEC.batch_size + 1] == [done["batches"], done["images"]]
+    assert done["seconds"] > 0
+
+
 def test_a_request_of_a_rare_kind_is_not_skipped_for_ever():
     model = Model()
     server = Server(model, None, KEY, batch_size=2, kind=lambda request: request.prompt)
@@ -257,7 +310,7 @@ def test_malformed_frames_end_their_connection_and_nothing_else():
                     caller.sendall(protocol._SIZES.pack(protocol._MARK, *sizes))
                     caller.sendall(random.choice(FRAMES) + random.randbytes(40))
         assert 1 == len(WorkerBackend(SPEC).generate([make_request()]))
-        assert wait_for(lambda: server.callers <= 1)
+        assert wait_for(lambda: len(server.callers) <= 1)
 
 
 #: Headers that are none, or say what cannot be.
