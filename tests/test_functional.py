@@ -194,7 +194,7 @@ def default(switch, value):
     """Set one of torch's switches for a while."""
     setters = {
         "dtype": (torch.get_default_dtype, torch.set_default_dtype),
-        "device": (torch.get_default_device, torch.set_default_device),
+        "device": (lambda: None, torch.set_default_device),  # torch 2.6 cannot be asked twice
         "deterministic": (
             torch.are_deterministic_algorithms_enabled,
             torch.use_deterministic_algorithms,
@@ -210,7 +210,7 @@ def default(switch, value):
     try:
         yield
     finally:
-        put(None if switch == "device" else before)
+        put(before)
 
 
 SWITCHES = [
