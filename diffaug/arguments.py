@@ -28,15 +28,19 @@ def unit_range(name: str, value: Any) -> tuple[float, float]:
 
 def whole(name: str, value: Any, least: int) -> int:
     """Return an integer that is at least ``least``; numpy's are accepted, True is not."""
-    try:
-        number = operator.index(value)
+    try:  # numpy before 2.3 gives its booleans a number
+        number = None if _is_boolean(value) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool):
+    if number is None:
         raise TypeError(f"'{name}' must be an integer, got {value!r}.")
     if number < least:
         raise ValueError(f"'{name}' must be at least {least}, got {number}.")
     return number
+
+
+def _is_boolean(value: Any) -> bool:
+    return type(value).__name__ in ("bool", "bool_")  # numpy's have one name or the other
 
 
 def in_order(name: str, value: Any) -> Any:
@@ -48,7 +52,7 @@ def in_order(name: str, value: Any) -> Any:
 
 def flag(name: str, value: Any) -> bool:
     """Return True or False; numpy's are accepted, and nothing else."""
-    if type(value).__name__ not in ("bool", "bool_"):
+    if not _is_boolean(value):
         raise TypeError(f"'{name}' must be True or False, got {value!r:.200}.")
     return bool(value)
 

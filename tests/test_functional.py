@@ -194,14 +194,19 @@ def default(switch, value):
     """Set one of torch's switches for a while."""
     setters = {
         "dtype": (torch.get_default_dtype, torch.set_default_dtype),
-        "device": (torch.get_default_device, torch.set_default_device),
         "deterministic": (
             torch.are_deterministic_algorithms_enabled,
             torch.use_deterministic_algorithms,
         ),
     }
-    if switch in ("inference", "grad"):
-        with (torch.inference_mode if switch == "inference" else torch.set_grad_enabled)(value):
+    contexts = {
+        # Once torch 2.6 has had a default device, it cannot say that there is none.
+        "device": torch.device,
+        "inference": torch.inference_mode,
+        "grad": torch.set_grad_enabled,
+    }
+    if switch in contexts:
+        with contexts[switch](value):
             yield
         return
     get, put = setters[switch]
@@ -210,7 +215,7 @@ def default(switch, value):
     try:
         yield
     finally:
-        put(None if switch == "device" else before)
+        put(before)
 
 
 SWITCHES = [

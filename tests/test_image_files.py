@@ -20,6 +20,8 @@ from diffaug import FractalBank, FractalBlend, augment_dataset, augment_folder, 
 from diffaug.errors import UnreadableImageError
 from diffaug.fractal_folder import FractalFolder
 
+#: Older ones take a TIFF of YCbCr for a truncated one.
+READS_YCBCR = int(PIL.__version__.split(".")[0]) >= 13
 #: Which of the modes each format holds.
 FORMATS = {
     "png": ["1", "L", "LA", "P", "P;alpha", "P;alphas", "RGB", "RGBA", "I;16", "I;16B"],
@@ -32,6 +34,8 @@ FORMATS = {
     "ppm": ["1", "L", "RGB", "I"],
 }
 FILES = [(extension, mode) for extension, modes in FORMATS.items() for mode in modes]
+if not READS_YCBCR:
+    FILES.remove(("tiff", "YCbCr"))
 
 
 def torchvision_sees(path):
@@ -408,7 +412,9 @@ ROWS = {
         *[(extension, saved("P")) for extension in ("png", "gif", "tiff", "bmp")],
         *[("png", saved(f"P;{kind}")) for kind in ("alpha", "alphas")],
     ],
-    "CMYK, YCbCr, LAB": [("tiff", saved(mode)) for mode in ("CMYK", "YCbCr", "LAB")],
+    "CMYK, YCbCr, LAB": [
+        ("tiff", saved(mode)) for mode in ("CMYK", *["YCbCr"] * READS_YCBCR, "LAB")
+    ],
     "1 bit": [(extension, saved("1")) for extension in ("png", "tiff", "bmp", "ppm", "gif")],
     "animation, several pages": [(extension, paged) for extension in ("gif", "webp", "tiff")],
     "with a colour profile": [(extension, profiled) for extension in ("jpg", "png", "webp")],

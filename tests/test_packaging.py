@@ -66,3 +66,21 @@ def test_the_workflow_calls_scripts_that_exist():
     assert ["scripts/${{ matrix.script }}"] == [s["run"] for s in job["steps"] if "run" in s]
     for name in job["strategy"]["matrix"]["script"]:
         assert (ROOT / "scripts" / name).stat().st_mode & 0o111
+
+
+def test_a_release_uploads_what_the_scripts_have_tested_and_checked():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    build, upload = workflow["jobs"]["build"], workflow["jobs"]["upload"]
+    runs = [step["run"] for step in build["steps"] if "run" in step]
+    assert ["scripts/test-wheel", 'scripts/build "${GITHUB_REF_NAME#v}"'] == runs
+    assert "build" == upload["needs"] and {"id-token": "write"} == upload["permissions"]
+    for name in ("test-wheel", "build"):
+        assert (ROOT / "scripts" / name).stat().st_mode & 0o111
+
+
+def test_the_changelog_has_a_line_for_this_version():
+    version = diffaug.__version__.partition(".dev")[0]
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    heads = [line for line in lines if line.startswith("## ")]
+    date = r"\d{4}-\d{2}-\d{2}" if version == diffaug.__version__ else "unreleased"
+    assert re.fullmatch(rf"## {re.escape(version)} - {date}", heads[0])

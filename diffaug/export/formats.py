@@ -133,6 +133,7 @@ def _to_disk(records: Records, out: OutputFolder, advance: Callable[[int], None]
             paths.append(str(path))
             advance(stop - start)
         read = datasets.Dataset.from_parquet(paths, cache_dir=str(scratch / "cache"))
+        read.info.download_checksums = None  # paths of this machine, from datasets before 5
         read.save_to_disk(scratch / "set")
         made = sorted((scratch / "set").iterdir(), key=lambda path: path.name == "state.json")
         for path in made:

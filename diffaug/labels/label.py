@@ -86,8 +86,8 @@ def check_gamma(gamma: Any) -> float:
 
 def as_numbers(name: str, value: Any) -> torch.Tensor:
     """Return a number, or several, as a tensor."""
-    try:
-        return torch.as_tensor(value)
+    try:  # numpy before 2.3 warns when torch reads its booleans
+        return torch.as_tensor(bool(value) if isinstance(value, np.bool_) else value)
     except (TypeError, ValueError, RuntimeError) as error:  # torch raises each of them
         raise TypeError(f"'{name}' must hold numbers, got {value!r}.") from error
 

@@ -162,9 +162,9 @@ def _models(contents: Contents) -> list[str]:
     for model in sorted(contents.models):
         preset = PRESETS.get(model)
         terms = preset.licence if preset else "see its card"
-        found = preset.spec.model if preset and not _is_folder(preset.spec.model) else ""
-        named = model.rstrip("/").rpartition("/")[2] if _is_folder(model) else model
-        lines.append(f"- `{named}`{f' ({found})' if found else ''}; licence: {terms}")
+        on_hub = preset and not Path(preset.spec.model).is_absolute()
+        found = f" ({preset.spec.model})" if preset and on_hub else ""
+        lines.append(f"- `{_cell(model)}`{found}; licence: {terms}")
     text = "The licence of the images that it was made from holds for this set, too."
     models = ["\n".join(lines)] if lines else []
     return ["## Model and licence", *models, text]
@@ -283,10 +283,6 @@ _CONTEXT = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-
-
-def _is_folder(model: str) -> bool:
-    return Path(model).is_absolute()
 
 
 def _quoted(text: str) -> str:

@@ -28,7 +28,7 @@ MEANINGS = {
     "attempts": "how often the model was asked",
     "fallback": "whether the original stands in for an image that the model refused",
     "model": "the model that made it",
-    "revision": "the commit of that model on the Hugging Face Hub",
+    "revision": "the commit of that model on the Hugging Face Hub, or the hash of its folder",
     "versions": "the versions of the software that made it",
     "synthetic": "whether a generative model has made any of its pixels",
     "digital_source_type": "the same in IPTC's words; empty for a photograph",

@@ -18,7 +18,7 @@ import torch
 from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.arguments import resized_shape
-from diffaug.backends import presets, registry
+from diffaug.backends import registry
 from diffaug.backends.base import BATCH_SIZE, Backend, answers_of
 from diffaug.backends.batches import schedule, shape_of
 from diffaug.backends.prompts import check_prompts
@@ -26,7 +26,7 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import RefusedError, UnreadableImageError
 from diffaug.functional import resize
-from diffaug.offline import marks
+from diffaug.offline import marks, places
 from diffaug.offline.identity import versions_line
 from diffaug.offline.manifest import Row
 from diffaug.offline.options import Options
@@ -316,7 +316,7 @@ class Maker:
             "seed": generated[0].seed if generated else None,
             "attempts": generated[0].attempts if generated else None,
             "fallback": fallback,
-            "model": model and presets.name_of(model.model),
+            "model": model and places.told_model(model),
             "revision": model and model.revision,
             "versions": self.versions,
             **marks.columns(source_type),

@@ -1,4 +1,4 @@
-"""How a set says where its source lies, without telling the folders of a machine.
+"""How a set says where its source and its model lie, without telling the folders of a machine.
 
 A set is uploaded as it is. So ``run.json`` has the way from the set to the source. Where only the
 root of the file system is above both, that would be the whole path: then it has the last name, and
@@ -11,6 +11,8 @@ import re
 from contextlib import suppress
 from pathlib import Path, PurePath
 
+from diffaug.backends.presets import name_of
+from diffaug.backends.spec import ModelSpec
 from diffaug.files import cache_root, write_whole
 
 #: Start of the path of a folder that is not known on this machine.
@@ -43,6 +45,14 @@ def found(place: str, folder: Path) -> str:
         if _digest(path) == digest:
             return path
     return f"{ELSEWHERE}{name}"
+
+
+def told_model(spec: ModelSpec) -> str:
+    """Return the preset, the id or the folder's last name; a folder's revision is its hash."""
+    named = name_of(spec.model)
+    # Whether it is a folder may not be asked of the disk of a machine that joins later.
+    is_folder = named == spec.model and (spec.revision or "").startswith("sha256:")
+    return PurePath(os.path.realpath(named)).name if is_folder else named
 
 
 def without_folders(text: str) -> str:

@@ -76,15 +76,23 @@ def test_a_prompt_s_embedding_is_the_golden_one():
     torch.testing.assert_close(golden, embedding(), atol=1e-4, rtol=1e-4)
 
 
+def is_golden(name, image):
+    """Tell whether an image is the one kept, which torch 2.14 made; older ones round otherwise."""
+    golden = read_image(GOLDEN / name)
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14):
+        return same_images(golden, image, exact=False)
+    apart = (golden.int() - image.int()).abs()
+    return int(apart.max()) <= 3 and float(apart.float().mean()) < 0.25
+
+
 def test_an_edit_is_the_golden_one():
-    golden = read_image(GOLDEN / "snowy.png")
     request = GenerationRequest(PROMPT, seed=1, image=photo())
     [answer] = DiffusersBackend(SPEC).generate([request])
-    assert same_images(golden, answer.image, exact=False)
+    assert is_golden("snowy.png", answer.image)
 
 
 def test_a_translation_is_the_golden_one():
-    assert same_images(read_image(GOLDEN / "orange.png"), translation(), exact=False)
+    assert is_golden("orange.png", translation())
 
 
 def test_a_translation_goes_further_from_the_source_with_its_strength():

@@ -554,8 +554,9 @@ def test_timm_s_loader_sets_what_comes_then(photos):
     timm = pytest.importorskip("timm.data")
     data = JointTransform(timm.create_dataset("", root=str(photos)), same, seed=0)
     loader = timm.create_loader(
-        data, (3, 16, 16), 4, is_training=True, use_prefetcher=False, num_workers=0
-    )
+        data, (3, 16, 16), 4, is_training=True, use_prefetcher=False, num_workers=0,
+        persistent_workers=False,
+    )  # fmt: skip
     images, labels = next(iter(loader))
     assert (4, 3, 16, 16) == images.shape and torch.float32 == images.dtype
     assert (4,) == labels.shape

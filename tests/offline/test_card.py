@@ -6,10 +6,12 @@ import shutil
 import pytest
 import torch
 from answers import refused
+from tiny_pipelines import TOKENS, save_learned, save_pipeline
 
 from diffaug import (
     DiffMix,
     GeneratedDataset,
+    ModelSpec,
     PromptEdit,
     RecordingBackend,
     SimilarityFilter,
@@ -233,6 +235,27 @@ def test_a_path_that_shares_nothing_with_the_set_is_remembered_by_this_machine(
     assert "/elsewhere/secret/photos" == found(name, tmp_path)
     monkeypatch.setenv("DIFFAUG_CACHE", str(tmp_path / "other"))
     assert ".../photos" == found(name, tmp_path)
+
+
+def test_a_set_names_the_model_in_a_folder_and_not_the_folder(tmp_path):
+    folder = save_pipeline(tmp_path / "secret" / "my birds", "edit")
+    spec = ModelSpec(folder, task="edit", device="cpu", steps=2, size=16)
+    make(tmp_path / "set", PromptEdit(["snowy"], backend=spec), per_image=1)
+    for row in read_manifest(tmp_path / "set"):
+        assert "my birds" == row["model"] and row["revision"].startswith("sha256:")
+    files = [path for path in (tmp_path / "set").iterdir() if path.is_file()]
+    assert 4 == len(files)
+    assert not any("secret" in path.read_text() for path in files)
+    assert "- `my birds`; licence: see its card" in (tmp_path / "set" / "README.md").read_text()
+
+
+def test_a_set_does_not_tell_where_learned_words_lie(tmp_path):
+    learned = save_learned(tmp_path / "secret" / "birds")
+    mix = DiffMix(list(TOKENS), strength=0.5, backend=learned)
+    photos = [(image, label % 2) for image, label in DATA]
+    augment_dataset(photos, tmp_path / "set", mix, per_image=1, class_names=list(TOKENS))
+    files = [path for path in (tmp_path / "set").iterdir() if path.is_file()]
+    assert not any("secret" in path.read_text() for path in files)
 
 
 @pytest.mark.parametrize(

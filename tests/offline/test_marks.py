@@ -56,6 +56,15 @@ def test_a_mark_is_small_and_leaves_every_pixel(format):
 
 
 @pytest.mark.parametrize("format", ["jpg", "png", "webp"])
+def test_pillows_own_reader_of_xmp_finds_the_mark(tmp_path, format):
+    for name in make(tmp_path, format=format):
+        with Image.open(tmp_path / name) as image:
+            image.load()
+            about = image.getxmp()["xmpmeta"]["RDF"]["Description"]
+        assert marks.NEWSCODES + COMPOSITE == about["DigitalSourceType"]
+
+
+@pytest.mark.parametrize("format", ["jpg", "png", "webp"])
 def test_edits_are_marked_and_originals_are_not(tmp_path, format):
     rows = make(tmp_path, format=format, include_originals=True)
     for name, row in rows.items():

@@ -114,8 +114,11 @@ def test_names_that_no_folder_here_can_have_are_skipped(monkeypatch, separator, 
     monkeypatch.setattr("diffaug.offline.folder_source.os.sep", separator)
     memory = fsspec.filesystem("memory")
     memory.pipe({"/odd/cat/a.png": b"", f"/odd/{odd}": b""})
+    listed = memory.find("/odd")
     source = FolderSource("memory://odd")
-    memory.rm("/odd", recursive=True)
+    memory.store.clear()  # an older rm() asks for these names as for folders
+    if f"/odd/{odd}" not in listed:
+        pytest.skip("this version of fsspec does not list such a name")
     assert ["cat/a.png"] == source.keys
     assert [(odd, "its path has a slash that a name here cannot have; rename it")] == source.skipped
 
