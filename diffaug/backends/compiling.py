@@ -80,9 +80,13 @@ def _blocks(pipe: Any) -> Iterator[torch.nn.Module]:
     for part in (denoiser, getattr(pipe, "vae", None)):
         if not isinstance(part, torch.nn.Module):
             continue
-        blocks = [block for block in part.modules() if type(block).__name__ in (*names, *_BLOCKS)]
+        blocks: list[Any] = [
+            block for block in part.modules() if type(block).__name__ in (*names, *_BLOCKS)
+        ]
         # A model without known blocks is one, and an autoencoder without any stays as it is.
-        yield from blocks or ([part] if part is denoiser else [])
+        if not blocks and part is denoiser:
+            blocks = [part]
+        yield from blocks
 
 
 def _settings(block: torch.nn.Module) -> str:
