@@ -36,11 +36,11 @@ def rehearse(folder, *sections):
 
 
 def test_sections_pass_and_add_up_over_calls(tmp_path):
-    printed, _ = rehearse(tmp_path, "machine", "tensors")
+    printed, _ = rehearse(tmp_path, "machine", "tensors", "parts")
     assert "PASS an image has one key wherever it lies" in printed
     printed, results = rehearse(tmp_path, "memory")
     assert "machine" not in printed.split()
-    assert ["machine", "tensors", "memory"] == list(results["sections"])
+    assert ["machine", "tensors", "parts", "memory"] == list(results["sections"])
     assert "cpu" == results["machine"]["device"]
     for section in results["sections"].values():
         assert section["finished"] and section["rows"]
@@ -49,7 +49,7 @@ def test_sections_pass_and_add_up_over_calls(tmp_path):
 
 @pytest.mark.slow
 def test_every_section_passes(tmp_path):
-    sections = ["graphs", "speed", "same", "tuning", "works", "processes"]
+    sections = ["graphs", "speed", "same", "tuning", "works", "processes", "compiled"]
     _, results = rehearse(tmp_path, *sections)
     assert sections == list(results["sections"])
 

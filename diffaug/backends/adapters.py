@@ -78,6 +78,30 @@ def add_adapters(pipe: Any, spec: ModelSpec) -> None:
             raise ModelError(
                 f"the adapter '{file}' does not fit '{spec.model}': {reason}"
             ) from error
+    if names and spec.fuse_adapters:
+        _fuse(pipe, names, spec)
+
+
+def _fuse(pipe: Any, names: list[str], spec: ModelSpec) -> None:
+    """Add LoRAs to the weights, as strongly as they were set, and remove what ran beside them."""
+    try:
+        pipe.fuse_lora(
+            components=_components_with_lora(pipe), adapter_names=names, safe_fusing=True
+        )
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the adapters cannot be added to the weights of '{spec.model}' "
+            f"({first_line(error)}); set fuse_adapters=False."
+        ) from error
+    pipe.unload_lora_weights()
+
+
+def _components_with_lora(pipe: Any) -> list[str]:
+    return [
+        name
+        for name, part in pipe.components.items()
+        if isinstance(part, torch.nn.Module) and getattr(part, "peft_config", None)
+    ]
 
 
 def _check_layers(pipe: Any, name: str, tensors: list[str], file: Path, spec: ModelSpec) -> None:

@@ -214,13 +214,13 @@ class _Module:
 def use_graphs(pipe: Any, spec: ModelSpec, device: torch.device) -> Graphs | None:
     """Let the U-Net and the autoencoder of a pipeline repeat their calls, where CUDA runs them.
 
-    ``DIFFAUG_GRAPHS=never`` turns it off. Offloading moves weights, and compiling launches kernels
-    in its own way. Pipelines without a U-Net keep a GPU busy anyway, for they are large.
+    ``DIFFAUG_GRAPHS=never`` turns it off. Offloading moves weights. Pipelines without a U-Net keep
+    a GPU busy anyway, for they are large.
 
     Returns:
         What stops it, or None where there are no graphs.
     """
-    if os.environ.get("DIFFAUG_GRAPHS") == "never" or spec.offload or spec.compile:
+    if os.environ.get("DIFFAUG_GRAPHS") == "never" or spec.offload:
         return None
     if device.type != "cuda" or torch.version.hip or not hasattr(pipe, "unet"):
         return None

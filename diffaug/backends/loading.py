@@ -13,6 +13,7 @@ import torch
 
 from diffaug.backends import finetuned
 from diffaug.backends.adapters import add_adapters
+from diffaug.backends.compiling import compile_blocks, prepare_compiler
 from diffaug.backends.devices import choose_device, is_out_of_memory
 from diffaug.backends.hub import download, is_revision, pin
 from diffaug.backends.kinds import refuse_other_kind, settings_of
@@ -80,6 +81,7 @@ def load_pipeline(spec: ModelSpec) -> Any:
     index = read_index(folder)
     _check_task(folder, index, spec)
     device = choose_device(spec.device)
+    prepare_compiler(spec, device)
     show_licence(spec)
     _loading_log.info("loading %s on %s ...", name_of(spec.model), device)
     try:
@@ -356,11 +358,12 @@ def _move(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     if device.type == "cuda" and hasattr(pipe, "unet"):
         pipe.unet.to(memory_format=torch.channels_last)
-    if spec.compile and denoiser is not None:
-        denoiser.compile()
+        if spec.compile:  # or else compiled convolutions would turn their weights at each call
+            pipe.vae.to(memory_format=torch.channels_last)
+    if spec.compile:
+        compile_blocks(pipe)
     return pipe
 
 

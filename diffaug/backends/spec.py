@@ -15,6 +15,15 @@ FORMAT_VERSION = 1
 Task = Literal["edit", "translate", "generate"]
 #: The most steps that the schedule of a model for few steps may have.
 _MOST_STEPS = 50
+_SWITCHES = (
+    "all_steps",
+    "safety_checker",
+    "pad",
+    "compile",
+    "offload",
+    "keep_aspect",
+    "fuse_adapters",
+)
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
@@ -52,14 +61,17 @@ class ModelSpec:
         adapters: LoRA folders, files or Hub ids (``"org/name@commit"``, or one of several files,
             ``"org/name/file.safetensors@commit"``), in the order in which they are applied. A
             weight may follow: ``"loras/birds*0.7"``.
+        fuse_adapters: add LoRAs to the weights when the model is loaded, so that they take no time
+            later. It changes the last bits of images, and so the fingerprint. Quantised models,
+            and LoRAs that cannot be added, need False.
         safety_checker: run the model's own safety checker; refused images are generated again.
         dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
         batch_size: images in one call of the model, >= 1.
         pad: always call the model with exactly ``batch_size`` images, so that an image is the same
             to the bit whatever other images are in its batch.
-        compile: ``torch.compile`` the U-Net; batches are padded, since each new batch size would
-            compile again.
+        compile: ``torch.compile`` the blocks of the U-Net and of the autoencoder, which takes a
+            minute at first; batches are padded, since each new batch size would compile again.
         offload: keep on the GPU only the part that runs (for cards of 6 to 8 GB).
         keep_aspect: work at about the shape of each image instead of a square: as many pixels, each
             side a multiple of 8, none longer than four times the other. Diffusion models are
@@ -96,6 +108,7 @@ class ModelSpec:
     compile: bool = False
     offload: bool = False
     keep_aspect: bool = False
+    fuse_adapters: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", str(self.model))
@@ -119,7 +132,7 @@ class ModelSpec:
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
             object.__setattr__(self, name, int(value))  # numpy's have no JSON, so no fingerprint
-        for name in ("all_steps", "safety_checker", "pad", "compile", "offload", "keep_aspect"):
+        for name in _SWITCHES:
             value = getattr(self, name)
             if type(value).__name__ not in ("bool", "bool_"):  # bool_ is numpy's
                 raise ValueError(f"'{name}' must be True or False, got {value!r}.")
@@ -192,6 +205,8 @@ class ModelSpec:
             del fields["all_steps"]  # older sets and caches do not know this field
         if not self.keep_aspect:
             del fields["keep_aspect"]  # nor this one
+        if not (self.adapters and self.fuse_adapters):
+            del fields["fuse_adapters"]  # older ones ran their LoRAs beside the model
         fields["adapters"] = [name.partition("@sha256:")[2] or name for name in self.adapters]
         return fields
 

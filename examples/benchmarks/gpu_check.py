@@ -444,6 +444,7 @@ SECTIONS: dict[str, Callable[[Report, Path], None]] = {
     "same": same,
     "memory": memory,
     "tuning": tuning,
+    "parts": gpu_speed.parts,
     "graphs": gpu_speed.graphs,
     "speed": gpu_speed.speed,
     "processes": gpu_speed.processes,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ LARGEST_BATCH = 64 if CUDA else 4
 RELEASED_STEPS = 100 if CUDA else 6
 #: Against the released loop with its defaults, at the shipped batch size.
 GOALS = {256: 20, 512: 10}
+#: Of the card's measured rate of products, compiled.
+SHARE = 0.5
 #: Seconds that compiling and measuring a setting may take.
 COMPILING = {512: 85, 256: 100}
 
@@ -278,7 +281,7 @@ def speed(report: Report, work: Path) -> None:
 
 
 def compiled(report: Report, work: Path) -> None:
-    """Measure what compiling the U-Net gains, and how long it takes."""
+    """Measure what compiling the blocks gains, and how long it takes."""
     for size, batch in ((LARGE, BATCHES[1]), (SMALL, BATCHES[-1])):
         if report.seconds_left() < COMPILING.get(size, 0):
             report.add(f"compiled, {size} px, batch {batch}", skipped="no time is left")
@@ -299,12 +302,91 @@ def compiled(report: Report, work: Path) -> None:
         if eager:
             released["times_eager"] = eager
         with pipeline_of(spec) as pipe:
-            time_setting(report, pipe, spec, released, "compiled")
+            rate = time_setting(report, pipe, spec, released, "compiled")
+        share = rate and report.figure(
+            "compiled",
+            f"edit, {size} px, batch {batch}, {spec.steps} steps, compiled",
+            "share_of_matrix_rate",
+        )
+        if share:
+            goal = SHARE if size == LARGE else None
+            report.add(
+                f"share of the card's bf16 rate, compiled, {size} px",
+                share >= goal if goal else None,
+                share=share,
+                goal=goal,
+            )
+
+
+def parts(report: Report, work: Path) -> None:
+    """Time calls of the U-Net with and without a LoRA, and of the autoencoder by layout."""
+    spec = spec_for(work, size=LARGE)
+    rows, side = ARMS["edit"] * spec.batch_size, LARGE // 8
+    with pipeline_of(spec, graphs=False) as pipe, torch.inference_mode():
+        unet, autoencoder = pipe.unet, pipe.vae
+        numbers = partial(torch.randn, device=unet.device, dtype=unet.dtype)
+        sample = numbers(rows, unet.config.in_channels, side, side)
+        prompt = numbers(rows, 77, unet.config.cross_attention_dim)
+        latents = numbers(1, 4, side, side)
+        pixels = numbers(1, 3, LARGE, LARGE)
+
+        def evaluate() -> Any:
+            return unet(sample, 500, encoder_hidden_states=prompt, return_dict=False)[0]
+
+        decoded = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            autoencoder.to(memory_format=layout)
+            for call, what in (
+                (lambda: autoencoder.decode(latents, return_dict=False)[0], "decoding"),
+                (lambda: autoencoder.encode(pixels).latent_dist.mode(), "encoding"),
+            ):
+                output = _time_call(report, f"{what} an image, {layout}", call)
+                decoded.append(output.float())
+        for what, first, second in (
+            ("decoded", decoded[0], decoded[2]),
+            ("encoded", decoded[1], decoded[3]),
+        ):
+            apart = ((first - second).abs().max() / first.abs().max()).item()
+            report.add(f"{what} in both layouts", relative_difference=round(apart, 6))
+        plain = _time_call(report, f"the U-Net, {rows} rows", evaluate)
+        _add_lora(unet)
+        beside = _time_call(report, f"the U-Net, {rows} rows, LoRA of rank 64 beside it", evaluate)
+        pipe.fuse_lora(components=["unet"], safe_fusing=True)
+        pipe.unload_lora_weights()
+        fused = _time_call(report, f"the U-Net, {rows} rows, LoRA added to it", evaluate)
+        apart = (beside - fused).abs().max() / (beside - plain).abs().max()
+        report.add("a LoRA added to the weights is the LoRA beside them", bool(apart < 0.25),
+                   share_of_its_effect=round(apart.item(), 5))  # fmt: skip
+
+
+def _time_call(report: Report, name: str, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    output = call()
+    report.add(name, ms=round(1e3 * seconds_of(call, 5, 1.0), 2))
+    return output
+
+
+def _add_lora(unet: Any) -> None:
+    """Add a LoRA of the shape of LCM's attention layers, with random numbers."""
+    from peft import LoraConfig
+
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv2"]
+    with torch.random.fork_rng(devices=[0] if CUDA else []):
+        torch.manual_seed(0)
+        unet.add_adapter(
+            LoraConfig(
+                r=64 if CUDA else 2, lora_alpha=1, init_lora_weights="gaussian",
+                target_modules=targets,
+            )
+        )  # fmt: skip
+        for name, weight in unet.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.02)
 
 
 def graphs(report: Report, work: Path) -> None:
     """Measure what repeating recorded calls gains, and compare the images bit by bit."""
-    for size, batches in ((SMALL, BATCHES), (LARGE, BATCHES[1:2])):
+    # The larger size first: it takes the shorter time, and says more.
+    for size, batches in ((LARGE, BATCHES[1:2]), (SMALL, BATCHES)):
         if report.seconds_left() < 15:
             report.add(f"graphs, {size} px", skipped="no time is left")
             continue

@@ -234,9 +234,9 @@ def test_a_precise_decoding_leaves_the_recordings_right(recorder, monkeypatch):
     assert torch.equal(expected, overflow(DiffusersBackend(spec)))
 
 
-@pytest.mark.parametrize("reason", ["the CPU", "offload", "compile", "no U-Net", "the environment"])
+@pytest.mark.parametrize("reason", ["the CPU", "offload", "no U-Net", "the environment"])
 def test_nothing_is_recorded_where_that_cannot_help(reason, monkeypatch):
-    spec = tiny_spec("edit", offload=reason == "offload", compile=reason == "compile")
+    spec = tiny_spec("edit", offload=reason == "offload")
     device = torch.device("cpu" if reason == "the CPU" else "cuda")
     pipe = object()
     if reason != "no U-Net":

@@ -189,6 +189,53 @@ def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
             )
 
 
+def save_lora(folder, seed, task="translate"):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = load_pipeline(tiny_spec(task))
+    torch.manual_seed(seed)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    pipe.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(pipe.unet))
+    return folder
+
+
+@pytest.mark.parametrize("weights", [("",), ("*0.3",), ("*0.5", "*2")])
+def test_loras_are_added_to_the_weights_as_strongly_as_they_run_beside_them(weights, tmp_path):
+    folders = [save_lora(tmp_path / str(n), seed=n) for n in range(len(weights))]
+    adapters = tuple(f"{folder}{weight}" for folder, weight in zip(folders, weights, strict=True))
+    fused = tiny_spec("translate", adapters=adapters)
+    pipes = {spec: load_pipeline(spec) for spec in (fused, replace(fused, fuse_adapters=False))}
+    names = [
+        {name for name, _ in pipe.unet.named_modules() if "lora_" in name}
+        for pipe in pipes.values()
+    ]
+    assert not names[0] and names[1]
+    pipes["none"] = load_pipeline(tiny_spec("translate"))
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(2, 4, 8, 8, generator=generator)
+    prompt = torch.randn(2, 7, 16, generator=generator)
+    with torch.inference_mode():
+        added, beside, plain = (pipe.unet(noisy, 500, prompt)[0] for pipe in pipes.values())
+    assert torch.allclose(beside, added, atol=1e-5)
+    assert (beside - plain).abs().max() > 1e-3
+
+
+def test_a_lora_that_cannot_be_added_to_the_weights_is_an_error_with_the_way_out(
+    tmp_path, monkeypatch
+):
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    def refuse(*_, **__):
+        raise NotImplementedError("quantised weights")
+
+    spec = tiny_spec("translate", adapters=(save_lora(tmp_path / "lora", 0),))
+    monkeypatch.setattr(StableDiffusionImg2ImgPipeline, "fuse_lora", refuse)
+    with pytest.raises(ModelError, match=r"quantised weights\); set fuse_adapters=False\."):
+        load_pipeline(spec)
+    load_pipeline(replace(spec, fuse_adapters=False))
+
+
 def test_layers_of_a_lora_without_a_place_are_said_and_most_of_them_refused(tmp_path):
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict

@@ -94,6 +94,7 @@ OTHER = {
     "compile": True,
     "offload": True,
     "keep_aspect": True,
+    "fuse_adapters": False,
 }
 
 
@@ -101,8 +102,17 @@ OTHER = {
 def test_the_fingerprint_takes_in_what_changes_a_pixel_and_nothing_else(name):
     spec = ModelSpec("org/name")
     changed = dataclasses.replace(spec, **{name: OTHER[name]})
-    harmless = name in ("device", "batch_size", "pad", "compile", "offload")
+    # Without adapters, there is nothing to fuse.
+    harmless = name in ("device", "batch_size", "pad", "compile", "offload", "fuse_adapters")
     assert (changed.fingerprint == spec.fingerprint) is harmless
+
+
+def test_fusing_adapters_is_part_of_the_fingerprint_and_not_fusing_is_as_it_always_was():
+    fused = ModelSpec("org/name", adapters=("lora",))
+    beside = dataclasses.replace(fused, fuse_adapters=False)
+    assert fused.fingerprint != beside.fingerprint
+    assert fused.identity()["fuse_adapters"] is True
+    assert "fuse_adapters" not in beside.identity()
 
 
 def test_a_hashed_folder_has_one_fingerprint_wherever_it_lies():
