@@ -6,6 +6,11 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
+#: The largest integer that JSON readers, torch and numpy take alike.
+MOST = 2**53 - 1
+#: A soft label has a number for each class, and more of them take all memory.
+MOST_CLASSES = 10**7
+
 
 def unit(name: str, value: Any) -> float:
     """Return a number in [0, 1]."""
@@ -26,8 +31,8 @@ def unit_range(name: str, value: Any) -> tuple[float, float]:
     return bounds
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """Return an integer that is at least ``least``; numpy's are accepted, True is not."""
+def whole(name: str, value: Any, least: int, most: int = MOST) -> int:
+    """Return an integer in a range; numpy's are accepted, True is not."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -36,6 +41,8 @@ def whole(name: str, value: Any, least: int) -> int:
         raise TypeError(f"'{name}' must be an integer, got {value!r}.")
     if number < least:
         raise ValueError(f"'{name}' must be at least {least}, got {number}.")
+    if number > most:
+        raise ValueError(f"'{name}' must be at most {most:,}, got {number}.")
     return number
 
 

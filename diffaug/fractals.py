@@ -25,6 +25,8 @@ Array = np.ndarray[Any, Any]
 RENDERING_VERSION = 2
 
 MAX_MAPS = 8
+#: More or larger pictures would fit on no disk, or into no memory.
+MOST, LARGEST = 10**9, 1 << 14
 #: Up to WALKERS walkers play the chaos game side by side. The first SETTLE steps leave no marks:
 #: SETTLERS walkers take all of these but the last PARTING; then all walkers start from where those
 #: are.
@@ -312,7 +314,7 @@ class FractalBank:
     """
 
     def __init__(self, count: int = 256, size: int = 256, seed: int = 0) -> None:
-        self.count, self.size = whole("count", count, 1), whole("size", size, 16)
+        self.count, self.size = whole("count", count, 1, MOST), whole("size", size, 16, LARGEST)
         self.seed = whole("seed", seed, 0)
         self._warned = False
         self._whole: set[int] = set()  # what this process has checked

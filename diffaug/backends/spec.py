@@ -102,6 +102,10 @@ class ModelSpec:
         object.__setattr__(self, "adapters", tuple(str(adapter) for adapter in self.adapters))
         if not self.model:
             raise ValueError("'model' must be a model id or a folder, got ''.")
+        for name in ("revision", "variant", "scheduler"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"'{name}' must be a string, got {value!r:.200}.")
         if self.task not in TASKS:
             raise ValueError(f"'task' must be one of {', '.join(TASKS)}, got {self.task!r}.")
         if self.dtype not in ("auto", "float32", "float16", "bfloat16"):

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from diffaug import images
-from diffaug.arguments import flag, in_order, whole
+from diffaug.arguments import MOST_CLASSES, flag, in_order, whole
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
@@ -128,7 +128,7 @@ class GeneratedDataset(Dataset):
         self.classes = _by_number(numbers)
         self.num_classes = len(self.classes)
         if num_classes is not None:
-            self.num_classes = whole("num_classes", num_classes, self.num_classes)
+            self.num_classes = whole("num_classes", num_classes, self.num_classes, MOST_CLASSES)
         for row in self.rows:
             for name in (row["label"], source_label(row)):
                 if name not in numbers:

@@ -8,7 +8,7 @@ from typing import Any, Never
 import torch
 from torch.utils.data import Dataset
 
-from diffaug.arguments import choice, unit, whole
+from diffaug.arguments import MOST_CLASSES, choice, unit, whole
 from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
@@ -146,7 +146,9 @@ class MixedDataset(Dataset):
         if generated.has_classes:
             self.num_classes = len(generated.classes)
             if num_classes is not None:
-                self.num_classes = whole("num_classes", num_classes, len(generated.classes))
+                self.num_classes = whole(
+                    "num_classes", num_classes, len(generated.classes), MOST_CLASSES
+                )
         self._pools = self._make_pools(long_tail, keys)
         self._weights: torch.Tensor | None = None
         if long_tail:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from diffaug.arguments import unit, whole
+from diffaug.arguments import MOST_CLASSES, unit, whole
 from diffaug.errors import one_line
 from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities
@@ -53,7 +53,7 @@ class MixCollate:
         image_getter: samples.Getter = "default",
         labels_getter: samples.Getter = "default",
     ) -> None:
-        self.num_classes = whole("num_classes", num_classes, 1)
+        self.num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
         if mix is not None and not callable(mix):
             raise TypeError(f"'mix' must be callable, got {type(mix).__name__}.")
         self.mix = mix

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Subset
 
-from diffaug.arguments import whole
+from diffaug.arguments import MOST_CLASSES, whole
 from diffaug.labels import samples
 from diffaug.labels.label import class_number, class_of
 from diffaug.labels.origins import parts_of
@@ -160,7 +160,7 @@ def class_counts(
         >>> class_counts([("image", 0), ("image", 2), ("image", 2)])
         tensor([1, 0, 2])
     """
-    least = None if num_classes is None else whole("num_classes", num_classes, 1)
+    least = None if num_classes is None else whole("num_classes", num_classes, 1, MOST_CLASSES)
     getter = samples.check_getter("labels_getter", labels_getter)
     numbers = [
         class_of(label, least, what=f"the label of item {index}")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from diffaug.arguments import whole
+from diffaug.arguments import MOST_CLASSES, whole
 
 
 def soft_label(
@@ -44,7 +44,7 @@ def soft_label(
     Reference:
         Wang et al., Diff-Mix, CVPR 2024, arXiv 2403.19600, equation of the soft label.
     """
-    num_classes = whole("num_classes", num_classes, 1)
+    num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
     before = as_weights("source", source, num_classes)
     after = as_weights("target", target, num_classes)
     weight = target_weight(strength, gamma)[..., None].to(before.device)

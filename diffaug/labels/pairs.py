@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaug.arguments import choice, whole
+from diffaug.arguments import MOST_CLASSES, choice, whole
 from diffaug.labels.label import (
     as_numbers,
     check_classes,
@@ -80,7 +80,7 @@ class ClassPairSampler:
         class_counts: torch.Tensor | Sequence[int] | None = None,
         targets: torch.Tensor | Sequence[int] | None = None,
     ) -> None:
-        self.num_classes = whole("num_classes", num_classes, 1)
+        self.num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
         self.class_counts = None if class_counts is None else self._counts(class_counts)
         self.weights: torch.Tensor | None = None
         if isinstance(strategy, str):
@@ -250,7 +250,7 @@ class ClassPairSampler:
             >>> ClassPairSampler(10).plan(50, strength=0.7, gamma=0.5).soft_labels.shape
             torch.Size([50, 10])
         """
-        n = whole("n", n, 0)
+        n = whole("n", n, 0, 10**8)
         if self.class_counts is None:
             source = torch.randint(self.num_classes, (n,), generator=generator)
         else:

@@ -105,7 +105,7 @@ def report_of_set(
     with progress_bar(progress, len(chosen)) as bar:
         for image in chosen:
             try:
-                generated = images.read_image(image.folder / image.row["file_name"])
+                generated = image.read()
             except UnreadableImageError as error:
                 skipped.append((image.row["file_name"], str(error)))
             else:

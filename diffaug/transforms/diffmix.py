@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffaug import images
-from diffaug.arguments import choice, whole
+from diffaug.arguments import MOST_CLASSES, choice, whole
 from diffaug.backends import finetuned, presets
 from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
@@ -137,7 +137,7 @@ class DiffMix(ImageTransform):
         self.seed = whole("seed", seed, 0)
         self.num_classes = len(self.class_names)
         if num_classes is not None:
-            self.num_classes = whole("num_classes", num_classes, self.num_classes)
+            self.num_classes = whole("num_classes", num_classes, self.num_classes, MOST_CLASSES)
         self.labels_getter = samples.check_getter("labels_getter", labels_getter)
         self.image_getter = samples.check_getter("image_getter", image_getter)
         given = spec_of(backend) if is_backend(backend) else presets.resolve(backend, "translate")

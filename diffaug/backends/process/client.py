@@ -34,7 +34,7 @@ from diffaug.backends.process.connecting import DeafError, end, pid_of, reach
 from diffaug.backends.process.watchdog import Owner, process_started, sweep
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import DiffaugError, GenerationError, remade
+from diffaug.errors import DiffaugError, GenerationError, first_line, remade
 
 _log = logging.getLogger("diffaug")
 
@@ -309,9 +309,14 @@ class _Address:
         connection = self._reach_living()
         if connection is not None:
             return connection
-        with FileLock(self.path.with_suffix(".lock")):
-            while (connection := self._reach_living()) is None:  # another started it, or it died
-                self._start()
+        try:
+            with FileLock(self.path.with_suffix(".lock")):
+                while (
+                    connection := self._reach_living()
+                ) is None:  # another started it, or it died
+                    self._start()
+        except OSError as error:
+            raise _unusable(self.path.parent, error) from error
         return connection
 
     def _reach_living(self) -> socket.socket | None:
@@ -418,16 +423,27 @@ def _private_folder() -> Path:
     name = f"diffaug-{os.getuid()}"
     if len(os.path.join(base, name)) + 32 > _LONGEST_PATH or not os.access(base, os.W_OK):
         base = "/tmp"
-    folder = Path(base, name)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
+    folder = Path(base, name).absolute()  # a process with another working folder finds it, too
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+    except OSError as error:
+        raise _unusable(folder, error) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise DiffaugError(
             f"'{folder}' must be a folder of this user alone (mode 0700), and is not; remove it, "
             "or set XDG_RUNTIME_DIR to a private folder."
         )
     return folder
+
+
+def _unusable(folder: Path, error: OSError) -> DiffaugError:
+    """Say that model processes can have no files in their folder: it is full, or has no locks."""
+    return DiffaugError(
+        f"'{folder}' cannot be used for model processes ({error.strerror or first_line(error)}); "
+        "free space there, or set XDG_RUNTIME_DIR to a private folder on another disk."
+    )
 
 
 def _remove_old_logs(folder: Path) -> None:
