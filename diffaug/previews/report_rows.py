@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from diffaug import images
 from diffaug.backends import presets
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.filtering.similarity import BOUNDS
