@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from diffaug.arguments import whole
+from diffaug.checked import checked
 from diffaug.files import cache_root
 from diffaug.seeds import derive_seed
 from diffaug.switches import own_defaults
@@ -285,6 +286,7 @@ def _is_degenerate(picture: torch.Tensor) -> bool:
     return not (COVERAGE[0] <= edge <= COVERAGE[1]) or float(picture.float().std()) < CONTRAST
 
 
+@checked
 class FractalBank:
     """Keep rendered fractals: each is rendered on first use, once per machine.
 
@@ -339,6 +341,7 @@ class FractalBank:
         """Return a picture's name, which is the same in every bank of this seed."""
         return f"fractal-{self.seed}-{index}"
 
+    @checked
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return several pictures, (N, 3, size, size)."""
         pictures = np.empty((len(indices), 3, self.size, self.size), np.uint8)
@@ -346,6 +349,7 @@ class FractalBank:
             pictures[place] = self._picture(index)
         return torch.from_numpy(pictures)
 
+    @checked
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.batch([index])[0]
 

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from diffaug.checked import checked
+
 Rounding = Literal["round", "truncate"]
 _ROUNDINGS = get_args(Rounding)
 
@@ -30,6 +32,7 @@ DARK = 8
 STRIP = 2**16
 
 
+@checked
 def half_mask(
     name: str, size: tuple[int, int], device: torch.device | str | None = None
 ) -> torch.Tensor:
@@ -94,6 +97,7 @@ def _seam(length: int, soft: bool, device: torch.device | str | None) -> tuple[i
     return length // 2 - ramp // 2, weights
 
 
+@checked
 def half_concat(
     image: torch.Tensor,
     other: torch.Tensor,
@@ -148,6 +152,7 @@ def half_concat(
     return result
 
 
+@checked
 def blend(
     image: torch.Tensor,
     other: torch.Tensor,
@@ -223,6 +228,7 @@ def _blend_levels(
     return result
 
 
+@checked
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize ``(..., C, H, W)`` to ``size`` (height, width), bicubic, antialiased; same dtype."""
     if tuple(image.shape[-2:]) == tuple(size):
@@ -234,6 +240,7 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resized if image.dtype == torch.uint8 else resized.clamp(0, 1)  # bicubic overshoots
 
 
+@checked
 def is_blank(image: torch.Tensor, source: torch.Tensor | None = None) -> bool:
     """Return whether a uint8 image is the black output of a model that failed.
 

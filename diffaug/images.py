@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torchvision import tv_tensors
 
 from diffaug import image_files, pil_modes
+from diffaug.checked import checked
 from diffaug.image_files import PathOrFile
 from diffaug.pil_modes import to_pil as to_pil
 
@@ -225,6 +226,7 @@ def read_image(
     return read_photo(path, name, white=white).pixels
 
 
+@checked
 def load_image(path: PathOrFile, *, white: int | None = None) -> Image.Image:
     """Load an image file as diffaug reads it: upright, 16 bits scaled; give it to ImageFolder.
 

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from diffaug.arguments import whole
 from diffaug.backends.base import Backend
 from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.checked import checked
 from diffaug.seeds import derive_seed
 
 
+@checked
 @dataclass(eq=False)
 class RecordingBackend(Backend):
     """Replace a model in tests: record every request and return a recognisable image at once.
@@ -34,10 +37,14 @@ class RecordingBackend(Backend):
     requests: list[GenerationRequest] = field(default_factory=list)
     answer: Callable[[GenerationRequest, Generated], Generated] | None = None
 
+    def __post_init__(self) -> None:
+        self.size = whole("size", self.size, 1, 1 << 14)
+
     @property
     def fingerprint(self) -> str:
         return f"recording-{self.size}"
 
+    @checked
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         self.requests.extend(requests)
         usual = [self._answer(request) for request in requests]

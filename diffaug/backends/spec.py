@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+from diffaug.checked import checked
 from diffaug.seeds import digest
 
 #: It is part of every key. Raise it when the same request would give other pixels than before.
@@ -29,6 +30,7 @@ def _shapes(size: int) -> list[tuple[int, int]]:
     return [shape for pair in wide for shape in (pair, pair[::-1])]
 
 
+@checked
 @dataclass(frozen=True)
 class ModelSpec:
     """Describe a diffusion model and how to run it, in plain JSON values.
@@ -123,11 +125,6 @@ class ModelSpec:
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
             object.__setattr__(self, name, int(value))  # numpy's have no JSON, so no fingerprint
-        for name in ("all_steps", "safety_checker", "pad", "compile", "offload", "keep_aspect"):
-            value = getattr(self, name)
-            if type(value).__name__ not in ("bool", "bool_"):  # bool_ is numpy's
-                raise ValueError(f"'{name}' must be True or False, got {value!r}.")
-            object.__setattr__(self, name, bool(value))
         if self.size % 8:
             raise ValueError(f"'size' must be a positive multiple of 8, got {self.size}.")
         if not 0 <= self.guidance_scale < math.inf:
@@ -208,7 +205,7 @@ def _device(name: str) -> str:
 
     try:
         return str(torch.device(name))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"'device' must be 'auto' or a torch device like 'cuda:0', got {name!r}."
         ) from error

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from diffaug import images
 from diffaug.arguments import MOST_CLASSES, flag, in_order, whole
+from diffaug.checked import checked
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
@@ -21,6 +22,7 @@ from diffaug.offline.manifest import read_manifest, read_run, source_label
 from diffaug.untrusted import path_below
 
 
+@checked
 class GeneratedDataset(Dataset):
     """Read an offline set: each generated image with its soft label.
 
@@ -68,7 +70,7 @@ class GeneratedDataset(Dataset):
         classes: Sequence[str] | Mapping[str, int] | None = None,
         gamma: float | None = None,
         num_classes: int | None = None,
-        transform: Any = None,
+        transform: Callable[[Any], Any] | None = None,
         originals: bool = False,
     ) -> None:
         self.folder = Path(folder).expanduser()
@@ -155,6 +157,7 @@ class GeneratedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @checked
     def __getitem__(self, index: int) -> Any:
         index = position(index, len(self))
         image, label = self.image(index), self.label(index)

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from diffaug import images
 from diffaug.arguments import whole
+from diffaug.checked import Items, checked
 from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.errors import one_line
@@ -19,6 +20,7 @@ from diffaug.transforms.base import augmenting
 _ALBUMENTATIONS = "give lambda image: augment(image=np.asarray(image))['image']"
 
 
+@checked
 class JointTransform(Dataset):
     """Give transforms the label beside the image: ``transforms((image, label))``.
 
@@ -57,7 +59,7 @@ class JointTransform(Dataset):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Items,
         transforms: Any,
         *,
         then: Callable[[Any], Any] | None = None,

@@ -8,11 +8,13 @@ import torch
 from torch.utils.data import default_collate
 
 from diffaug.arguments import MOST_CLASSES, unit, whole
+from diffaug.checked import checked
 from diffaug.errors import one_line
 from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities
 
 
+@checked
 class MixCollate:
     """Collate samples whose labels are hard, one-hot or soft into one batch of soft labels.
 
@@ -61,6 +63,7 @@ class MixCollate:
         self.image_getter = samples.check_getter("image_getter", image_getter)
         self.labels_getter = samples.check_getter("labels_getter", labels_getter)
 
+    @checked
     def __call__(self, batch: Sequence[Any]) -> Any:
         """Return the batch of a list of samples."""
         if not batch:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import ConcatDataset, Subset
 
 from diffaug.arguments import MOST_CLASSES, whole
+from diffaug.checked import Items, checked
 from diffaug.labels import samples
 from diffaug.labels.label import class_number, class_of
 from diffaug.labels.origins import parts_of
@@ -139,8 +140,9 @@ def _label_lists(dataset: Any) -> Iterator[Sequence[Any]]:
         yield [label for _, label in files]
 
 
+@checked
 def class_counts(
-    dataset: Any, num_classes: int | None = None, *, labels_getter: samples.Getter = "default"
+    dataset: Items, num_classes: int | None = None, *, labels_getter: samples.Getter = "default"
 ) -> torch.Tensor:
     """Count the images of each class of a dataset.
 

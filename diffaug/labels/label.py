@@ -8,8 +8,10 @@ import torch
 from torch.nn.functional import one_hot
 
 from diffaug.arguments import MOST_CLASSES, whole
+from diffaug.checked import checked
 
 
+@checked
 def soft_label(
     source: int | torch.Tensor,
     target: int | torch.Tensor,

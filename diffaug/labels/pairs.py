@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from diffaug.arguments import MOST_CLASSES, choice, whole
+from diffaug.checked import checked
 from diffaug.labels.label import (
     as_numbers,
     check_classes,
@@ -42,6 +43,7 @@ class ClassPairs:
     soft_labels: torch.Tensor
 
 
+@checked
 class ClassPairSampler:
     """Draw target classes for source classes, and the soft labels in between.
 
@@ -177,6 +179,7 @@ class ClassPairSampler:
             numbers.append(_numbers(self.allowed))
         return f"{self.strategy} of {self.num_classes}, {derive_seed(*numbers):x}"
 
+    @checked
     def targets(
         self, source: torch.Tensor, generator: torch.Generator | None = None
     ) -> torch.Tensor:
@@ -204,6 +207,7 @@ class ClassPairSampler:
                 rows[torch.arange(len(source)), source] = 0
         return rows if self.allowed is None else rows * self.allowed
 
+    @checked
     def __call__(
         self,
         source: torch.Tensor,
@@ -235,6 +239,7 @@ class ClassPairSampler:
         labels = soft_label(source, target, strengths, gamma, self.num_classes)
         return ClassPairs(source, target, strengths, weight, labels)
 
+    @checked
     def plan(
         self,
         n: int,

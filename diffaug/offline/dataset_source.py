@@ -323,7 +323,7 @@ def _warn_of_order(folder: str, number: int, place: int) -> None:
         f"{number} in the dataset, and ImageFolder would make it {place}. Read this set with "
         "GeneratedDataset or MixedDataset, which number the classes as the dataset does.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -124,7 +124,7 @@ def _check(listing: Listing, folder: str, any_fit: bool) -> None:
             f"all images of '{folder}' are of one class, {lone!r}, which holds only folders; if "
             f"these are the classes, give '{folder.rstrip('/')}/{lone}'.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     if differences := listing.differences():
         warnings.warn(
@@ -132,7 +132,7 @@ def _check(listing: Listing, folder: str, any_fit: bool) -> None:
             f"{', and it '.join(differences)}; remove or rename what it should not take, and "
             "convert what it should.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffaug.arguments import whole
 from diffaug.backends.base import is_backend
+from diffaug.checked import checked
 from diffaug.offline.manifest import is_set
 from diffaug.previews.captions import REFUSED, SEPARATOR, attempts_note, mixed_label
 from diffaug.previews.contact_sheet import stage_rows
@@ -31,6 +32,7 @@ PAGES = (".html", ".htm")
 
 
 @own_defaults()
+@checked
 def preview(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -107,6 +109,7 @@ def preview(
 
 
 @own_defaults()
+@checked
 def sweep(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
