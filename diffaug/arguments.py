@@ -13,6 +13,8 @@ MOST = 2**53 - 1
 MOST_CLASSES = 10**7
 #: As Linux has it, the system with the longest ones.
 _LONGEST_PATH = 4096
+#: Of an image, in pixels: a larger one takes all memory.
+_LARGEST_SIDE = 1 << 15
 #: The most letters of a value in a message.
 _MOST_SHOWN = 200
 
@@ -150,8 +152,8 @@ def image_size(name: str, value: Any) -> int | tuple[int, int]:
             )
         sides = [int(side) for side in re.split("[,xX×]", value)]
     if not isinstance(sides, Iterable):
-        return whole(name, sides, 1)
-    sides = tuple(whole(name, side, 1) for side in in_order(name, sides))
+        return whole(name, sides, 1, _LARGEST_SIDE)
+    sides = tuple(whole(name, side, 1, _LARGEST_SIDE) for side in in_order(name, sides))
     if len(sides) not in (1, 2):
         raise ValueError(
             f"'{name}' must be N (the shorter side) or H,W in pixels, got {shown(value)}."

@@ -100,8 +100,12 @@ def _plain(name: str, value: Any, members: tuple[Any, ...]) -> Any:
         return value
     if kinds == {bool}:
         return flag(name, value)
+    if kinds == {int} and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)  # numpy's have no JSON
     if kinds == {Callable} and not callable(value):
         raise TypeError(f"'{name}' must be callable, got {shown(value)}.")
+    if kinds == {Iterable} and not isinstance(value, Iterable):
+        raise TypeError(f"'{name}' must be iterable, got {shown(value)}.")
     if kinds <= {str, Path, os.PathLike} and kinds != {str}:
         return path_like(name, value)
     if kinds & {Path, os.PathLike} and isinstance(value, (str, os.PathLike)):
@@ -130,21 +134,26 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is Any:
         return True
     if kind is _Items:
-        has = hasattr(type(value), "__getitem__") or isinstance(value, Iterable)
-        return has and not isinstance(value, (str, bytes, bytearray, type))
+        return not isinstance(value, (str, bytes, bytearray, type)) and _has_items(value)
     if kind in (bool, int, float):
         number = {bool: bool, int: Integral, float: Real}[kind]
         return isinstance(value, number) and (kind is bool or not isinstance(value, bool))
     if kind is Callable:
         return callable(value)
     if kind in (Sequence, Iterable):
-        return not isinstance(value, (bytes, bytearray, memoryview)) and (
-            isinstance(value, Iterable) if kind is Iterable else hasattr(value, "__getitem__")
-        )
+        plain = not isinstance(value, (bytes, bytearray, memoryview))
+        return plain and (kind is Iterable or hasattr(value, "__getitem__")) and _has_items(value)
     if getattr(kind, "_is_protocol", False):
         methods = [name for name, member in vars(kind).items() if inspect.isfunction(member)]
         return all(hasattr(value, name) for name in methods if not name.startswith("_"))
     return not inspect.isclass(kind) or isinstance(value, kind)
+
+
+def _has_items(value: Any) -> bool:
+    # A tensor or an array of one number has the methods, and they raise.
+    return (hasattr(value, "__iter__") or hasattr(value, "__len__")) and getattr(
+        value, "ndim", 1
+    ) != 0
 
 
 def _name(kind: Any) -> str:

@@ -355,6 +355,7 @@ class FractalBank:
 
     def _picture(self, index: int) -> Array:
         """Read a picture; render it if it is not there, or damaged."""
+        index = whole("index", index, 0) if not isinstance(index, int) else index
         if not 0 <= index < self.count:
             raise IndexError(f"'index' must be in [0, {self.count}), got {index}.")
         if (kept := self._memory.get(index)) is not None:

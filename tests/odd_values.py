@@ -30,7 +30,7 @@ ODD: dict[str, Callable[[], Any]] = {
     "1j": lambda: 1j, "Decimal": lambda: Decimal("0.5"), "Fraction": lambda: Fraction(1, 2),
     "''": lambda: "", "' '": lambda: " ", "'a'": lambda: "a", "'0.5'": lambda: "0.5",
     "'no'": lambda: "no", "'auto'": lambda: "auto", "NUL": lambda: "a\0b",
-    "surrogate": lambda: "a\udc80", "newline": lambda: "a\nb", "'../x'": lambda: "../x",
+    "surrogate": lambda: "a\udc80", "tab": lambda: "a\tb", "'../x'": lambda: "../x",
     "'~nobody/x'": lambda: "~nobody/x", "100,000 letters": lambda: "x" * 100_000,
     "bytes": lambda: b"abc", "bytearray": lambda: bytearray(b"abc"),
     "memoryview": lambda: memoryview(b"abc"), "path": lambda: Path("a"),
@@ -42,8 +42,7 @@ ODD: dict[str, Callable[[], Any]] = {
     "{'cat': 1.5}": lambda: {"cat": 1.5}, "set()": set, "{'a', 'b'}": lambda: {"a", "b"},
     "{0, 1}": lambda: {0, 1}, "frozenset": lambda: frozenset({1}), "range": lambda: range(2),
     "generator": lambda: (one for one in (1, 2)), "iter": lambda: iter("ab"),
-    "slice": lambda: slice(2), "object": object, "a class": lambda: int, "type": lambda: type,
-    "lambda": lambda: lambda *given: given[0], "raises": lambda: _raising, "module": lambda: dis,
+    "slice": lambda: slice(2), "object": object, "a class": lambda: Raising, "lambda": lambda: lambda *given: given[0], "raises": lambda: _raising, "module": lambda: dis,
     "exception": lambda: ValueError("x"), "np.int64": lambda: np.int64(1),
     "np.float32": lambda: np.float32(0.5), "np.bool": lambda: np.bool_(True),
     "np.str": lambda: np.str_("a"), "np zeros": lambda: np.zeros(3),
@@ -64,6 +63,13 @@ LONGEST = 1000
 
 def _raising(*_: Any, **__: Any) -> Any:
     raise RuntimeError("a function of the caller's")
+
+
+class Raising:
+    """Refuse to be made."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        _raising()
 
 
 class Spiteful:

@@ -78,12 +78,12 @@ class Everything:
         item = lambda made: (len(made), made[0])  # noqa: E731
         score = lambda judge: judge.score([picture(1, 8, 8)], [{"label": "cat"}])  # noqa: E731
         batch = [(picture(n, 8, 8), n % 2) for n in range(2)]
-        known = {
+        return {
             "Arm": Call(diffaug.Arm, {"name": always("a")}),
             "BatchAugment": Call(
                 diffaug.BatchAugment,
                 {"loader": lambda: [(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))],
-                 "transform": self.edit}, lambda made: (len(made), list(made))),
+                 "transform": self.edit}, list),
             "CachedBackend": Call(
                 diffaug.CachedBackend, {"backend": backend, "folder": destination},
                 lambda made: (made.fingerprint, made.generate([request]))),
@@ -132,7 +132,8 @@ class Everything:
                 {"epoch": always(1)}),
             "MixCollate": Call(
                 diffaug.MixCollate, {"num_classes": always(3)}, lambda made: made(batch)),
-            "MixCollate()": Call(lambda batch: diffaug.MixCollate(3)(batch), {"batch": always(batch)}),
+            "MixCollate()": Call(
+                lambda batch: diffaug.MixCollate(3)(batch), {"batch": always(batch)}),
             "MixedDataset": Call(
                 diffaug.MixedDataset,
                 {"dataset": self.data, "generated": self.set, "classes": always(["cat", "dog"])},
@@ -187,7 +188,7 @@ class Everything:
                 functional.blend, {**pair, "alpha": always(0.2)}),
             "functional.half_concat": Call(
                 functional.half_concat,
-                {**pair, "mask": always(functional.half_mask("left", (8, 8)))}),
+                {**pair, "mask": always("left")}),
             "functional.half_mask": Call(
                 functional.half_mask, {"name": always("left"), "size": always((8, 8))}),
             "functional.is_blank": Call(functional.is_blank, {"image": image}),
@@ -218,4 +219,3 @@ class Everything:
             "warm_cache": Call(
                 diffaug.warm_cache, {"dataset": self.data, "transform": self.cached_edit}),
         }  # fmt: skip
-        return known

@@ -66,7 +66,7 @@ class MixCollate:
     @checked
     def __call__(self, batch: Sequence[Any]) -> Any:
         """Return the batch of a list of samples."""
-        if not batch:
+        if not len(batch):
             raise ValueError("'batch' must hold at least one sample, got none.")
         places = [self._places(sample) for sample in batch]
         image_at, label_at = places[0]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from diffaug.arguments import MOST_CLASSES, whole
+from diffaug.arguments import MOST_CLASSES, shown, whole
 from diffaug.checked import checked
 
 
@@ -80,7 +80,7 @@ def target_weight(strength: float | torch.Tensor, gamma: float) -> torch.Tensor:
 def check_gamma(gamma: Any) -> float:
     """Return gamma as a float, which is at least 0."""
     if isinstance(gamma, bool) or not isinstance(gamma, Real):
-        raise TypeError(f"'gamma' must be a number, got {gamma!r}.")
+        raise TypeError(f"'gamma' must be a number, got {shown(gamma)}.")
     if not 0 <= float(gamma) < float("inf"):
         raise ValueError(f"'gamma' must be at least 0, got {gamma}.")
     return float(gamma)
@@ -89,9 +89,12 @@ def check_gamma(gamma: Any) -> float:
 def as_numbers(name: str, value: Any) -> torch.Tensor:
     """Return a number, or several, as a tensor."""
     try:
-        return torch.as_tensor(value)
+        numbers = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:  # torch raises each of them
-        raise TypeError(f"'{name}' must hold numbers, got {value!r}.") from error
+        raise TypeError(f"'{name}' must hold numbers, got {shown(value)}.") from error
+    if numbers.is_meta or numbers.layout != torch.strided:
+        raise TypeError(f"'{name}' must hold numbers in a plain tensor, got {shown(value)}.")
+    return numbers
 
 
 def as_weights(name: str, label: Any, num_classes: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from diffaug.arguments import whole
+from diffaug.arguments import shown, whole
 from diffaug.backends.base import is_backend
 from diffaug.checked import checked
 from diffaug.offline.manifest import is_set
@@ -156,6 +156,9 @@ def sweep(
     page = _is_page(path, count, tile)
     if not transforms:
         raise ValueError("'transforms' must hold at least one transform, got none.")
+    for given in transforms.values():
+        if not isinstance(given, ImageTransform):
+            raise TypeError(f"'transforms' must hold transforms of diffaug, got {shown(given)}.")
     folder = Path(source).expanduser()
     photographs, skipped = read_photographs(folder, count or COUNT, white)
     generated = _ask_differently(photographs, list(transforms.values()), seed)
