@@ -78,6 +78,15 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def encodable(name: str, value: str) -> str:
+    """Return a text that is valid Unicode, as tokenizers and files need it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"'{name}' must be valid Unicode, got {shown(value)}.") from error
+    return value
+
+
 def path_like(name: str, value: Any) -> Any:
     """Return a path as it is, if it can be one."""
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):

@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
-from diffaug.arguments import flag, path_like, shown
+from diffaug.arguments import encodable, flag, path_like, shown
 
 
 class _Items(Protocol):
@@ -104,7 +104,9 @@ def _plain(name: str, value: Any, members: tuple[Any, ...]) -> Any:
         return int(value)  # numpy's have no JSON
     if kinds == {Callable} and not callable(value):
         raise TypeError(f"'{name}' must be callable, got {shown(value)}.")
-    if kinds == {Iterable} and not isinstance(value, Iterable):
+    if kinds == {str} and isinstance(value, str) and not value.isascii():
+        return encodable(name, value)
+    if kinds == {Iterable} and not (isinstance(value, Iterable) and _has_items(value)):
         raise TypeError(f"'{name}' must be iterable, got {shown(value)}.")
     if kinds <= {str, Path, os.PathLike} and kinds != {str}:
         return path_like(name, value)
@@ -133,8 +135,12 @@ def _fits(value: Any, kind: Any) -> bool:
     """Return whether a value is of a kind, as far as that can be seen."""
     if kind is Any:
         return True
+    # A tensor without values here, or with few of them, is none that can be calculated with.
+    if getattr(value, "is_meta", False) is True or getattr(value, "is_sparse", False) is True:
+        return False
     if kind is _Items:
-        return not isinstance(value, (str, bytes, bytearray, type)) and _has_items(value)
+        unfit = (str, bytes, bytearray, type, Mapping)
+        return not isinstance(value, unfit) and hasattr(value, "__getitem__") and _has_items(value)
     if kind in (bool, int, float):
         number = {bool: bool, int: Integral, float: Real}[kind]
         return isinstance(value, number) and (kind is bool or not isinstance(value, bool))

@@ -85,6 +85,8 @@ def count(image: Any) -> int:
 
 
 def _check_dimensions(image: torch.Tensor) -> None:
+    if image.is_meta or image.layout != torch.strided:
+        raise TypeError("'image' must be a plain tensor with its values, got one without.")
     if image.ndim < 3:
         grey = image.ndim == 2 and (image.dtype == torch.uint8 or image.is_floating_point())
         flat = " (or like a grey image without its channel: give image[None])" if grey else ""

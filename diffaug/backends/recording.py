@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from diffaug.arguments import whole
+from diffaug.arguments import shown, whole
 from diffaug.backends.base import Backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.checked import checked
@@ -39,6 +39,8 @@ class RecordingBackend(Backend):
 
     def __post_init__(self) -> None:
         self.size = whole("size", self.size, 1, 1 << 14)
+        if not isinstance(self.requests, list):
+            raise TypeError(f"'requests' must be a list, got {shown(self.requests)}.")
 
     @property
     def fingerprint(self) -> str:
@@ -46,6 +48,9 @@ class RecordingBackend(Backend):
 
     @checked
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
+        for request in requests:
+            if not isinstance(request, GenerationRequest):
+                raise TypeError(f"'requests' must hold GenerationRequests, got {shown(request)}.")
         self.requests.extend(requests)
         usual = [self._answer(request) for request in requests]
         return usual if self.answer is None else list(map(self.answer, requests, usual))

@@ -231,4 +231,4 @@ def _read_clip(folder: Path) -> tuple[_Clip, list[str]]:
 
 def _reason(cause: BaseException | str) -> str:
     """Return the first sentence of what went wrong."""
-    return (str(cause).splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".")
+    return (str(cause).splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".")[:300]

@@ -163,7 +163,7 @@ class DatasetSource(Source):
                 self._tell_no_label(item)
                 return None
             raise UnfitItemError(f"item {index}: {error}") from error
-        column = place[0] if isinstance(place[0], str) else None
+        column = place[0] if place and isinstance(place[0], str) else None
         return self._read(samples.get(item, place), column, index)
 
     def _read(self, label: Any, column: str | None, index: int) -> Label:
