@@ -43,6 +43,8 @@ class Everything:
         self.photos = str(save_photos(folder / "photos", ["cat/1.png", "cat/2.png", "dog/1.png"]))
         self.bank = diffaug.FractalBank(2, 16)
         diffaug.augment_folder(self.photos, folder / "set", self.edit(), per_image=1, size=8)
+        # What judges writes its verdicts into a set of its own.
+        shutil.copytree(folder / "set", folder / "judged")
         diffaug.export_set(folder / "set", folder / "released")
         save(folder / "one.png", picture(1, 8, 8))
 
@@ -155,7 +157,7 @@ class Everything:
                 diffaug.RecordingBackend(8).generate, {"requests": always([request])}),
             "SimilarityFilter": Call(
                 diffaug.SimilarityFilter, {"source": photos},
-                lambda judge: diffaug.filter_set(self.folder / "set", judge)),
+                lambda judge: diffaug.filter_set(self.folder / "judged", judge)),
             "augment_dataset": Call(
                 diffaug.augment_dataset,
                 {"dataset": self.data, "destination": destination, "transform": self.edit,
@@ -179,7 +181,7 @@ class Everything:
                 diffaug.few_shot_subset, {"labels": always([0, 1, 0]), "shots": always(1)}),
             "filter_set": Call(
                 diffaug.filter_set,
-                {"folder": made, "scorer": lambda: diffaug.SimilarityFilter(self.photos)}),
+                {"folder": always(self.folder / "judged"), "scorer": lambda: diffaug.SimilarityFilter(self.photos)}),
             "finetune": Call(
                 diffaug.finetune,
                 {"source": photos, "destination": destination, "base": always("tiny-translate"),
