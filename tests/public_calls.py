@@ -181,7 +181,8 @@ class Everything:
                 diffaug.few_shot_subset, {"labels": always([0, 1, 0]), "shots": always(1)}),
             "filter_set": Call(
                 diffaug.filter_set,
-                {"folder": always(self.folder / "judged"), "scorer": lambda: diffaug.SimilarityFilter(self.photos)}),
+                {"folder": always(self.folder / "judged"),
+                 "scorer": lambda: diffaug.SimilarityFilter(self.photos)}),
             "finetune": Call(
                 diffaug.finetune,
                 {"source": photos, "destination": destination, "base": always("tiny-translate"),
