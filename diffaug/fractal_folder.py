@@ -11,6 +11,7 @@ import torch
 
 from diffaug import functional, images
 from diffaug.arguments import whole
+from diffaug.checked import checked
 from diffaug.errors import UnreadableImageError
 from diffaug.folders import list_images
 
@@ -18,6 +19,7 @@ from diffaug.folders import list_images
 SHOWN = 5
 
 
+@checked
 class FractalFolder:
     """Read fractals, or any other pictures to blend in, from a folder of images.
 

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from diffaug.arguments import whole
+from diffaug.checked import checked
 from diffaug.files import cache_root
 from diffaug.seeds import derive_seed
 from diffaug.switches import own_defaults
@@ -25,6 +26,8 @@ Array = np.ndarray[Any, Any]
 RENDERING_VERSION = 2
 
 MAX_MAPS = 8
+#: More or larger pictures would fit on no disk, or into no memory.
+MOST, LARGEST = 10**9, 1 << 14
 #: Up to WALKERS walkers play the chaos game side by side. The first SETTLE steps leave no marks:
 #: SETTLERS walkers take all of these but the last PARTING; then all walkers start from where those
 #: are.
@@ -283,6 +286,7 @@ def _is_degenerate(picture: torch.Tensor) -> bool:
     return not (COVERAGE[0] <= edge <= COVERAGE[1]) or float(picture.float().std()) < CONTRAST
 
 
+@checked
 class FractalBank:
     """Keep rendered fractals: each is rendered on first use, once per machine.
 
@@ -312,7 +316,7 @@ class FractalBank:
     """
 
     def __init__(self, count: int = 256, size: int = 256, seed: int = 0) -> None:
-        self.count, self.size = whole("count", count, 1), whole("size", size, 16)
+        self.count, self.size = whole("count", count, 1, MOST), whole("size", size, 16, LARGEST)
         self.seed = whole("seed", seed, 0)
         self._warned = False
         self._whole: set[int] = set()  # what this process has checked
@@ -337,6 +341,7 @@ class FractalBank:
         """Return a picture's name, which is the same in every bank of this seed."""
         return f"fractal-{self.seed}-{index}"
 
+    @checked
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return several pictures, (N, 3, size, size)."""
         pictures = np.empty((len(indices), 3, self.size, self.size), np.uint8)
@@ -344,11 +349,13 @@ class FractalBank:
             pictures[place] = self._picture(index)
         return torch.from_numpy(pictures)
 
+    @checked
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.batch([index])[0]
 
     def _picture(self, index: int) -> Array:
         """Read a picture; render it if it is not there, or damaged."""
+        index = whole("index", index, 0) if not isinstance(index, int) else index
         if not 0 <= index < self.count:
             raise IndexError(f"'index' must be in [0, {self.count}), got {index}.")
         if (kept := self._memory.get(index)) is not None:

@@ -8,6 +8,9 @@ from typing import Literal, get_args
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from diffaug.arguments import shown
+from diffaug.checked import checked
+
 Rounding = Literal["round", "truncate"]
 _ROUNDINGS = get_args(Rounding)
 
@@ -30,6 +33,7 @@ DARK = 8
 STRIP = 2**16
 
 
+@checked
 def half_mask(
     name: str, size: tuple[int, int], device: torch.device | str | None = None
 ) -> torch.Tensor:
@@ -58,7 +62,11 @@ def half_mask(
         Islam et al., DiffuseMix, 2024, arXiv 2405.14881, section 3; the soft masks are those of its
         released code and of GenMix, arXiv 2412.02366.
     """
-    height, width = size
+    height, width = _as_size(size)
+    try:
+        device = None if device is None else torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"'device' must be a torch device, got {shown(device)}.") from error
     if name not in MASKS:
         raise ValueError(f"'mask' must be one of {', '.join(MASKS)}, got {name!r}.")
     if min(size) < 1:
@@ -94,6 +102,7 @@ def _seam(length: int, soft: bool, device: torch.device | str | None) -> tuple[i
     return length // 2 - ramp // 2, weights
 
 
+@checked
 def half_concat(
     image: torch.Tensor,
     other: torch.Tensor,
@@ -126,6 +135,7 @@ def half_concat(
         Islam et al., DiffuseMix, 2024, arXiv 2405.14881, section 3 (concatenation).
     """
     _check_pair(image, other)
+    _check_out(out, image)
     result = image.new_empty(image.shape) if out is None else out
     side = mask.removeprefix("soft-")
     if side not in ("left", "right", "top", "bottom"):
@@ -148,6 +158,7 @@ def half_concat(
     return result
 
 
+@checked
 def blend(
     image: torch.Tensor,
     other: torch.Tensor,
@@ -182,6 +193,7 @@ def blend(
         Islam et al., DiffuseMix, 2024, arXiv 2405.14881, equation of the blended image (lambda).
     """
     _check_pair(image, other)
+    _check_out(out, image)
     weights = torch.as_tensor(alpha, dtype=torch.float32, device=image.device)
     weights = weights.reshape(()) if weights.numel() == 1 else weights
     if weights.ndim and weights.shape != image.shape[:-3]:
@@ -223,9 +235,13 @@ def _blend_levels(
     return result
 
 
+@checked
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize ``(..., C, H, W)`` to ``size`` (height, width), bicubic, antialiased; same dtype."""
-    if tuple(image.shape[-2:]) == tuple(size):
+    size = _as_size(size)
+    if image.ndim < 3:
+        raise ValueError(f"'image' must have shape (..., C, H, W), got {tuple(image.shape)}.")
+    if tuple(image.shape[-2:]) == size:
         return image
     if tuple(size) == (1, 1) and image.dtype == torch.uint8:
         # torch's uint8 kernel fails with an internal error on a single pixel
@@ -234,6 +250,7 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resized if image.dtype == torch.uint8 else resized.clamp(0, 1)  # bicubic overshoots
 
 
+@checked
 def is_blank(image: torch.Tensor, source: torch.Tensor | None = None) -> bool:
     """Return whether a uint8 image is the black output of a model that failed.
 
@@ -241,6 +258,18 @@ def is_blank(image: torch.Tensor, source: torch.Tensor | None = None) -> bool:
     source, that it is dark.
     """
     return _is_dark(image) and (source is None or not _is_dark(source))
+
+
+def _as_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width, or say that they are none."""
+    if len(size) != 2:
+        raise ValueError(f"'size' must be (height, width), got {shown(size)}.")
+    return int(size[0]), int(size[1])
+
+
+def _check_out(out: torch.Tensor | None, image: torch.Tensor) -> None:
+    if out is not None and (out.shape != image.shape or out.layout != image.layout):
+        raise ValueError(f"'out' must be like the image, {tuple(image.shape)}, got {shown(out)}.")
 
 
 def _is_dark(image: torch.Tensor) -> bool:

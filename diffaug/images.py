@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torchvision import tv_tensors
 
 from diffaug import image_files, pil_modes
+from diffaug.checked import checked
 from diffaug.image_files import PathOrFile
 from diffaug.pil_modes import to_pil as to_pil
 
@@ -84,6 +85,8 @@ def count(image: Any) -> int:
 
 
 def _check_dimensions(image: torch.Tensor) -> None:
+    if image.is_meta or image.layout != torch.strided:
+        raise TypeError("'image' must be a plain tensor with its values, got one without.")
     if image.ndim < 3:
         grey = image.ndim == 2 and (image.dtype == torch.uint8 or image.is_floating_point())
         flat = " (or like a grey image without its channel: give image[None])" if grey else ""
@@ -225,6 +228,7 @@ def read_image(
     return read_photo(path, name, white=white).pixels
 
 
+@checked
 def load_image(path: PathOrFile, *, white: int | None = None) -> Image.Image:
     """Load an image file as diffaug reads it: upright, 16 bits scaled; give it to ImageFolder.
 

@@ -17,7 +17,7 @@ PACKAGE = Path(diffaug.__file__).parent
 
 #: The floors of the house, from the ground up: each imports only from those before it.
 FLOORS = """
-errors arguments seeds files untrusted progress ahead switches training_graphs
+errors arguments checked seeds files untrusted progress ahead switches training_graphs
 file_warnings pil_modes image_files images
 folders functional fractals fractal_folder photos
 labels backends transforms offline datasets export filtering finetuning previews comparison cli

@@ -107,6 +107,8 @@ def _components_with_lora(pipe: Any) -> list[str]:
 def _check_layers(pipe: Any, name: str, tensors: list[str], file: Path, spec: ModelSpec) -> None:
     """Refuse an adapter of which most layers find no place in a model; warn of any that do not."""
     layers = sum(bool(_FIRST_HALF.search(tensor)) for tensor in tensors)
+    if not layers:
+        raise ValueError("it has no layer of a LoRA; get it anew.")
     placed = sum(
         name in getattr(module, half, {})
         for part in pipe.components.values()

@@ -26,6 +26,7 @@ from diffaug import images
 from diffaug.arguments import whole
 from diffaug.backends.base import Backend, answers_of
 from diffaug.backends.request import Generated, GenerationRequest, check_rgb
+from diffaug.checked import checked
 from diffaug.files import cache_root, write_whole
 from diffaug.untrusted import open_regular, parse_json
 
@@ -66,6 +67,7 @@ class _File(NamedTuple):
     temporary: bool
 
 
+@checked
 class CachedBackend(Backend):
     """Keep what a backend generates on disk, and generate only what is not there.
 
@@ -216,6 +218,7 @@ class CachedBackend(Backend):
         return _decode(name, data)
 
 
+@checked
 def cache_info(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
     """Count the images in a cache folder.
 

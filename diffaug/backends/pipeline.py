@@ -28,6 +28,7 @@ from diffaug.backends.loading import EDITORS, load_pipeline, quiet
 from diffaug.backends.prompts import PromptReader
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import checked
 from diffaug.errors import GenerationError, RefusedError, first_line
 from diffaug.functional import is_blank, resize
 from diffaug.seeds import MAX_SEED
@@ -46,6 +47,7 @@ MOST_CHECKED = 10_000
 _BIG = 100_000_000
 
 
+@checked
 class DiffusersBackend(ModelBackend):
     """Generate with a diffusers pipeline, loaded on the first request.
 

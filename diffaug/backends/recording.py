@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from diffaug.arguments import shown, whole
 from diffaug.backends.base import Backend
 from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.checked import checked
 from diffaug.seeds import derive_seed
 
 
+@checked
 @dataclass(eq=False)
 class RecordingBackend(Backend):
     """Replace a model in tests: record every request and return a recognisable image at once.
@@ -34,11 +37,20 @@ class RecordingBackend(Backend):
     requests: list[GenerationRequest] = field(default_factory=list)
     answer: Callable[[GenerationRequest, Generated], Generated] | None = None
 
+    def __post_init__(self) -> None:
+        self.size = whole("size", self.size, 1, 1 << 14)
+        if not isinstance(self.requests, list):
+            raise TypeError(f"'requests' must be a list, got {shown(self.requests)}.")
+
     @property
     def fingerprint(self) -> str:
         return f"recording-{self.size}"
 
+    @checked
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
+        for request in requests:
+            if not isinstance(request, GenerationRequest):
+                raise TypeError(f"'requests' must hold GenerationRequests, got {shown(request)}.")
         self.requests.extend(requests)
         usual = [self._answer(request) for request in requests]
         return usual if self.answer is None else list(map(self.answer, requests, usual))

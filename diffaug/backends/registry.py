@@ -12,6 +12,7 @@ from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.presets import resolve
 from diffaug.backends.process.client import WorkerBackend, stop_processes, wants_process
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import checked
 
 _lock = threading.Lock()
 _live: dict[ModelSpec, Backend] = {}
@@ -24,6 +25,7 @@ _inherited: list[Backend] = []
 _hooked = False
 
 
+@checked
 def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True) -> Backend:
     """Return the one backend of this process for a model.
 

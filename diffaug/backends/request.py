@@ -5,6 +5,7 @@ from numbers import Integral, Real
 
 import torch
 
+from diffaug.arguments import shown
 from diffaug.backends.spec import FORMAT_VERSION
 from diffaug.seeds import MAX_SEED, digest
 
@@ -45,7 +46,7 @@ class GenerationRequest:
             raise ValueError(f"'seed' must be in [0, 2**53), got {self.seed}.")
         if self.strength is not None:
             if isinstance(self.strength, bool) or not isinstance(self.strength, Real):
-                raise TypeError(f"'strength' must be a number, got {self.strength!r}.")
+                raise TypeError(f"'strength' must be a number, got {shown(self.strength)}.")
             if not isinstance(self.strength, int):
                 object.__setattr__(self, "strength", float(self.strength))
         if self.strength is not None and not 0 <= self.strength <= 1:

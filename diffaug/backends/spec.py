@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+from diffaug.checked import checked
 from diffaug.seeds import digest
 
 #: It is part of every key. Raise it when the same request would give other pixels than before.
@@ -15,15 +16,6 @@ FORMAT_VERSION = 1
 Task = Literal["edit", "translate", "generate"]
 #: The most steps that the schedule of a model for few steps may have.
 _MOST_STEPS = 50
-_SWITCHES = (
-    "all_steps",
-    "safety_checker",
-    "pad",
-    "compile",
-    "offload",
-    "keep_aspect",
-    "fuse_adapters",
-)
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
@@ -38,6 +30,7 @@ def _shapes(size: int) -> list[tuple[int, int]]:
     return [shape for pair in wide for shape in (pair, pair[::-1])]
 
 
+@checked
 @dataclass(frozen=True)
 class ModelSpec:
     """Describe a diffusion model and how to run it, in plain JSON values.
@@ -115,6 +108,10 @@ class ModelSpec:
         object.__setattr__(self, "adapters", tuple(str(adapter) for adapter in self.adapters))
         if not self.model:
             raise ValueError("'model' must be a model id or a folder, got ''.")
+        for name in ("revision", "variant", "scheduler"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"'{name}' must be a string, got {value!r:.200}.")
         if self.task not in TASKS:
             raise ValueError(f"'task' must be one of {', '.join(TASKS)}, got {self.task!r}.")
         if self.dtype not in ("auto", "float32", "float16", "bfloat16"):
@@ -132,11 +129,6 @@ class ModelSpec:
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
             object.__setattr__(self, name, int(value))  # numpy's have no JSON, so no fingerprint
-        for name in _SWITCHES:
-            value = getattr(self, name)
-            if type(value).__name__ not in ("bool", "bool_"):  # bool_ is numpy's
-                raise ValueError(f"'{name}' must be True or False, got {value!r}.")
-            object.__setattr__(self, name, bool(value))
         if self.size % 8:
             raise ValueError(f"'size' must be a positive multiple of 8, got {self.size}.")
         if not 0 <= self.guidance_scale < math.inf:
@@ -219,7 +211,7 @@ def _device(name: str) -> str:
 
     try:
         return str(torch.device(name))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"'device' must be 'auto' or a torch device like 'cuda:0', got {name!r}."
         ) from error

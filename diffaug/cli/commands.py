@@ -319,6 +319,9 @@ def filter(
     clip: Annotated[
         str | None, typer.Option("--model", help="CLIP model: folder or Hub id. [clip]")
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit of the CLIP model on the Hub. [clip]")
+    ] = None,
     low: Annotated[float | None, typer.Option(help="Least similarity. [similarity]")] = None,
     high: Annotated[float | None, typer.Option(help="Greatest similarity. [similarity]")] = None,
     source: Annotated[
@@ -342,12 +345,14 @@ def filter(
     if scorer == "clip":
         refuse(other, low=low, high=high, source=source)
         chosen: dict[str, Any] = {} if clip is None else {"model": clip}
+        if revision is not None:
+            chosen["revision"] = revision
         if class_names is not None:
             chosen["class_names"] = read_words(class_names)
         judge = ClipFilter(metaclass, target_class=target_class, device=device or "auto", **chosen)
     else:
         refuse(other, metaclass=metaclass, target_class=target_class, model=clip, device=device)
-        refuse(other, class_names=class_names)
+        refuse(other, class_names=class_names, revision=revision)
         bounds = {"low": low, "high": high}
         changed: dict[str, Any] = {k: value for k, value in bounds.items() if value is not None}
         judge = SimilarityFilter(source, **changed)

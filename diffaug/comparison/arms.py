@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from diffaug.arguments import same_name, unit, whole
+from diffaug.checked import checked
 from diffaug.labels.label import check_gamma
 from diffaug.transforms.strategies import STRATEGIES
 
 
+@checked
 @dataclass(frozen=True)
 class Arm:
     """One way to train the classifier; all ways share crops, flips and the number of steps.

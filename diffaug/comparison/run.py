@@ -15,6 +15,7 @@ from torch import nn
 from diffaug.arguments import whole
 from diffaug.backends.base import spec_of
 from diffaug.backends.devices import choose_device
+from diffaug.checked import checked
 from diffaug.comparison import pictures, probe
 from diffaug.comparison.advice import advise
 from diffaug.comparison.arms import DEFAULT, Arm, find_arms
@@ -35,6 +36,7 @@ from diffaug.transforms.base import BackendLike
 Say = Callable[[str], None]
 
 
+@checked
 def compare(
     source: str | os.PathLike[str],
     *,

@@ -110,7 +110,7 @@ def photographs(
     if twins:
         test_keys = tuple(key for key in test_keys if key not in twins)
         notes = (f"{len(twins)} test images are in 'source', too, and are not tested on",)
-        warnings.warn(f"{notes[0]}, such as '{sorted(twins)[0]}'.", UserWarning, stacklevel=3)
+        warnings.warn(f"{notes[0]}, such as '{sorted(twins)[0]}'.", UserWarning, stacklevel=4)
     if not test_keys:
         raise ValueError("'test' must hold other images than 'source', and all of them are there.")
     return Photographs(root, keys, test_root, test_keys, classes, None, notes)

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from diffaug.ahead import map_ahead
+from diffaug.checked import checked
 from diffaug.labels import samples
 from diffaug.seeds import MAX_SEED
 from diffaug.transforms.base import ImageTransform, drawing_from
 
 
+@checked
 class BatchAugment:
     """Apply a transform to the batches of a loader, in the main process, one batch ahead.
 

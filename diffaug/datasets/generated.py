@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from diffaug import images
-from diffaug.arguments import flag, in_order, whole
+from diffaug.arguments import MOST_CLASSES, flag, in_order, whole
+from diffaug.checked import checked
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
 from diffaug.labels.label import check_gamma, soft_label
@@ -21,6 +22,7 @@ from diffaug.offline.manifest import read_manifest, read_run, source_label
 from diffaug.untrusted import path_below
 
 
+@checked
 class GeneratedDataset(Dataset):
     """Read an offline set: each generated image with its soft label.
 
@@ -68,7 +70,7 @@ class GeneratedDataset(Dataset):
         classes: Sequence[str] | Mapping[str, int] | None = None,
         gamma: float | None = None,
         num_classes: int | None = None,
-        transform: Any = None,
+        transform: Callable[[Any], Any] | None = None,
         originals: bool = False,
     ) -> None:
         self.folder = Path(folder).expanduser()
@@ -128,7 +130,7 @@ class GeneratedDataset(Dataset):
         self.classes = _by_number(numbers)
         self.num_classes = len(self.classes)
         if num_classes is not None:
-            self.num_classes = whole("num_classes", num_classes, self.num_classes)
+            self.num_classes = whole("num_classes", num_classes, self.num_classes, MOST_CLASSES)
         for row in self.rows:
             for name in (row["label"], source_label(row)):
                 if name not in numbers:
@@ -155,6 +157,7 @@ class GeneratedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @checked
     def __getitem__(self, index: int) -> Any:
         index = position(index, len(self))
         image, label = self.image(index), self.label(index)

@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from diffaug import images
 from diffaug.arguments import whole
+from diffaug.checked import Items, checked
 from diffaug.datasets.draws import Draws, Stream
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.errors import one_line
@@ -24,6 +25,7 @@ _ALBUMENTATIONS = "give lambda image: augment(image=np.asarray(image))['image']"
 MOST_AT_ONCE = 64
 
 
+@checked
 class JointTransform(Dataset):
     """Give transforms the label beside the image: ``transforms((image, label))``.
 
@@ -63,7 +65,7 @@ class JointTransform(Dataset):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Items,
         transforms: Any,
         *,
         then: Callable[[Any], Any] | None = None,

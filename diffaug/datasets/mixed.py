@@ -8,7 +8,8 @@ from typing import Any, Never
 import torch
 from torch.utils.data import Dataset
 
-from diffaug.arguments import choice, unit, whole
+from diffaug.arguments import MOST_CLASSES, choice, unit, whole
+from diffaug.checked import Items, checked
 from diffaug.datasets.draws import Draws
 from diffaug.datasets.epoch import pass_epoch
 from diffaug.datasets.generated import GeneratedDataset
@@ -31,6 +32,7 @@ from diffaug.transforms.strategies import warn_of_large_p
 REPLACEMENTS = ("global", "local", "concat")
 
 
+@checked
 class MixedDataset(Dataset):
     """Put generated images among real ones; every label is soft.
 
@@ -85,7 +87,7 @@ class MixedDataset(Dataset):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Items,
         generated: GeneratedDataset | str | os.PathLike[str],
         *,
         classes: Sequence[str] | Mapping[str, int] | None = None,
@@ -123,7 +125,7 @@ class MixedDataset(Dataset):
             # An index alone does not show that an item is that of the set's own dataset.
             known = keys if own_sources or _has_paths(keys) else None
             numbers = class_numbers(
-                dataset, generated, classes, known, labels_getter=labels_getter, stacklevel=2
+                dataset, generated, classes, known, labels_getter=labels_getter, stacklevel=3
             )
             generated = generated.renumbered(numbers)
         elif given := _first_given(
@@ -135,18 +137,20 @@ class MixedDataset(Dataset):
             )
         if own_sources and replacement != "local":
             generated = _own(dataset, generated, keys)
-        warn_of_other_pixels(dataset, generated, stacklevel=2)
+        warn_of_other_pixels(dataset, generated, stacklevel=3)
         self.generated = generated
         self.p = 0.3 if p is None else unit("p", p)
         if replacement != "concat":
-            warn_of_large_p(self.p, "with generated images alone", stacklevel=2)
+            warn_of_large_p(self.p, "with generated images alone", stacklevel=3)
         self.gamma = generated.gamma if gamma is None else check_gamma(gamma)
         self.replacement = replacement
         self._draws = Draws("mixed", seed, len(dataset))
         if generated.has_classes:
             self.num_classes = len(generated.classes)
             if num_classes is not None:
-                self.num_classes = whole("num_classes", num_classes, len(generated.classes))
+                self.num_classes = whole(
+                    "num_classes", num_classes, len(generated.classes), MOST_CLASSES
+                )
         self._pools = self._make_pools(long_tail, keys)
         self._weights: torch.Tensor | None = None
         if long_tail:
@@ -281,7 +285,7 @@ def _own(
             "it: images that were made from those of a validation split would not be noticed. "
             "Augment the part alone, or take a Subset of the whole; own_sources=False accepts it.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     made_from, folder = split_name(generated.source or ""), split_name(root_of(dataset) or "")
     if made_from and folder and made_from != folder:
@@ -291,7 +295,7 @@ def _own(
             f"'{root_of(dataset)}': a validation split must not be trained on; own_sources=False "
             "accepts it.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     if not outside:
         return generated
@@ -306,7 +310,7 @@ def _own(
         f"'dataset', such as {source!r}, and are left out: a validation split must not be trained "
         "on. Split first, then augment with only=; own_sources=False keeps them.",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     return generated.selected(n for n in range(len(generated)) if n not in outside)
 

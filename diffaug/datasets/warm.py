@@ -17,6 +17,7 @@ from diffaug.backends.cache import CachedBackend
 from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import Items, checked
 from diffaug.errors import RefusedError, UnreadableImageError, is_of_machine, one_line
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_order
@@ -59,8 +60,9 @@ class WarmSummary:
 
 
 @own_defaults()
+@checked
 def warm_cache(
-    dataset: Any,
+    dataset: Items,
     transform: Any,
     *,
     image_getter: samples.Getter = "default",

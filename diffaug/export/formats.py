@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffaug.arguments import choice
+from diffaug.checked import checked
 from diffaug.errors import require
 from diffaug.export.parquet import write_parquet
 from diffaug.export.records import Records
@@ -30,6 +31,7 @@ SHARD = 2000
 Writer = Callable[[Records, int, int, Path], None]
 
 
+@checked
 def export_set(
     folder: str | os.PathLike[str],
     destination: str | os.PathLike[str],

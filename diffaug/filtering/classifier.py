@@ -9,9 +9,11 @@ from torch import nn
 
 from diffaug import functional, images
 from diffaug.arguments import whole
+from diffaug.checked import checked
 from diffaug.offline.manifest import Row
 
 
+@checked
 class ClassifierFilter:
     """Score an image by the probability that a classifier gives to its label.
 

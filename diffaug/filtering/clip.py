@@ -12,6 +12,7 @@ from diffaug.backends import devices, loading
 from diffaug.backends.hub import download_flat, folder_of, pin
 from diffaug.backends.model_files import flat_files
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import checked
 from diffaug.errors import ModelError, ModelUnavailableError
 from diffaug.labels.word_files import for_classes
 from diffaug.labels.words import words_in
@@ -23,6 +24,7 @@ CLIP = "openai/clip-vit-base-patch32"
 CLIP_REVISION = "c237dc49a33fc61debc9276459120b7eac67e7ef"
 
 
+@checked
 class ClipFilter:
     """Score how likely an image shows what all classes are, such as a bird, according to CLIP.
 
@@ -273,4 +275,4 @@ def _read_clip(folder: Path) -> tuple[_Clip, list[str]]:
 
 def _reason(cause: BaseException | str) -> str:
     """Return the first sentence of what went wrong."""
-    return (str(cause).splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".")
+    return (str(cause).splitlines() or [type(cause).__name__])[0].split(". ")[0].rstrip(".")[:300]

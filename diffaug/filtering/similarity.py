@@ -8,6 +8,7 @@ import torch
 
 from diffaug import functional, images
 from diffaug.arguments import whole
+from diffaug.checked import checked
 from diffaug.errors import UnreadableImageError
 from diffaug.file_warnings import reading
 from diffaug.offline.manifest import Row, read_run, recorded_white
@@ -18,6 +19,7 @@ from diffaug.untrusted import is_name_below
 BOUNDS = (0.1, 0.98)
 
 
+@checked
 class SimilarityFilter:
     """Score how similar an image is to its source; drop what hardly changed or changed too much.
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from diffaug import images
+from diffaug.checked import checked
 from diffaug.errors import UnreadableImageError
 from diffaug.file_warnings import naming_files, reading
 from diffaug.filtering.scorer import Scorer
@@ -52,6 +53,7 @@ class FilterSummary:
     seconds: float = 0.0
 
 
+@checked
 def filter_set(
     folder: str | os.PathLike[str],
     scorer: Scorer,

@@ -10,6 +10,7 @@ from diffaug.backends import checkpoints, finetuned
 from diffaug.backends.hub import pin
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import checked
 from diffaug.errors import ModelError
 from diffaug.finetuning.settings import base_spec
 from diffaug.labels.words import spelling
@@ -17,6 +18,7 @@ from diffaug.offline.destination import OutputFolder, check_outside
 from diffaug.offline.identity import versions
 
 
+@checked
 def import_checkpoint(
     folder: str | os.PathLike[str],
     destination: str | os.PathLike[str],

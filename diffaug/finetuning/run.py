@@ -15,6 +15,7 @@ from diffaug.backends.hub import download
 from diffaug.backends.loading import load_pipeline, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import checked
 from diffaug.file_warnings import naming_files
 from diffaug.finetuning.data import TrainingSet
 from diffaug.finetuning.run_folder import RunFolder
@@ -59,6 +60,7 @@ class FinetuneSummary:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
+@checked
 def finetune(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],

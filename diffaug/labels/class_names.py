@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffaug.arguments import in_order, texts
+from diffaug.checked import Items, checked
 from diffaug.labels.origins import parts_of
 from diffaug.labels.samples import LABEL_KEYS, steps_of
 
@@ -72,7 +73,7 @@ def check_names(names: Any, spelling: Callable[[str], str]) -> tuple[str, ...]:
             f"'class_names' has {got}, which a model reads alike; it makes the same images for "
             "both classes.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return firsts
 
@@ -98,7 +99,8 @@ def numbers_of(targets: Any, names: Sequence[str], spelling: Callable[[str], str
     return [exact.get(name, by_spelling[spelling(name)]) for name in given]
 
 
-def class_names_of(dataset: Any, label_key: str | None = None) -> list[str] | None:
+@checked
+def class_names_of(dataset: Items, label_key: str | None = None) -> list[str] | None:
     """Return the names of a dataset's classes, in the order of its labels.
 
     They come from ``features`` (Hugging Face), ``classes`` or ``class_to_idx`` (torchvision), or

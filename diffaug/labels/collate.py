@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from diffaug.arguments import unit, whole
+from diffaug.arguments import MOST_CLASSES, unit, whole
+from diffaug.checked import checked
 from diffaug.errors import one_line
 from diffaug.labels import samples
 from diffaug.labels.label import as_probabilities
 
 
+@checked
 class MixCollate:
     """Collate samples whose labels are hard, one-hot or soft into one batch of soft labels.
 
@@ -53,7 +55,7 @@ class MixCollate:
         image_getter: samples.Getter = "default",
         labels_getter: samples.Getter = "default",
     ) -> None:
-        self.num_classes = whole("num_classes", num_classes, 1)
+        self.num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
         if mix is not None and not callable(mix):
             raise TypeError(f"'mix' must be callable, got {type(mix).__name__}.")
         self.mix = mix
@@ -61,9 +63,10 @@ class MixCollate:
         self.image_getter = samples.check_getter("image_getter", image_getter)
         self.labels_getter = samples.check_getter("labels_getter", labels_getter)
 
+    @checked
     def __call__(self, batch: Sequence[Any]) -> Any:
         """Return the batch of a list of samples."""
-        if not batch:
+        if not len(batch):
             raise ValueError("'batch' must hold at least one sample, got none.")
         places = [self._places(sample) for sample in batch]
         image_at, label_at = places[0]

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Subset
 
-from diffaug.arguments import whole
+from diffaug.arguments import MOST_CLASSES, whole
+from diffaug.checked import Items, checked
 from diffaug.labels import samples
 from diffaug.labels.label import class_number, class_of
 from diffaug.labels.origins import parts_of
@@ -139,8 +140,9 @@ def _label_lists(dataset: Any) -> Iterator[Sequence[Any]]:
         yield [label for _, label in files]
 
 
+@checked
 def class_counts(
-    dataset: Any, num_classes: int | None = None, *, labels_getter: samples.Getter = "default"
+    dataset: Items, num_classes: int | None = None, *, labels_getter: samples.Getter = "default"
 ) -> torch.Tensor:
     """Count the images of each class of a dataset.
 
@@ -160,7 +162,7 @@ def class_counts(
         >>> class_counts([("image", 0), ("image", 2), ("image", 2)])
         tensor([1, 0, 2])
     """
-    least = None if num_classes is None else whole("num_classes", num_classes, 1)
+    least = None if num_classes is None else whole("num_classes", num_classes, 1, MOST_CLASSES)
     getter = samples.check_getter("labels_getter", labels_getter)
     numbers = [
         class_of(label, least, what=f"the label of item {index}")

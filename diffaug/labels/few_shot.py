@@ -8,13 +8,15 @@ import torch
 from torch.utils.data import Dataset
 
 from diffaug.arguments import whole
+from diffaug.checked import Items, checked
 from diffaug.labels.dataset import dataset_labels
 from diffaug.labels.label import class_number
 from diffaug.labels.origins import image_paths
 from diffaug.seeds import derive_seed
 
 
-def few_shot_subset(labels: Any, shots: int, seed: int = 0) -> list[int]:
+@checked
+def few_shot_subset(labels: Items, shots: int, seed: int = 0) -> list[int]:
     """Choose a few images of each class, the same for fine-tuning, generation and training.
 
     Give the dataset itself where its images are files, as those of ``ImageFolder`` are. Then the

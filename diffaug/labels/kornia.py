@@ -2,7 +2,7 @@
 
 import torch
 
-from diffaug.arguments import whole
+from diffaug.arguments import MOST_CLASSES, whole
 from diffaug.labels.label import as_weights, check_weights
 
 
@@ -53,7 +53,7 @@ def from_kornia(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     if labels.ndim != 2 or labels.shape[1] != 3:
         hint = "; pass one mix at a time, labels[0]" if labels.ndim == 3 else ""
         raise ValueError(f"'labels' must have shape (B, 3), got {tuple(labels.shape)}{hint}.")
-    num_classes = whole("num_classes", num_classes, 1)
+    num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
     first, second, lam = labels[:, 0].long(), labels[:, 1].long(), labels[:, 2:].float()
     if not bool(((lam >= 0) & (lam <= 1)).all()):
         raise ValueError("'labels' must hold lam in [0, 1] in its third column.")

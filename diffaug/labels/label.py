@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from diffaug.arguments import whole
+from diffaug.arguments import MOST_CLASSES, shown, whole
+from diffaug.checked import checked
 
 
+@checked
 def soft_label(
     source: int | torch.Tensor,
     target: int | torch.Tensor,
@@ -44,7 +46,7 @@ def soft_label(
     Reference:
         Wang et al., Diff-Mix, CVPR 2024, arXiv 2403.19600, equation of the soft label.
     """
-    num_classes = whole("num_classes", num_classes, 1)
+    num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
     before = as_weights("source", source, num_classes)
     after = as_weights("target", target, num_classes)
     weight = target_weight(strength, gamma)[..., None].to(before.device)
@@ -78,7 +80,7 @@ def target_weight(strength: float | torch.Tensor, gamma: float) -> torch.Tensor:
 def check_gamma(gamma: Any) -> float:
     """Return gamma as a float, which is at least 0."""
     if isinstance(gamma, bool) or not isinstance(gamma, Real):
-        raise TypeError(f"'gamma' must be a number, got {gamma!r}.")
+        raise TypeError(f"'gamma' must be a number, got {shown(gamma)}.")
     if not 0 <= float(gamma) < float("inf"):
         raise ValueError(f"'gamma' must be at least 0, got {gamma}.")
     return float(gamma)
@@ -87,9 +89,12 @@ def check_gamma(gamma: Any) -> float:
 def as_numbers(name: str, value: Any) -> torch.Tensor:
     """Return a number, or several, as a tensor."""
     try:  # numpy before 2.3 warns when torch reads its booleans
-        return torch.as_tensor(bool(value) if isinstance(value, np.bool_) else value)
+        numbers = torch.as_tensor(bool(value) if isinstance(value, np.bool_) else value)
     except (TypeError, ValueError, RuntimeError) as error:  # torch raises each of them
-        raise TypeError(f"'{name}' must hold numbers, got {value!r}.") from error
+        raise TypeError(f"'{name}' must hold numbers, got {shown(value)}.") from error
+    if numbers.is_meta or numbers.layout != torch.strided:
+        raise TypeError(f"'{name}' must hold numbers in a plain tensor, got {shown(value)}.")
+    return numbers
 
 
 def as_weights(name: str, label: Any, num_classes: int) -> torch.Tensor:

@@ -7,11 +7,14 @@ from typing import Any
 
 from torch.utils.data import Subset
 
+from diffaug.checked import Items, checked
+
 #: Where torchvision's datasets keep the paths of their images, also beside labels.
 FILES = ("samples", "_samples", "_image_files", "_images", "image_files")
 
 
-def image_paths(dataset: Any) -> list[str] | None:
+@checked
+def image_paths(dataset: Items) -> list[str] | None:
     """Return each image's path below its dataset's root, as ``augment_folder(only=...)`` takes it.
 
     It knows torchvision's ``ImageFolder`` and its like, timm's ``ImageDataset`` and image folders

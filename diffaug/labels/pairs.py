@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaug.arguments import choice, whole
+from diffaug.arguments import MOST_CLASSES, choice, whole
+from diffaug.checked import checked
 from diffaug.labels.label import (
     as_numbers,
     check_classes,
@@ -42,6 +43,7 @@ class ClassPairs:
     soft_labels: torch.Tensor
 
 
+@checked
 class ClassPairSampler:
     """Draw target classes for source classes, and the soft labels in between.
 
@@ -80,7 +82,7 @@ class ClassPairSampler:
         class_counts: torch.Tensor | Sequence[int] | None = None,
         targets: torch.Tensor | Sequence[int] | None = None,
     ) -> None:
-        self.num_classes = whole("num_classes", num_classes, 1)
+        self.num_classes = whole("num_classes", num_classes, 1, MOST_CLASSES)
         self.class_counts = None if class_counts is None else self._counts(class_counts)
         self.weights: torch.Tensor | None = None
         if isinstance(strategy, str):
@@ -177,6 +179,7 @@ class ClassPairSampler:
             numbers.append(_numbers(self.allowed))
         return f"{self.strategy} of {self.num_classes}, {derive_seed(*numbers):x}"
 
+    @checked
     def targets(
         self, source: torch.Tensor, generator: torch.Generator | None = None
     ) -> torch.Tensor:
@@ -204,6 +207,7 @@ class ClassPairSampler:
                 rows[torch.arange(len(source)), source] = 0
         return rows if self.allowed is None else rows * self.allowed
 
+    @checked
     def __call__(
         self,
         source: torch.Tensor,
@@ -235,6 +239,7 @@ class ClassPairSampler:
         labels = soft_label(source, target, strengths, gamma, self.num_classes)
         return ClassPairs(source, target, strengths, weight, labels)
 
+    @checked
     def plan(
         self,
         n: int,
@@ -250,7 +255,7 @@ class ClassPairSampler:
             >>> ClassPairSampler(10).plan(50, strength=0.7, gamma=0.5).soft_labels.shape
             torch.Size([50, 10])
         """
-        n = whole("n", n, 0)
+        n = whole("n", n, 0, 10**8)
         if self.class_counts is None:
             source = torch.randint(self.num_classes, (n,), generator=generator)
         else:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map_only
 
+from diffaug.arguments import shown
+
 IMAGE_KEYS = ("image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "fine_label")
 
@@ -24,7 +26,7 @@ def check_getter(name: str, getter: Any) -> Getter:
     """Return an argument that says where a part of a sample is."""
     whole = isinstance(getter, int) and not isinstance(getter, bool)
     if not callable(getter) and not isinstance(getter, str) and not whole:
-        raise TypeError(f"'{name}' must be a key, an index or callable, got {getter!r}.")
+        raise TypeError(f"'{name}' must be a key, an index or callable, got {shown(getter)}.")
     return getter
 
 
@@ -187,8 +189,8 @@ def _given_place(sample: Any, getter: Getter, argument: str) -> Place:
             places = sample if isinstance(sample, Mapping) else range(len(sample))
             what += f" with {', '.join(map(repr, places))}"
         raise TypeError(
-            f"'{argument}' must be a place in every sample, got {getter!r}, and a sample is a "
-            f"{what}; give one of its keys or indices."
+            f"'{argument}' must be a place in every sample, got {shown(getter)}, and a sample is "
+            f"a {what}; give one of its keys or indices."
         ) from error
     return (getter,)
 

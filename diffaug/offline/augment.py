@@ -9,6 +9,7 @@ from typing import Any
 
 from diffaug.backends import finetuned
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import Items, checked
 from diffaug.errors import DestinationError
 from diffaug.labels import samples
 from diffaug.offline.dataset_source import DatasetSource
@@ -31,6 +32,7 @@ from diffaug.transforms.base import ImageTransform
 MERGED = "it was skipped before the parts were merged; if it is mended, run without a share"
 
 
+@checked
 def augment_folder(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
@@ -122,8 +124,9 @@ def augment_folder(
     return _augment(images, destination, transform, options)
 
 
+@checked
 def augment_dataset(
-    dataset: Any,
+    dataset: Items,
     destination: str | os.PathLike[str],
     transform: ImageTransform,
     *,
@@ -209,7 +212,7 @@ def _check_subset(spec: ModelSpec | None, source: Source) -> None:
         f"seed {tuned.seed}), and 'source' has {len(source.keys)} that are not the same; images "
         "that the classifier must not see should not reach it through the generator: see 'only'.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -243,7 +246,7 @@ def _augment(
     with own_defaults():
         summary = job.make_whole() if options.shard is None else job.make_part(options.shard)
     for text in summary.warnings(order=isinstance(source, FolderSource)):
-        warnings.warn(f"{text}.", SummaryWarning, stacklevel=3)
+        warnings.warn(f"{text}.", SummaryWarning, stacklevel=4)
     return summary
 
 

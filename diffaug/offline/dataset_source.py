@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from diffaug import images
+from diffaug.arguments import shown
 from diffaug.errors import (
     DiffaugError,
     SourceError,
@@ -162,7 +163,7 @@ class DatasetSource(Source):
                 self._tell_no_label(item)
                 return None
             raise UnfitItemError(f"item {index}: {error}") from error
-        column = place[0] if isinstance(place[0], str) else None
+        column = place[0] if place and isinstance(place[0], str) else None
         return self._read(samples.get(item, place), column, index)
 
     def _read(self, label: Any, column: str | None, index: int) -> Label:
@@ -218,6 +219,9 @@ class DatasetSource(Source):
     def _names(self, label_key: str | None) -> list[str] | None:
         if label_key not in self._known:
             given = self._class_names
+            if isinstance(given, (str, bytes)):
+                raise TypeError(f"'class_names' must be several names, got {shown(given)}.")
+            given = None if given is None else list(given)  # an array is neither true nor false
             names = distinct(given) if given else class_names_of(self.dataset, label_key)
             if names is None and self._fallback_names:
                 names = list(self._fallback_names)
@@ -323,7 +327,7 @@ def _warn_of_order(folder: str, number: int, place: int) -> None:
         f"{number} in the dataset, and ImageFolder would make it {place}. Read this set with "
         "GeneratedDataset or MixedDataset, which number the classes as the dataset does.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

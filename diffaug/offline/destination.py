@@ -247,7 +247,7 @@ class OutputFolder:
                 f"the disk of '{self.folder}' has no locks, and '{soft.lock_file}' is there "
                 "instead while this run writes; do not start a second run there.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return lock
 

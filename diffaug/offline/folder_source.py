@@ -65,8 +65,11 @@ class FolderSource(Source):
         _check(listing, os.fspath(shown), bool(self.keys))
         self._shared = _shared_stems(self.keys)
         if only is not None:
-            if isinstance(only, str):
-                raise TypeError(f"'only' must be several paths below the source, got {only!r}.")
+            only = only if isinstance(only, str) else list(only)
+            if isinstance(only, str) or not all(isinstance(path, str) for path in only):
+                raise TypeError(
+                    f"'only' must be several paths below the source, got {only!r:.200}."
+                )
             if not (chosen := set(only)):
                 raise ValueError("'only' must name at least one image, or be None, got none.")
             if missing := sorted(chosen.difference(self.keys)):
@@ -124,7 +127,7 @@ def _check(listing: Listing, folder: str, any_fit: bool) -> None:
             f"all images of '{folder}' are of one class, {lone!r}, which holds only folders; if "
             f"these are the classes, give '{folder.rstrip('/')}/{lone}'.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     if differences := listing.differences():
         warnings.warn(
@@ -132,7 +135,7 @@ def _check(listing: Listing, folder: str, any_fit: bool) -> None:
             f"{', and it '.join(differences)}; remove or rename what it should not take, and "
             "convert what it should.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -31,9 +31,10 @@ class Options:
     progress: bool
 
     def __post_init__(self) -> None:
-        numbers = {"seed": 0} | ({} if self.per_image is None else {"per_image": 1})
-        for name, least in numbers.items():  # numpy's numbers become Python's, as JSON needs
-            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        # Numpy's numbers become Python's, as JSON needs.
+        object.__setattr__(self, "seed", whole("seed", self.seed, 0))
+        if self.per_image is not None:
+            object.__setattr__(self, "per_image", whole("per_image", self.per_image, 1, 10**6))
         for name in ("include_originals", "strict", "dry_run", "progress"):
             object.__setattr__(self, name, flag(name, getattr(self, name)))
         if self.shard is not None and not isinstance(self.shard, Shard):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from diffaug.backends.process.connecting import why_deaf
 from diffaug.errors import GenerationError, one_line, remade, require
 from diffaug.offline.generate import Keep, Made, Maker
 from diffaug.offline.identity import versions_line
@@ -20,6 +22,8 @@ from diffaug.offline.sources import Skipped
 
 #: Batches in one task: enough that reading and encoding overlap with the model, few to lose.
 BATCHES = 4
+#: Seconds in which a cluster must take a connection; one may just be starting.
+ANSWERS_WITHIN = 5.0
 
 
 def require_ray() -> Any:
@@ -78,9 +82,25 @@ def _start(ray: Any) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
+        _check_address(address)
         ray.init(address=address, **quiet)
     else:  # not a cluster that already runs here, which may be someone else's
         ray.init(address="local", include_dashboard=False, **quiet)
+
+
+def _check_address(address: str) -> None:
+    """Refuse the address of a cluster that is not there, for which Ray itself waits for minutes.
+
+    Raises:
+        GenerationError: nobody accepts connections there.
+    """
+    match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
+    # Anything else, such as "auto", is Ray's to look up; it does so at once.
+    if match and (reason := why_deaf(match[1], int(match[2]), ANSWERS_WITHIN)):
+        raise GenerationError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}); start one, or unset "
+            "RAY_ADDRESS to use this machine alone."
+        )
 
 
 def _portions(maker: Maker, planned: Iterable[Planned]) -> Iterator[list[Planned]]:

@@ -13,6 +13,7 @@ from typing import Any
 from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.arguments import texts
+from diffaug.checked import checked
 from diffaug.labels.class_names import twins
 from diffaug.offline.destination import Destination, OutputFolder, check_outside
 from diffaug.offline.layouts import (
@@ -65,6 +66,7 @@ class ReleaseSummary:
     skipped: tuple[Skipped, ...] = ()
 
 
+@checked
 def import_set(
     folder: str | os.PathLike[str],
     destination: str | os.PathLike[str],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from diffaug.checked import checked
 from diffaug.errors import DestinationError
 from diffaug.offline.destination import Destination, Journal
 from diffaug.offline.manifest import MANIFEST, PARTS, each_row, read_run
@@ -103,6 +104,7 @@ def _is_finished(part: Path) -> bool:
     return (part / MANIFEST).exists() and not Journal(part).path.exists()
 
 
+@checked
 def merge(destination: str | os.PathLike[str]) -> int:
     """Merge the finished parts of a set; return how many images the set has then.
 

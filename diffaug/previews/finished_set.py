@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+import torch
+
 from diffaug import images
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.offline.destination import Destination, Journal
@@ -28,6 +30,7 @@ from diffaug.previews.captions import (
 )
 from diffaug.previews.drawing import SheetRow
 from diffaug.seeds import derive_seed
+from diffaug.untrusted import path_below
 
 #: What ``GeneratedDataset`` takes by default.
 GAMMA = 0.5
@@ -38,6 +41,18 @@ class SetImage(NamedTuple):
 
     folder: Path
     row: Row
+
+    def read(self) -> torch.Tensor:
+        """Read its pixels.
+
+        Raises:
+            UnreadableImageError: it is not an image, or a link leads out of the set.
+        """
+        try:
+            path = path_below(self.folder, self.row["file_name"])
+        except ValueError as error:
+            raise UnreadableImageError(str(error)) from error
+        return images.read_image(path)
 
 
 def images_of(folder: Path) -> Iterator[SetImage]:
@@ -144,7 +159,7 @@ def sheet_rows(
     for image in chosen:
         name = image.row["file_name"]
         try:
-            generated = images.read_image(image.folder / name)
+            generated = image.read()
         except UnreadableImageError as error:
             skipped.append((name, str(error)))
             continue

@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from diffaug.arguments import whole
+from diffaug.arguments import shown, whole
 from diffaug.backends.base import is_backend
+from diffaug.checked import checked
 from diffaug.offline.manifest import is_set
 from diffaug.previews.captions import REFUSED, SEPARATOR, attempts_note, mixed_label
 from diffaug.previews.contact_sheet import stage_rows
@@ -31,6 +32,7 @@ PAGES = (".html", ".htm")
 
 
 @own_defaults()
+@checked
 def preview(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -107,6 +109,7 @@ def preview(
 
 
 @own_defaults()
+@checked
 def sweep(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -153,6 +156,9 @@ def sweep(
     page = _is_page(path, count, tile)
     if not transforms:
         raise ValueError("'transforms' must hold at least one transform, got none.")
+    for given in transforms.values():
+        if not isinstance(given, ImageTransform):
+            raise TypeError(f"'transforms' must hold transforms of diffaug, got {shown(given)}.")
     folder = Path(source).expanduser()
     photographs, skipped = read_photographs(folder, count or COUNT, white)
     generated = _ask_differently(photographs, list(transforms.values()), seed)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from diffaug import images
 from diffaug.backends import presets
 from diffaug.errors import DestinationError, UnreadableImageError
 from diffaug.filtering.similarity import BOUNDS
@@ -105,7 +104,7 @@ def report_of_set(
     with progress_bar(progress, len(chosen)) as bar:
         for image in chosen:
             try:
-                generated = images.read_image(image.folder / image.row["file_name"])
+                generated = image.read()
             except UnreadableImageError as error:
                 skipped.append((image.row["file_name"], str(error)))
             else:

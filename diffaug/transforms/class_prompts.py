@@ -48,9 +48,9 @@ def class_prompts(
                 "first ('diffaug finetune'), or choose strategy='real-mix', which needs no "
                 "fine-tuning.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-        subjects = given or words_in(names, stacklevel=3)
+        subjects = given or words_in(names, stacklevel=4)
         _check_twins(names, subjects)
     return tuple(finetuned.class_prompt(subject, metaclass.strip()) for subject in subjects)
 
@@ -88,5 +88,5 @@ def _check_twins(names: Sequence[str], words: Sequence[str]) -> None:
             f"'class_names' has words for {got} that a model reads alike, {words[earlier]!r} and "
             f"{words[later]!r}; it makes the same images for both classes.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

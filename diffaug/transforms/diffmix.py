@@ -9,11 +9,12 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffaug import images
-from diffaug.arguments import choice, whole
+from diffaug.arguments import MOST_CLASSES, choice, whole
 from diffaug.backends import finetuned, presets
 from diffaug.backends.base import Backend, is_backend, spec_of
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import checked
 from diffaug.labels import samples
 from diffaug.labels.class_names import check_names, numbers_of
 from diffaug.labels.label import (
@@ -45,6 +46,7 @@ from diffaug.transforms.strategies import (
 )
 
 
+@checked
 class DiffMix(ImageTransform):
     """Translate the image to another class and mix the label: ``(image, label)`` in and out.
 
@@ -137,7 +139,7 @@ class DiffMix(ImageTransform):
         self.seed = whole("seed", seed, 0)
         self.num_classes = len(self.class_names)
         if num_classes is not None:
-            self.num_classes = whole("num_classes", num_classes, self.num_classes)
+            self.num_classes = whole("num_classes", num_classes, self.num_classes, MOST_CLASSES)
         self.labels_getter = samples.check_getter("labels_getter", labels_getter)
         self.image_getter = samples.check_getter("image_getter", image_getter)
         given = spec_of(backend) if is_backend(backend) else presets.resolve(backend, "translate")
@@ -240,14 +242,14 @@ class DiffMix(ImageTransform):
         return replace(spec, task="generate" if self.strategy.start == "text" else "translate")
 
     def _warn_of_settings(self) -> None:
-        warn_of_large_p(self.p, "where every image was translated", stacklevel=3)
+        warn_of_large_p(self.p, "where every image was translated", stacklevel=4)
         # In the same runs of the authors, gamma of .5 gave an accuracy of 59.4 %, of 1 54.0 %.
         if self.gamma >= 1 and max(self.strength.values) <= 0.7 and self.strategy.target == "any":
             warnings.warn(
                 f"'gamma' is {self.gamma:g} at a strength of at most 0.7: the authors of Diff-Mix "
                 "lost five points of accuracy against 0.5.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def all_prompts(self) -> tuple[str, ...]:

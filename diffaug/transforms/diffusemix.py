@@ -7,6 +7,7 @@ import torch
 
 from diffaug.arguments import choice
 from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.checked import checked
 from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.fractal_blend import FractalBlend, Fractals
 from diffaug.transforms.half_concat import HalfConcat
@@ -14,6 +15,7 @@ from diffaug.transforms.prompt_edit import PromptEdit
 from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, DIFFUSEMIX_TEMPLATES
 
 
+@checked
 class DiffuseMix(ImageTransform):
     """Edit, join halves, blend a fractal: DiffuseMix in one transform; the label stays.
 

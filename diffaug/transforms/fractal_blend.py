@@ -8,6 +8,7 @@ import torch
 from diffaug import functional, images
 from diffaug.arguments import unit_range
 from diffaug.backends.request import Generated
+from diffaug.checked import checked
 from diffaug.fractal_folder import FractalFolder
 from diffaug.fractals import FractalBank
 from diffaug.functional import Rounding
@@ -16,6 +17,7 @@ from diffaug.transforms.base import Finished, ImageTransform, Params
 Fractals = FractalBank | FractalFolder | str | os.PathLike[str] | None
 
 
+@checked
 class FractalBlend(ImageTransform):
     """Blend a fractal into the image: ``(1 - alpha) image + alpha fractal``; the label stays.
 

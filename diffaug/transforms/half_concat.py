@@ -8,12 +8,14 @@ import torch
 from diffaug import functional
 from diffaug.arguments import same_name, texts
 from diffaug.backends.request import Generated, GenerationRequest
+from diffaug.checked import checked
 from diffaug.functional import Rounding
 from diffaug.seeds import MAX_SEED
 from diffaug.transforms.base import Finished, ImageTransform, Params, take
 from diffaug.transforms.prompt_edit import PromptEdit
 
 
+@checked
 class HalfConcat(ImageTransform):
     """Join half of the image with the complementary half of its transformed self; the label stays.
 

@@ -10,11 +10,13 @@ from diffaug.backends import presets
 from diffaug.backends.base import is_backend
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
+from diffaug.checked import checked
 from diffaug.seeds import MAX_SEED, derive_seed
 from diffaug.transforms.base import BackendLike, Finished, ImageTransform, Params, fit
 from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS, fill
 
 
+@checked
 class PromptEdit(ImageTransform):
     """Edit the image by an instruction drawn from a list; the label stays.
 

@@ -276,15 +276,26 @@ class Trial:
         alive = [one for one in processes if one.process.poll() is None]
         if not alive:
             return []  # it was faster
-        if victim == "model" and (models := alive[0].models()):
+        if victim == "model":
+            models = self.models_of(alive[0])
+            if not models:
+                return []  # it was faster, or they are found no more, which run() notices
             os.kill(self.chance.choice(models), signal.SIGKILL)
             self.tally.kills["model"] += 1
             return []  # and its run continues
         hit = alive if victim == "all" else [self.chance.choice(alive)]
         for one in hit:
             (os.killpg if victim == "group" else os.kill)(one.process.pid, signal.SIGKILL)
-            self.tally.kills[victim if victim != "model" else "process"] += 1
+            self.tally.kills[victim] += 1
         return hit
+
+    def models_of(self, process: Process) -> list[int]:
+        """Wait until a run has started its models; return them, or none if it ended before."""
+        while process.process.poll() is None:
+            if models := process.models():
+                return models
+            time.sleep(0.02)
+        return []
 
     def compare(self, whole: Path, folder: Path) -> None:
         self.tally.sets += 1
@@ -311,7 +322,11 @@ class Trial:
             self.compare(whole, folder)
         self.cache = self.fresh()  # so that kills come while fractals are drawn, too
         folder, victims = self.fresh(), itertools.cycle(self.way.victims)
+        starts = itertools.count(1)
         while (dealt := self.tally.kills.total()) < kills:
+            if next(starts) > 4 * kills + 10:
+                self.tally.problems.append(f"only {dealt} of {kills} kills found somebody")
+                break
             processes = self.start(folder)
             hit = self.kill(processes, next(victims))
             orphaned = not hit and self.tally.kills.total() > dealt
@@ -325,6 +340,9 @@ class Trial:
             if self.finished(folder):
                 self.compare(whole, folder)
                 folder = self.fresh()
+        if kills >= len(self.way.victims):
+            spared = [one for one in self.way.victims if not self.tally.kills[one]]
+            self.tally.problems += [f"no {one} was ever found to kill" for one in spared]
         self.undisturbed(folder)
         self.compare(whole, folder)
         self.tally.seconds = time.monotonic() - began

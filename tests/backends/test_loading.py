@@ -181,6 +181,9 @@ def test_a_lora_changes_the_image_and_a_foreign_one_is_an_error(tmp_path):
     for name, unfit in {
         "shapes": {name: weight[..., :1].contiguous() for name, weight in state.items()},
         "names": {name.replace("attentions", "others"): w for name, w in state.items()},
+        "flat": {name: weight.flatten() for name, weight in state.items()},
+        "first halves": {name: w for name, w in state.items() if "lora_A" in name},
+        "second halves": {name: w for name, w in state.items() if "lora_B" in name},
     }.items():
         pipe.save_lora_weights(tmp_path / name, unet_lora_layers=unfit)
         with pytest.raises(ModelError, match=f"the adapter '.*{name}.*' does not fit"):

@@ -371,6 +371,10 @@ def test_diffmix_takes_an_id_of_the_hub():
         ),
         (("--scorer", "similarity", "--keep", "0.5"), "'--keep' must be None for 'similarity'"),
         (
+            ("--scorer", "similarity", "--revision", "abc"),
+            "'--revision' must not be given with --scorer similarity",
+        ),
+        (
             ("--low", "0", "--metaclass", "pet"),
             "'--low' must not be given with --scorer clip, which",
         ),

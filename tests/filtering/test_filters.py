@@ -380,7 +380,7 @@ def test_code_beside_a_clip_model_is_not_run_nor_asked_for(clip, tmp_path, monke
         ({"metaclass": None}, ValueError, "'metaclass' must say .* such as 'bird', got None"),
         ({"batch_size": 0}, ValueError, "'batch_size' must be at least 1, got 0"),
         ({"device": "gpu"}, ValueError, "'device' must be 'auto' or a torch device .* got 'gpu'"),
-        ({"model": ""}, ValueError, "'model' must be a model id or a folder, got ''"),
+        ({"model": ""}, ValueError, "'model' must be a path, got ''"),
     ],
 )
 def test_clip_filter_refuses(options, error, message):

@@ -274,7 +274,7 @@ def test_a_loader_takes_it_and_the_last_batch_may_be_odd(workers):
     [
         ({"num_classes": 0}, ValueError, "'num_classes' must be at least 1, got 0"),
         ({"num_classes": "3"}, TypeError, "'num_classes' must be an integer, got '3'"),
-        ({"mix": "cutmix"}, TypeError, "'mix' must be callable, got str"),
+        ({"mix": "cutmix"}, TypeError, "'mix' must be callable, got 'cutmix'"),
         ({"mix_p": 1.5}, ValueError, r"'mix_p' must be in \[0, 1\], got 1.5"),
         ({"mix_p": None}, TypeError, r"'mix_p' must be a number in \[0, 1\], got None"),
     ],

@@ -1,6 +1,7 @@
 """A set made on several devices, or by Ray, is the set that one process makes."""
 
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -153,3 +154,13 @@ def test_without_ray_it_says_how_to_install_it(photos, tmp_path, monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"pip install 'diffaug\[ray\]'"):
         augment_folder(photos, tmp_path / "set", edit(), engine="ray")
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1"])
+def test_a_cluster_that_does_not_answer_is_said_in_seconds(photos, tmp_path, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("diffaug.offline.ray.ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # a test before may have joined one
+    message = rf"no Ray cluster answers at RAY_ADDRESS={re.escape(address)} \(.*\); start one, or"
+    with pytest.raises(GenerationError, match=message):
+        augment_folder(photos, tmp_path / "set", edit(), engine="ray")

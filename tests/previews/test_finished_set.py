@@ -233,3 +233,16 @@ def test_a_transform_is_refused_with_a_set(photos, tmp_path):
 def test_a_soft_label_in_words_names_the_larger_weight_first(strength, gamma, words):
     assert words == mixed_label(label_shares("cat", "dog", strength, gamma))
     assert "cat" == mixed_label(label_shares("cat", "cat", strength, gamma))
+
+
+def test_a_link_in_a_set_that_leads_out_of_it_is_not_followed(photos, tmp_path):
+    folder = edited(photos, tmp_path / "set")
+    private = tmp_path / "private.png"
+    shutil.copy(photos / "dog/1.png", private)
+    linked = folder / "cat/1__0.jpg"
+    linked.unlink()
+    linked.symlink_to(private)
+    rows, skipped = sheet_rows(folder, FinishedSet(folder).choose(4, 0))
+    assert 3 == len(rows)
+    [(name, reason)] = skipped
+    assert "cat/1__0.jpg" == name and "leads elsewhere" in reason

@@ -11,10 +11,8 @@ import logging
 import os
 import secrets
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -31,6 +29,12 @@ from diffaug.backends.hub import pin
 from diffaug.backends.pipeline import check_requests
 from diffaug.backends.process import connecting, protocol
 from diffaug.backends.process.connecting import DeafError, end, pid_of, reach
+from diffaug.backends.process.private_folder import (
+    private_folder,
+    remove_old_logs,
+    unusable,
+    write_private,
+)
 from diffaug.backends.process.watchdog import Owner, process_started, sweep
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
@@ -42,14 +46,10 @@ _log = logging.getLogger("diffaug")
 RESTARTS = 3
 #: How long a process may take until it listens (importing torch on a busy machine), in seconds.
 START_SECONDS = 180.0
-#: How long the log of a process that has ended is kept, in seconds.
-KEEP_LOGS = 7 * 24 * 3600.0
 #: After so many seconds without an answer, a caller says so, and looks whether the process lives.
 WORD_SECONDS = 60.0
 #: The line of a log after which another process writes.
 _ANOTHER = "-- another process was started --"
-#: A Unix socket's path must be shorter than this.
-_LONGEST_PATH = 104
 #: Modules that start processes; the second one is what ``datasets.map(num_proc=...)`` uses.
 _MULTIPROCESSING = ("multiprocessing", "multiprocess")
 #: A process forked later has another number.
@@ -280,7 +280,7 @@ class WorkerBackend(ModelBackend):
 def stop_processes() -> None:
     """End every model process that this process, or a worker of it, has started."""
     try:
-        folder = _private_folder()
+        folder = private_folder()
     except DiffaugError:  # then none was started
         return
     for path in folder.glob(f"{os.getpid()}-*.sock"):
@@ -299,7 +299,7 @@ class _Address:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         fields = json.dumps([dataclasses.asdict(spec), local_rank(), visible], sort_keys=True)
         name = hashlib.sha256(f"{self.started} {fields}".encode()).hexdigest()[:12]
-        self.path = _private_folder() / f"{self.owner}-{name}.sock"
+        self.path = private_folder() / f"{self.owner}-{name}.sock"
 
     def exists(self) -> bool:
         """Return whether the process has been started."""
@@ -312,9 +312,14 @@ class _Address:
         connection = self._reach_living()
         if connection is not None:
             return connection
-        with FileLock(self.path.with_suffix(".lock")):
-            while (connection := self._reach_living()) is None:  # another started it, or it died
-                self._start()
+        try:
+            with FileLock(self.path.with_suffix(".lock")):
+                while (
+                    connection := self._reach_living()
+                ) is None:  # another started it, or it died
+                    self._start()
+        except OSError as error:
+            raise unusable(self.path.parent, error) from error
         return connection
 
     def _reach_living(self) -> socket.socket | None:
@@ -360,8 +365,8 @@ class _Address:
             number = orphan.name.partition("-")[0]
             if not number.isdecimal() or process_started(int(number)) is None:
                 sweep(str(orphan))
-        _remove_old_logs(self.path.parent)
-        _write_private(self.path.with_suffix(".key"), key)
+        remove_old_logs(self.path.parent)
+        write_private(self.path.with_suffix(".key"), key)
         job = {
             "spec": dataclasses.asdict(self.spec),
             "socket": str(self.path),
@@ -411,40 +416,3 @@ def _as_error(answer: protocol.Header, model: str) -> Exception:
     if answer.get("trace"):
         error.add_note(f"In the process that runs '{model}':\n{answer['trace']}")
     return error
-
-
-def _private_folder() -> Path:
-    """Return the folder for sockets, which only this user can read."""
-    if not hasattr(socket, "AF_UNIX"):
-        raise DiffaugError("this system has no Unix sockets; use num_workers=0.")
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    name = f"diffaug-{os.getuid()}"
-    if len(os.path.join(base, name)) + 32 > _LONGEST_PATH or not os.access(base, os.W_OK):
-        base = "/tmp"
-    folder = Path(base, name)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise DiffaugError(
-            f"'{folder}' must be a folder of this user alone (mode 0700), and is not; remove it, "
-            "or set XDG_RUNTIME_DIR to a private folder."
-        )
-    return folder
-
-
-def _remove_old_logs(folder: Path) -> None:
-    for log in folder.glob("*.log"):
-        with suppress(OSError):  # another process may remove it, too
-            if (
-                time.time() - log.stat().st_mtime > KEEP_LOGS
-                and not log.with_suffix(".sock").exists()
-            ):
-                log.unlink()
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    with suppress(FileNotFoundError):
-        path.unlink()
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)

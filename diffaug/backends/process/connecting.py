@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from diffaug.backends.process import protocol
-from diffaug.errors import DiffaugError
+from diffaug.errors import DiffaugError, first_line
 
 #: How many seconds to wait for a process to end; it first answers the requests that it has.
 STOP_SECONDS = 60.0
@@ -19,6 +19,19 @@ STOP_SECONDS = 60.0
 DEAF_SECONDS, DEAF_TIMES = 30.0, 3
 #: Seconds in which a message that has begun must move on.
 STALLED_SECONDS = 300.0
+
+
+def why_deaf(host: str, port: int, seconds: float) -> str | None:
+    """Return why nobody accepts connections at an address for so many seconds; None if one does."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(0.1, seconds)).close()
+            return None
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > until or not isinstance(error, OSError):
+                return first_line(error)
+            time.sleep(0.2)
 
 
 class DeafError(DiffaugError):

@@ -1,5 +1,6 @@
 """One model process for many callers: shared, restarted, ended with its owner, never a hang."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffaug import DiffusersBackend, PromptEdit, unload
 from diffaug.backends.hub import pin
-from diffaug.backends.process import client, connecting, protocol
+from diffaug.backends.process import client, connecting, private_folder, protocol
 from diffaug.backends.process.client import WorkerBackend, _Address, wants_process
 from diffaug.backends.process.watchdog import process_started
 from diffaug.errors import DiffaugError, GenerationError, ModelError
@@ -524,3 +525,19 @@ def test_a_dead_process_is_told_from_a_later_one_of_its_number():
     assert wait_for(lambda: process_started(child.pid) is None)  # ended, though not waited for
     child.wait()
     assert process_started(child.pid) is None
+
+
+def test_a_full_disk_for_the_sockets_is_said_with_its_folder(socket_folder, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(client, "write_private", full)
+    message = rf"'{socket_folder}/diffaug-\d+' cannot be used for model processes \(No space left"
+    with pytest.raises(DiffaugError, match=message):
+        WorkerBackend(tiny_spec("edit")).load()
+
+
+def test_a_relative_folder_for_the_sockets_is_the_same_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", ".")
+    assert private_folder.private_folder().is_absolute()
