@@ -2,14 +2,17 @@
 
 import errno
 import logging
+import os
 import random
 import socket
 import threading
 import time
 import warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -296,26 +299,78 @@ def test_before_the_proof_nothing_large_is_taken():
                 protocol.receive(ours, most=protocol.MAX_UNPROVED)
 
 
-def test_malformed_frames_end_their_connection_and_nothing_else():
-    random.seed(0)
-    with served(Model()) as server:
-        path = str(_Address(pin(SPEC)).path)
-        for _ in range(300):
-            with socket.socket(socket.AF_UNIX) as caller:
-                caller.settimeout(10)
-                caller.connect(path)
-                protocol.prove(caller, KEY)
-                sizes = (random.choice((0, 2, 9, 50)), random.choice((0, 0, 5)))
-                with suppress(OSError):
-                    caller.sendall(protocol._SIZES.pack(protocol._MARK, *sizes))
-                    caller.sendall(random.choice(FRAMES) + random.randbytes(40))
-        assert 1 == len(WorkerBackend(SPEC).generate([make_request()]))
-        assert wait_for(lambda: len(server.callers) <= 1)
-
-
 #: Headers that are none, or say what cannot be.
 FRAMES = [
     *(b"", b"{}", b"[]", b"null", b"[" * 50, b'{"shapes":5}', b'{"shapes":[[1e999]]}'),
     *(b'{"shapes":[[-1]]}', b'{"shapes":[[99999999999999999999]]}', b'{"shapes":[],"requests":5}'),
     *(b'{"shapes":[],"ask":"load"}', b'{"shapes":[],"requests":[{}]}'),
 ]
+
+
+def valid_message():
+    """Return the bytes of a request with an image."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        protocol.send(ours, *protocol.pack_requests([make_request()]))
+        ours.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: theirs.recv(1 << 16), b""))
+
+
+def malformed(draw, valid):
+    """Return bytes that are no message: wrong headers, broken or cut messages, or noise."""
+    kind = draw.randrange(4)
+    if kind == 0:
+        sizes = draw.choice((0, 2, 9, 50)), draw.choice((0, 0, 5))
+        head = protocol._SIZES.pack(protocol._MARK, *sizes)
+        return head + draw.choice(FRAMES) + draw.randbytes(40)
+    if kind == 1:
+        broken = bytearray(valid)
+        for _ in range(draw.randint(1, 8)):
+            broken[draw.randrange(min(len(broken), 300))] = draw.randrange(256)
+        return bytes(broken)
+    if kind == 2:
+        return valid[: draw.randrange(len(valid))]
+    return draw.randbytes(draw.randrange(200))
+
+
+def send_malformed(path, count, seed):
+    """Send so many malformed messages, every third one before the caller has proved its key."""
+    draw, valid = random.Random(seed), valid_message()
+    for place in range(count):
+        with socket.socket(socket.AF_UNIX) as caller, suppress(OSError):
+            caller.settimeout(10)
+            caller.connect(path)
+            if place % 3:
+                protocol.prove(caller, KEY)
+            caller.sendall(malformed(draw, valid))
+
+
+def test_malformed_frames_end_their_connection_and_nothing_else():
+    with served(Model()) as server:
+        send_malformed(str(_Address(pin(SPEC)).path), 300, seed=0)
+        assert 1 == len(WorkerBackend(SPEC).generate([make_request()]))
+        assert wait_for(lambda: len(server.callers) <= 1)
+
+
+def resources():
+    """Return the bytes of memory of this process, and its open files."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_a_hundred_thousand_malformed_frames_leave_nothing_behind():
+    model = Model()
+    model.batches = deque(maxlen=1)  # all of them would grow
+    with served(model) as server:
+        path = str(_Address(pin(SPEC)).path)
+        send_malformed(path, 50_000, seed=1)
+        assert wait_for(lambda: not server.callers)
+        memory, files = resources()
+        send_malformed(path, 50_000, seed=2)
+        assert 1 == len(WorkerBackend(SPEC).generate([make_request()]))
+        assert wait_for(lambda: len(server.callers) <= 1)
+        later, open_now = resources()
+        assert later - memory < 20e6
+        assert open_now <= files + 2
