@@ -24,7 +24,7 @@ def shown(value: Any) -> str:
 
     Example:
         >>> shown("snowy"), shown([0] * 100)[-6:]
-        ("'snowy'", '0, ...')
+        ("'snowy'", ', 0...')
     """
     text = " ".join(repr(value).split())
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from diffaug import images
-from diffaug.arguments import shown
+from diffaug.arguments import in_order, shown
 from diffaug.errors import (
     DiffaugError,
     SourceError,
@@ -221,7 +221,9 @@ class DatasetSource(Source):
             given = self._class_names
             if isinstance(given, (str, bytes)):
                 raise TypeError(f"'class_names' must be several names, got {shown(given)}.")
-            given = None if given is None else list(given)  # an array is neither true nor false
+            given = (
+                None if given is None else list(in_order("class_names", given))
+            )  # an array is neither true nor false
             names = distinct(given) if given else class_names_of(self.dataset, label_key)
             if names is None and self._fallback_names:
                 names = list(self._fallback_names)

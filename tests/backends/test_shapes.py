@@ -47,7 +47,7 @@ def test_an_image_that_was_shrunk_has_the_same_working_shape(height, width, size
 def test_only_a_spec_that_keeps_the_aspect_has_another_fingerprint():
     assert "keep_aspect" not in SQUARE.identity()
     assert SQUARE.fingerprint != SHAPED.fingerprint
-    with pytest.raises(ValueError, match="'keep_aspect' must be True or False, got 1"):
+    with pytest.raises(TypeError, match="'keep_aspect' must be True or False, got 1"):
         replace(SQUARE, keep_aspect=1)
 
 

@@ -21,7 +21,7 @@ from diffaug.offline.sources import class_folder
 ODD = st.text(st.sampled_from('%/\\.:_ "aF2é\0\n\ud800'), min_size=1, max_size=6)
 
 
-@given(st.lists(ODD | st.text(min_size=1), unique=True, max_size=20))
+@given(st.lists(ODD | st.text(min_size=1, max_size=25), unique=True, max_size=20))
 def test_different_classes_have_different_and_harmless_folders(names):
     folders = [class_folder(name) for name in names]
     assert len(names) == len(set(folders))
