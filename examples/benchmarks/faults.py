@@ -370,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, object]]:
     sources = len(list(asked.source.glob("*/*.*")))
     per_image = math.ceil(asked.images / sources)
     model = ["--backend", asked.backend, "--steps", "1", "--batch-size", "4", "--size", "64"]
-    model += ["--prompts", "snowy,sunset", "--per-image", str(per_image)]
+    model += ["--prompts", "snowy", "--prompts", "sunset", "--per-image", str(per_image)]
     if asked.fractals is not None:
         model += ["--fractals", str(asked.fractals)]
     found: dict[str, dict[str, object]] = {}
