@@ -33,6 +33,8 @@ from PIL import Image
 PHOTOS = Path(__file__).parents[1] / "photos"
 #: The command line, in this interpreter.
 DIFFAUG = [sys.executable, "-m", "diffaug", "augment"]
+#: Packages whose versions are written down.
+PACKAGES = ("diffaug", "torch", "diffusers", "pillow")
 #: Seconds after which a process of a killed run counts as left over.
 GRACE = 5
 #: Seconds after which a run counts as hanging.
@@ -383,6 +385,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, object]]:
             trial = alone if name == "local" else Trial(name, work, asked.source, model, asked.seed)
             tally = trial.run(whole, asked.kills)
             found[name] = {
+                "images": per_image * sources,
+                "seed": asked.seed,
+                "versions": {name: metadata.version(name) for name in PACKAGES},
                 **vars(tally),
                 "kills": dict(tally.kills),
                 "moments": dict(tally.moments),
@@ -397,18 +402,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, object]]:
             for problem in tally.problems:
                 print(f"  {problem}", flush=True)
             if asked.out is not None:
-                write(asked.out, found, per_image * sources, asked.seed)
+                write(asked.out, found)
     return found
 
 
-def write(path: Path, found: dict[str, dict[str, object]], images: int, seed: int) -> None:
+def write(path: Path, found: dict[str, dict[str, object]]) -> None:
     """Write what was found, beside what an earlier run of the script found on other ways."""
     ways = json.loads(path.read_text())["ways"] if path.exists() else {}
-    names = ("diffaug", "torch", "diffusers", "pillow")
     record = {
-        "images": images,
-        "seed": seed,
-        "versions": {name: metadata.version(name) for name in names},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread a process",
         "ways": {name: {**ways, **found}[name] for name in WAYS if name in {**ways, **found}},
     }
