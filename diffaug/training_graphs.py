@@ -13,6 +13,11 @@ from diffaug.errors import first_line
 _log = logging.getLogger("diffaug")
 
 
+def are_wanted() -> bool:
+    """Return whether calls may be recorded: on NVIDIA's GPUs, unless ``DIFFAUG_GRAPHS=never``."""
+    return os.environ.get("DIFFAUG_GRAPHS") != "never" and not torch.version.hip
+
+
 class Recorded:
     """Call a module that learns; on a GPU, from recordings of its two passes.
 
@@ -31,7 +36,7 @@ class Recorded:
         self.module = module
         self._kind: Any = None
         self._repeat: Callable[..., Tensor] | None = None
-        self._wanted = os.environ.get("DIFFAUG_GRAPHS") != "never" and not torch.version.hip
+        self._wanted = are_wanted()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if self._wanted and inputs[0].is_cuda and torch.is_grad_enabled():

@@ -9,9 +9,9 @@ fine-tuned folder. Without it, the strategies that need one are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import typer
@@ -32,7 +32,7 @@ from diffaug.functional import MASKS, blend, half_concat
 from diffaug.previews.contact_sheet import stage_rows
 from diffaug.previews.drawing import contact_sheet, write_picture
 from diffaug.previews.stages import Staged, stages_of
-from diffaug.transforms.base import BackendLike
+from diffaug.transforms.base import BackendLike, ImageTransform
 from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
 PHOTOS = Path(__file__).parent / "photos"
@@ -195,15 +195,21 @@ def strategies(models: Models) -> Image.Image:
     return grid(tiles, 4, 150)
 
 
+def epochs(
+    name: str, transform: ImageTransform, words: Callable[[Mapping[str, Any]], str]
+) -> Image.Image:
+    """One photograph in seven epochs of a transform."""
+    tiles = [Tile(photograph(name), "the photograph")]
+    for seed in range(7):
+        [shown] = stages_of([(name, photograph(name))], transform, seed)
+        tiles.append(Tile(result(shown), words(shown.described)))
+    return grid(tiles, 4, 200)
+
+
 def diffusemix(models: Models) -> Image.Image:
     """One photograph in seven epochs of DiffuseMix."""
     mix = DiffuseMix(backend=models.editor, cache=False)
-    name = "animal/raccoon.jpg"
-    tiles = [Tile(photograph(name), "the photograph")]
-    for seed in range(7):
-        [shown] = stages_of([(name, photograph(name))], mix, seed)
-        tiles.append(Tile(result(shown), f"{shown.described['prompt']}, {shown.described['mask']}"))
-    return grid(tiles, 4, 200)
+    return epochs("animal/raccoon.jpg", mix, lambda drawn: f"{drawn['prompt']}, {drawn['mask']}")
 
 
 def half_and_half(models: Models) -> Image.Image:
@@ -228,13 +234,8 @@ def half_and_half(models: Models) -> Image.Image:
 
 def fractal_blend(models: Models) -> Image.Image:
     """One photograph in seven epochs of FractalBlend."""
-    name = "travel/temple.jpg"
-    fractals = FractalBlend((0.1, 0.4), fractals=FractalBank(count=40))
-    tiles = [Tile(photograph(name), "the photograph")]
-    for seed in range(7):
-        [shown] = stages_of([(name, photograph(name))], fractals, seed)
-        tiles.append(Tile(result(shown), f"alpha {shown.described['alpha']:.2f}"))
-    return grid(tiles, 4, 200)
+    blend = FractalBlend((0.1, 0.4), fractals=FractalBank(count=40))
+    return epochs("travel/temple.jpg", blend, lambda drawn: f"alpha {drawn['alpha']:.2f}")
 
 
 def diffmix(models: Models) -> Image.Image:

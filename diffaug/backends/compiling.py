@@ -14,8 +14,6 @@ from diffaug.files import cache_root
 #: Blocks of a U-Net and of its autoencoder. Between them are single convolutions and sums, of which
 #: compiling makes nothing faster. Diffusers' own list has only the blocks inside of the second.
 _BLOCKS = ("ResnetBlock2D", "Transformer2DModel")
-
-
 #: Where torch keeps what it compiled.
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import torch
 
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import first_line
+from diffaug.training_graphs import are_wanted
 
 _log = logging.getLogger("diffaug")
 
@@ -220,9 +220,7 @@ def use_graphs(pipe: Any, spec: ModelSpec, device: torch.device) -> Graphs | Non
     Returns:
         What stops it, or None where there are no graphs.
     """
-    if os.environ.get("DIFFAUG_GRAPHS") == "never" or spec.offload:
-        return None
-    if device.type != "cuda" or torch.version.hip or not hasattr(pipe, "unet"):
+    if device.type != "cuda" or spec.offload or not are_wanted() or not hasattr(pipe, "unet"):
         return None
     device = pipe.unet.device  # with its number
     return repeat_calls(pipe, Graphs(device, CudaRecorder(device)))

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from diffaug import images
-from diffaug.arguments import MOST_CLASSES, flag, in_order, whole
+from diffaug.arguments import MOST_CLASSES, in_order, whole
 from diffaug.checked import checked
 from diffaug.errors import UnreadableImageError
 from diffaug.labels.class_names import distinct
@@ -76,7 +76,6 @@ class GeneratedDataset(Dataset):
         self.folder = Path(folder).expanduser()
         self.gamma = check_gamma(0.5 if gamma is None else gamma)
         self.transform = transform
-        originals = flag("originals", originals)
         rows = read_manifest(self.folder)
         self.rows = [
             row

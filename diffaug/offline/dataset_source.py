@@ -221,9 +221,8 @@ class DatasetSource(Source):
             given = self._class_names
             if isinstance(given, (str, bytes)):
                 raise TypeError(f"'class_names' must be several names, got {shown(given)}.")
-            given = (
-                None if given is None else list(in_order("class_names", given))
-            )  # an array is neither true nor false
+            if given is not None:  # an array is neither true nor false
+                given = list(in_order("class_names", given))
             names = distinct(given) if given else class_names_of(self.dataset, label_key)
             if names is None and self._fallback_names:
                 names = list(self._fallback_names)

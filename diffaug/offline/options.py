@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffaug import images
-from diffaug.arguments import flag, image_size, whole
+from diffaug.arguments import image_size, whole
 from diffaug.offline.shards import Shard
 
 
@@ -35,8 +35,6 @@ class Options:
         object.__setattr__(self, "seed", whole("seed", self.seed, 0))
         if self.per_image is not None:
             object.__setattr__(self, "per_image", whole("per_image", self.per_image, 1, 10**6))
-        for name in ("include_originals", "strict", "dry_run", "progress"):
-            object.__setattr__(self, name, flag(name, getattr(self, name)))
         if self.shard is not None and not isinstance(self.shard, Shard):
             raise TypeError(f"'shard' must be like '3/16', got {self.shard!r}.")
         if self.size is not None:
