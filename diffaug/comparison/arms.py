@@ -28,8 +28,8 @@ class Arm:
         strength: how far to translate.
         gamma: of the soft label.
         per_image: generated images for each photograph.
-        options: further arguments of :class:`DiffMix`, in plain values, such as
-            ``{"pairs": "other"}``.
+        options: further arguments of :class:`PromptEdit` or :class:`DiffMix`, in plain values,
+            such as ``{"prompts": ["snowy"]}`` or ``{"pairs": "other"}``.
 
     Raises:
         ValueError: ``generate`` or ``mix`` is none of these.

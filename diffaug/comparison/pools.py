@@ -69,11 +69,8 @@ class Models:
             editor: Any = self.editor
             if isinstance(editor, (str, Path)):
                 editor = presets.resolve(editor, "edit")
-            return PromptEdit(
-                DIFFUSEMIX_PROMPTS,
-                template=DIFFUSEMIX_TEMPLATES["paper"],
-                backend=self._placed(editor),
-            )
+            words = {"prompts": DIFFUSEMIX_PROMPTS, "template": DIFFUSEMIX_TEMPLATES["paper"]}
+            return PromptEdit(backend=self._placed(editor), **{**words, **arm.options})
         backend = self.translator(part)
         if arm.learned:
             _check_learned(arm, part, spec_of(backend))

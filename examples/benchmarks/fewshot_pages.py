@@ -26,7 +26,8 @@ MANY, FEW = 50, 20
 #: The pictures, each of one slice: the main ones, and one for each setting that was varied.
 PICTURES = (
     *("drawn-5", "new-5", "mixed-5", "tail"),
-    *(f"drawn-5-{what}" for what in ("strength", "gamma", "p", "pool", "stages", "filters")),
+    *(f"drawn-5-{what}" for what in ("strength", "gamma", "p", "pool")),
+    *(f"drawn-5-{what}" for what in ("prompts", "stages", "filters")),
     *(f"new-5-{what}" for what in ("strength", "p", "filters")),
 )
 #: Numbers of images of a class, and the slices that are shown first.
@@ -234,6 +235,20 @@ def cost(found: Found) -> str:
         rows.append([f"`{preset}`", size, f"one {device}", f"{rate:.1f}", _hours(1 / rate), ""])
     titles = ["preset", "pixels", "on", "images/s", "10,000 images", "disk for 1,000 (PNG)"]
     return table(titles, rows)
+
+
+def epochs(found: Found) -> str:
+    """Return what an epoch of a loader takes with and without images from the cache."""
+    rows = []
+    for row in found["rows"]:
+        if not row["what"].startswith("an epoch with cached "):
+            continue
+        what, files, *_ = row["what"].removeprefix("an epoch with cached ").split(", ")
+        ours, other = (row[key]["median"] for key in ("ours_seconds", "baseline_seconds"))
+        kept = "pixels" if row["detail"]["format"] == "raw" else "JPEG"
+        rows.append([f"`{what}`", files, kept, f"{other:.2f} s", f"{ours:.2f} s"])
+    titles = ["transform", "photographs", "cache keeps", "256 images without it"]
+    return table([*titles, "with it"], rows)
 
 
 def _hours(seconds: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from diffaug.comparison.arms import NAMED, Arm
+from diffaug.transforms.prompts import DIFFUSEMIX_PROMPTS
 
 #: Gamma and p of the authors' few-shot setting, but for p: at .3 and .5 they are alike there.
 SHARED = {"strength": 0.7, "gamma": 0.5, "p": 0.5, "per_image": 5}
@@ -161,6 +162,15 @@ def _why(seeds: int) -> list[Slice]:
     ]  # fmt: skip
 
 
+def _prompts(*numbers: int) -> tuple[Arm, ...]:
+    """Edit by the first few of DiffuseMix's prompts, and by all of them."""
+    return arms("none", *(
+        Arm(f"edit, {number} of 9 prompts", "edit",
+            options={"prompts": DIFFUSEMIX_PROMPTS[:number]})
+        for number in numbers
+    ))  # fmt: skip
+
+
 def _ablations(seeds: int) -> list[Slice]:
     """One setting at a time, where the base knows the classes."""
     mix = "real-mix"
@@ -173,5 +183,6 @@ def _ablations(seeds: int) -> list[Slice]:
         Slice("drawn-5-pool", "drawn", varied(mix, "per_image", (1, 2, 5, 10, 20)), seeds=seeds),
         Slice("drawn-5-stages", "drawn",
               arms("none", "edit", "edit-halves", "fractal", "diffusemix"), seeds=seeds),
+        Slice("drawn-5-prompts", "drawn", _prompts(1, 3, 9), seeds=seeds),
         Slice("drawn-5-filters", "drawn", arms("none", mix), seeds=seeds, filters=_filters(mix)),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fewshot_pages import cost, fewshot, which
+from fewshot_pages import cost, epochs, fewshot, which
 from preset_pages import models, terms, trials
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -171,7 +171,11 @@ PAGES = {
         "terms": (below_titles(terms), "gpu"),
         "trials": (below_titles(trials), "gpu"),
     },
-    DOCS / "which.md": {"which": (which, "fewshot"), "cost": (cost, "gpu")},
+    DOCS / "which.md": {
+        "which": (which, "fewshot"),
+        "cost": (cost, "gpu"),
+        "epochs": (epochs, "speed"),
+    },
     DOCS.parent / "README.md": {"cost": (cost, "gpu")},
 }
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffaug.backends import finetuned, presets
-from diffaug.comparison.arms import NAMED
+from diffaug.comparison.arms import NAMED, Arm
 from diffaug.comparison.pools import Models
 from diffaug.comparison.split import Part
 
@@ -46,3 +46,11 @@ def test_the_path_of_a_model_may_name_the_seed_and_the_shots(tmp_path):
 
 def test_a_model_runs_on_the_device_of_the_comparison():
     assert "cpu" == models("tiny-translate").translator(Part(0, None, 1, TRAIN, TEST)).device
+
+
+def test_an_arm_may_edit_by_prompts_of_its_own():
+    arm = Arm("snow", "edit", options={"prompts": ["snowy"]}).filled(0.5, 0.7, 0.8, 5)
+    part = Part(0, None, 1, TRAIN, TEST)
+    edit = models("tiny-translate").transform(arm, part, ["cat", "dog"])
+    assert edit.prompts == ("snowy",)
+    assert len(models("tiny").transform(NAMED["edit"], part, ["cat", "dog"]).prompts) == 9
