@@ -5,21 +5,16 @@ import dataclasses
 import doctest
 import importlib.util
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import typer
 import yaml
-from typer.testing import CliRunner
 
 import diffaug
 from diffaug.backends.presets import PRESETS
-from diffaug.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,75 +73,6 @@ def one_step(monkeypatch):
         preset = PRESETS[name]
         quick = dataclasses.replace(preset, spec=dataclasses.replace(preset.spec, steps=1, size=64))
         monkeypatch.setitem(PRESETS, name, quick)
-
-
-def commands_of(page):
-    """Return what follows `diffaug` in each command of a page, word by word."""
-    fences = re.findall(r"^```(\S*)[^\n]*\n(.*?)^```", page.read_text(), re.S | re.M)
-    plain = "\n".join(text for language, text in fences if not language)
-    lines = plain.replace("\\\n", " ").splitlines()
-    found = (re.search(r"(?:^|[\s/])diffaug ([a-z]+ .*|demo$)", line) for line in lines)
-    return [shlex.split(line[1], comments=True) for line in found if line]
-
-
-COMMANDS = [(page, words) for page in PAGES for words in commands_of(page)]
-#: What a command of a page reads here, in the place of what only its reader has.
-HERE = {"instruct-pix2pix-paper": "tiny", "instruct-pix2pix": "tiny", "sd15": "tiny-translate"}
-#: Added to a command, so that it takes a moment.
-QUICK = {
-    "augment": ["--dry-run", "--batch-size", "1"],
-    "warm": ["--dry-run"],
-    "preview": ["--count", "1"],
-    "fractals": ["--count", "1"],
-}
-
-
-@pytest.mark.parametrize(
-    ("page", "words"), COMMANDS, ids=lambda value: getattr(value, "name", None) or " ".join(value)
-)
-def test_each_command_of_a_page_has_the_options_that_it_names(page, words):
-    program = typer.main.get_command(app)
-    program.commands[words[0]].make_context(words[0], list(words[1:]))
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
-    """A folder with photographs, two sets, and a model that was fine-tuned on them."""
-    folder = tmp_path_factory.mktemp("workshop")
-    shutil.copytree(diffaug.sample_photos(), folder / "photos")
-    edit = diffaug.PromptEdit(["snowy"], backend=diffaug.RecordingBackend(64))
-    diffaug.augment_folder(folder / "photos", folder / "augmented", edit, seed=0)
-    names = [path.name for path in sorted((folder / "photos").iterdir())]
-    mix = diffaug.DiffMix(names, strategy="real-mix", backend=diffaug.RecordingBackend(64))
-    diffaug.augment_folder(folder / "photos", folder / "generated", mix, seed=0)
-    diffaug.finetune(
-        folder / "photos", folder / "tuned", base="tiny-translate", steps=1, batch_size=1
-    )
-    words = "".join(f"{name},a {name}\n" for name in names)
-    (folder / "words.csv").write_text(words)
-    return folder
-
-
-#: Those that run with what is in the workshop, once for all pages. The others need a network, a
-#: cluster or minutes.
-RUN = dict.fromkeys(
-    " ".join(words)
-    for page, words in COMMANDS
-    if words[0] in (*QUICK, "export") and not {"ray", "--shard"} & {*words}
-)
-
-
-@pytest.mark.parametrize("line", RUN)
-def test_a_command_of_a_page_runs(line, workshop, monkeypatch):
-    monkeypatch.chdir(workshop)
-    one_step(monkeypatch)
-    words = [HERE.get(word, word) for word in shlex.split(line)]
-    words = ["tuned" if word.startswith("runs/") and "." not in word else word for word in words]
-    words = [word.replace("instruct-pix2pix", "tiny") for word in words]
-    if words[0] not in ("preview", "fractals"):  # the set is written once more for each page
-        words[2:3] = [f"out-{len(list(workshop.iterdir()))}"] * (words[0] in ("augment", "export"))
-    done = CliRunner().invoke(app, [*words, *QUICK.get(words[0], [])])
-    assert 0 == done.exit_code, done.output
 
 
 def imported(code):
