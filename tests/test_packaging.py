@@ -11,6 +11,7 @@ import diffaug
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 REPOSITORY = PROJECT["project"]["urls"]["Repository"]
 
 
@@ -23,7 +24,11 @@ def for_the_index(text):
 
 
 def test_every_link_of_the_readme_leads_somewhere_from_the_index_of_packages():
-    links = re.findall(r"\]\((.*?)\)", for_the_index((ROOT / "README.md").read_text()))
+    text = for_the_index((ROOT / "README.md").read_text())
+    headings = {
+        "#" + re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in HEADING.findall(text)
+    }
+    links = {*re.findall(r"\]\((.*?)\)", text)} - headings
     inside = [link.removeprefix(REPOSITORY) for link in links if link.startswith(REPOSITORY)]
     assert inside and all(link.startswith("https://") for link in links)
     for link in inside:

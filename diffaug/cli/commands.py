@@ -334,7 +334,7 @@ def filter(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Judge a set's images and write into its manifest which to keep. Nothing is deleted."""
+    """Judge the images of a set and write into its manifest which to keep. Nothing is deleted."""
     from diffaug.arguments import choice
     from diffaug.filtering.clip import ClipFilter
     from diffaug.filtering.similarity import SimilarityFilter
