@@ -125,7 +125,7 @@ def result(shown: Staged) -> torch.Tensor:
 
 
 def preview(models: Models) -> Image.Image:
-    """The stages of DiffuseMix on two photographs: few, so that the first screen has room for words."""
+    """The stages of DiffuseMix on two photographs: the first screen needs room for words."""
     chosen = {"animal/cat.jpg": "snowy", "travel/temple.jpg": "sunset"}
     shown = []
     for seed, (name, prompt) in enumerate(chosen.items()):

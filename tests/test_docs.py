@@ -20,12 +20,17 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SITE = "https://github.com/diffaug/diffaug/blob/main/docs/"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PACKAGE = Path(diffaug.__file__).parent  # of a wheel, it is elsewhere than the pages
 
 
 @pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda page: page.name)
 def test_links_within_the_repository_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-    assert [] == [target for target in targets if not (page.parent / target).exists()]
+    places = {target: (page.parent / target).resolve() for target in targets}
+    for target, place in places.items():
+        if place.is_relative_to(ROOT / "diffaug"):
+            places[target] = PACKAGE / place.relative_to(ROOT / "diffaug")
+    assert [] == [target for target, place in places.items() if not place.exists()]
 
 
 def blocks_of(page):
@@ -98,8 +103,7 @@ def said_by(source):
 
 
 def test_each_error_in_troubleshooting_is_one_that_the_package_raises():
-    package = Path(diffaug.__file__).parent
-    said = "\n".join(t for path in package.rglob("*.py") for t in said_by(path.read_text()))
+    said = "\n".join(t for path in PACKAGE.rglob("*.py") for t in said_by(path.read_text()))
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     quoted = re.findall(r"```text\n(.*?)\n```", page, re.S)
     assert len(quoted) > 20
@@ -149,13 +153,13 @@ def test_the_example_of_contributing_passes_its_tests(monkeypatch):
 def test_numbers_of_the_embedded_models_come_from_its_measurements():
     import json
 
-    folder = ROOT / "diffaug" / "assets" / "tiny"
+    folder = PACKAGE / "assets" / "tiny"
     figures = json.loads((folder / "figures.json").read_text())
     card = (folder / "README.md").read_text()
     assert f"{figures['autoencoder_psnr']:.1f} dB" in card
     assert f"{100 * figures['style_accuracy_on_edits']:.0f} %" in card
 
-    folder = ROOT / "diffaug" / "assets" / "tiny-translate"
+    folder = PACKAGE / "assets" / "tiny-translate"
     figures = json.loads((folder / "figures.json").read_text())
     card = (folder / "README.md").read_text()
     for share in (figures["judge_on_samples"], *figures["judge_on_translations"].values()):

@@ -51,6 +51,14 @@ def test_files_are_linked_to_as_pages_and_pictures_as_files(written, shown):
     assert shown == for_the_index(written)
 
 
+def test_the_package_is_asked_where_it_is_and_not_looked_for_beside_the_tests():
+    """The tests of a wheel have no package beside them."""
+    guessed = re.compile(r"(parents\[\d\]|ROOT) / \"diffaug\b(?!\"\))")
+    files = [path for name in ("tests", "examples") for path in (ROOT / name).rglob("*.py")]
+    assert len(files) > 100
+    assert [] == [path.name for path in files if guessed.search(path.read_text())]
+
+
 def test_every_dependency_says_its_lowest_version():
     """Without one, nobody knows what scripts/test-lowest proves."""
     extras = PROJECT["project"]["optional-dependencies"]
