@@ -4,6 +4,7 @@ import re
 
 project = "diffaug"
 author = "The diffaug developers"
+copyright = f"2026, {author}"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_heading_anchors = 3  # links to headings, such as offline.md#loading-a-set
 html_theme = "furo"

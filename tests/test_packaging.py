@@ -11,6 +11,7 @@ import diffaug
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 REPOSITORY = PROJECT["project"]["urls"]["Repository"]
 
 
@@ -23,7 +24,11 @@ def for_the_index(text):
 
 
 def test_every_link_of_the_readme_leads_somewhere_from_the_index_of_packages():
-    links = re.findall(r"\]\((.*?)\)", for_the_index((ROOT / "README.md").read_text()))
+    text = for_the_index((ROOT / "README.md").read_text())
+    headings = {
+        "#" + re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in HEADING.findall(text)
+    }
+    links = {*re.findall(r"\]\((.*?)\)", text)} - headings
     inside = [link.removeprefix(REPOSITORY) for link in links if link.startswith(REPOSITORY)]
     assert inside and all(link.startswith("https://") for link in links)
     for link in inside:
@@ -44,6 +49,14 @@ def test_every_link_of_the_readme_leads_somewhere_from_the_index_of_packages():
 )
 def test_files_are_linked_to_as_pages_and_pictures_as_files(written, shown):
     assert shown == for_the_index(written)
+
+
+def test_the_package_is_asked_where_it_is_and_not_looked_for_beside_the_tests():
+    """The tests of a wheel have no package beside them."""
+    guessed = re.compile(r"(parents\[\d\]|ROOT) / \"diffaug\b(?!\"\))")
+    files = [path for name in ("tests", "examples") for path in (ROOT / name).rglob("*.py")]
+    assert len(files) > 100
+    assert [] == [path.name for path in files if guessed.search(path.read_text())]
 
 
 def test_every_dependency_says_its_lowest_version():

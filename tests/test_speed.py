@@ -25,11 +25,13 @@ def test_the_cheap_rows_are_measured_printed_and_written(speed, tmp_path, capsys
     target = tmp_path / "new" / "speed.json"
     command = ["--repeats", "2", "--only", "arithmetic", "fractals", "--out", str(target)]
     rows = speed.main(command)
-    written = json.loads(target.read_text())
-    assert {"device", "threads", "versions", "settings", "rows"} == set(written)
-    assert ["arithmetic", "fractals"] == written["settings"]["groups"]
-    assert len(rows) == len(written["rows"]) >= 9
-    for row in written["rows"]:
+    groups = json.loads(target.read_text())["groups"]
+    assert ["arithmetic", "fractals"] == list(groups)
+    for group in groups.values():
+        assert {"device", "threads", "versions", "repeats", "rows"} == set(group)
+    written = [row for group in groups.values() for row in group["rows"]]
+    assert len(rows) == len(written) >= 9
+    for row in written:
         assert row["what"] and row["against"] and row["unit"]
         if "missing" not in row["detail"]:
             assert 2 == row["repeats"]
@@ -38,6 +40,21 @@ def test_the_cheap_rows_are_measured_printed_and_written(speed, tmp_path, capsys
                 assert 0 < low <= middle <= high
     table = capsys.readouterr().out
     assert all(row.what in table and row.goal in table for row in rows)
+
+
+def test_a_group_takes_the_place_of_its_own_rows_alone(speed, monkeypatch, tmp_path):
+    from pairs import Row
+
+    row = Row("a", "b", "at most 1 s more", 0.0, [0.5], [2.0], [1.0], "unit", most_more=1.0)
+    monkeypatch.setattr(speed, "GROUPS", dict.fromkeys(("x", "y", "z"), lambda repeats: [row]))
+    target = tmp_path / "speed.json"
+    speed.main(["--only", "z", "x", "--repeats", "1", "--out", str(target)])
+    before = json.loads(target.read_text())["groups"]
+    speed.main(["--only", "y", "z", "--repeats", "7", "--out", str(target)])
+    after = json.loads(target.read_text())["groups"]
+    assert ["x", "y", "z"] == list(after) and before["x"] == after["x"]
+    assert [1, 7, 7] == [group["repeats"] for group in after.values()]
+    assert 1.0 == after["z"]["rows"][0]["more_seconds"]["median"]
 
 
 def test_ours_and_the_released_arithmetic_make_the_same_picture(speed):

@@ -25,6 +25,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -197,6 +200,35 @@ def save_learned(folder: Path, model: Path | None = None, **changes: Any) -> Pat
     (folder / "finetune.json").write_text(json.dumps({**record, **changes}))
     (folder / "classes.json").write_text(json.dumps({"metaclass": "bird", "classes": TOKENS}))
     return folder
+
+
+def save_clip(folder: Path) -> Path:
+    """Write a CLIP model of random weights, 16 px, as transformers saves it."""
+    tokenizer = _tokenizer(folder / "vocabulary")
+    layer = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
+    config = CLIPConfig(
+        text_config={
+            **layer,
+            **ids,
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={**layer, "image_size": 16, "patch_size": 4},
+        projection_dim=8,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = CLIPModel(config)
+    torch.nn.init.constant_(model.logit_scale, 1.5)  # so that shares are neither 0 nor 1
+    for part in (model, tokenizer, CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16)):
+        part.save_pretrained(folder / "model")
+    return folder / "model"
 
 
 def save_classes(folder: Path, **count: int) -> Path:

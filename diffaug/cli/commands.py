@@ -31,6 +31,7 @@ from diffaug.cli.summary import (
     print_skipped,
     print_summary,
     size_of,
+    speed_of,
     summarized,
 )
 
@@ -129,7 +130,8 @@ def augment(
         )
     print_summary(summary)
     to_make = summary.estimate.images if summary.estimate is not None else 0
-    if not summary.made + summary.taken_over + to_make:
+    # Of many shares of few images, some have none.
+    if summary.planned and not summary.made + summary.taken_over + to_make:
         err.print(f"diffaug: error: no image {'can' if dry_run else 'could'} be made.")
         raise typer.Exit(1)
 
@@ -217,7 +219,7 @@ def warm(
         return
     done = warm_cache(photos, compose, strict=strict, progress=True)
     out.print(
-        f"made {done.made}, {done.made / done.seconds:.1f} images/s"
+        f"made {done.made}, {speed_of(done.made, done.seconds)}"
         + (f"; {done.refused} were refused or blank" if done.refused else "")
     )
     if not done.made:
@@ -332,7 +334,7 @@ def filter(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Judge a set's images and write into its manifest which to keep. Nothing is deleted."""
+    """Judge the images of a set and write into its manifest which to keep. Nothing is deleted."""
     from diffaug.arguments import choice
     from diffaug.filtering.clip import ClipFilter
     from diffaug.filtering.similarity import SimilarityFilter

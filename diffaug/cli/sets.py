@@ -40,7 +40,7 @@ def import_released(
         str, typer.Option(help="What all classes are, such as bird. [checkpoint]")
     ] = "",
 ) -> None:
-    """Read what the authors' released code made: a set, or a checkpoint of Diff-Mix."""
+    """Read what the released code of the papers made: a set, or a checkpoint of Diff-Mix."""
     from diffaug.backends.checkpoints import is_checkpoint
 
     if is_checkpoint(folder.expanduser()):

@@ -36,11 +36,11 @@ def print_summary(summary: "Summary") -> None:
         if missing:
             out.print(estimate_line(summary.estimate))
     else:
-        speed = f", {summary.made / summary.seconds:.1f} images/s" if summary.made else ""
+        speed = f", {speed_of(summary.made, summary.seconds)}" if summary.made else ""
         out.print(f"made {summary.made}, {summary.taken_over} already there{speed}")
         if summary.retried or summary.fallbacks:
             out.print(f"retried {summary.retried}, kept the original of {summary.fallbacks}")
-        if not summary.made and summary.taken_over:
+        if not summary.made and (summary.taken_over or not summary.planned):
             out.print("nothing to do")
         out.print(f"in {summary.destination}")
     print_skipped(summary.skipped)
@@ -80,6 +80,12 @@ def estimate_line(estimate: "Estimate") -> str:
     if estimate.seconds is None:
         return f"disk: {size}; time: unknown, since the model has not run here"
     return f"disk: {size}; time: about {_time(estimate.seconds)} on this machine"
+
+
+def speed_of(images: int, seconds: float) -> str:
+    """Say how many images a second were made, with digits that say something."""
+    speed = images / seconds
+    return f"{speed:.1f} images/s" if speed >= 1 else f"{speed:.2g} images/s"
 
 
 def size_of(count: int) -> str:

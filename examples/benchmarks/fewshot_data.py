@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import diffaug
 from diffaug.seeds import derive_seed
 
 #: What the embedded base was trained on, and how many of its samples of a class are named.
-FIGURES = Path(__file__).parents[2] / "diffaug/assets/tiny-translate/figures.json"
+FIGURES = Path(diffaug.__file__).parent / "assets/tiny-translate/figures.json"
 #: Classes of each setting; photographs of a class to choose few shots from, and to test on.
 CLASSES, TRAIN, TEST = 20, 100, 50
 SETTINGS = {

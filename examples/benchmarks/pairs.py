@@ -58,10 +58,15 @@ class Row:
         return quartiles(self.baseline)
 
     @property
-    def more(self) -> float:
-        """Median seconds that ours takes more than the baseline, pair by pair."""
+    def more_quartiles(self) -> tuple[float, float, float]:
+        """Seconds that ours takes more than the baseline, pair by pair."""
         pairs = zip(self.ours, self.baseline, strict=True)
-        return quartiles([ours - baseline for ours, baseline in pairs])[1]
+        return quartiles([ours - baseline for ours, baseline in pairs])
+
+    @property
+    def more(self) -> float:
+        """Median seconds that ours takes more than the baseline."""
+        return self.more_quartiles[1]
 
     @property
     def met(self) -> bool | None:
@@ -80,6 +85,7 @@ class Row:
                 ("ratio", self.ratio_quartiles),
                 ("ours_seconds", self.ours_quartiles),
                 ("baseline_seconds", self.baseline_quartiles),
+                *([] if self.most_more is None else [("more_seconds", self.more_quartiles)]),
             ]
         }
         return {

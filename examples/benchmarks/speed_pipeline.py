@@ -1,8 +1,8 @@
 """How fast images go through files and processes: cache, workers, sockets, offline sets.
 
-`speed.py` shows these rows beside the others; alone:
+`speed.py` measures these groups beside the others:
 
-    python examples/benchmarks/speed_pipeline.py --repeats 20 --only epoch workers
+    python examples/benchmarks/speed.py --only epoch workers
 
 Everything runs on a CPU, each process with one thread, so that a process more does not mean threads
 more.
@@ -10,7 +10,6 @@ more.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import sys
@@ -322,53 +321,29 @@ def hit_row(repeats: int, format: str, *, count: int = 50, side: int = 256) -> R
         )
 
 
+def _all(*measure: Callable[[int], Row]) -> Callable[[int], list[Row]]:
+    return lambda repeats: [row(repeats) for row in measure]
+
+
 #: What can be measured, by name.
-ROWS: dict[str, list[Callable[[int], Row]]] = {
-    "epoch": [
+GROUPS: dict[str, Callable[[int], list[Row]]] = {
+    "epoch": _all(
         epoch_row,
         partial(epoch_row, p=1.0, goal=False),
         partial(epoch_row, photo=(256, 256)),
         partial(epoch_row, photo=(256, 256), format="raw", goal=False),
         partial(epoch_row, photo=(256, 256), p=1.0, goal=False),
-    ],
-    "image": [partial(image_row, format="jpeg"), partial(image_row, format="raw")],
-    "workers": [
+    ),
+    "image": _all(partial(image_row, format="jpeg"), partial(image_row, format="raw")),
+    "workers": _all(
         workers_row,
         lambda repeats: workers_row(repeats, spec=small_model()),
         lambda repeats: workers_row(repeats, spec=small_model(), workers=8),
-    ],
-    "socket": [
+    ),
+    "socket": _all(
         partial(socket_row, size=256),
         partial(socket_row, size=512, goal="at most 1.5 ms an image more", most_more=0.0015),
-    ],
-    "offline": [offline_row],
-    "hit": [partial(hit_row, format="jpeg"), partial(hit_row, format="raw")],
+    ),
+    "offline": _all(offline_row),
+    "hit": _all(partial(hit_row, format="jpeg"), partial(hit_row, format="raw")),
 }
-
-
-def rows(repeats: int = 20, only: Sequence[str] = ()) -> list[Row]:
-    """Measure everything, or the rows of some names."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [measure(repeats) for name in only or ROWS for measure in ROWS[name]]
-    finally:
-        torch.set_num_threads(threads)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--only", nargs="+", default=[], choices=list(ROWS))
-    options = parser.parse_args()
-    for name in options.only or ROWS:
-        for measure in ROWS[name]:
-            torch.set_num_threads(1)
-            row = measure(options.repeats)
-            ours, baseline = row.ours_quartiles[1], row.baseline_quartiles[1]
-            print(
-                f"{row.what}: {row.ratio:.2f} of the speed of {row.against} "
-                f"({1000 * ours:.1f} and {1000 * baseline:.1f} ms for {row.unit}"
-                f"{', goal ' + row.goal if row.goal else ''}) {row.detail}",
-                flush=True,
-            )

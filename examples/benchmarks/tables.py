@@ -29,18 +29,25 @@ def seconds(value):
 
 
 def speed(found):
-    """Set goals and figures side by side; the ratio is that of the speeds."""
+    """Set goals and figures side by side: the ratio of the speeds, or the time that ours adds."""
     rows = []
-    for row in found["rows"]:
+    for row in (row for group in found["groups"].values() for row in group["rows"]):
         if "ratio" not in row:
             continue
-        ratio, ours, baseline = (row[n] for n in ("ratio", "ours_seconds", "baseline_seconds"))
-        low, high = ratio["lower_quartile"], ratio["upper_quartile"]
+        ours, baseline = (row[name]["median"] for name in ("ours_seconds", "baseline_seconds"))
+        low, middle, high = row.get("more_seconds", row["ratio"]).values()
+        if "more_seconds" in row:
+            low, middle, high = (
+                f"{'+' * (value >= 0)}{seconds(value)}" for value in (low, middle, high)
+            )
+            figure = f"{middle} ({low} to {high})"
+        else:
+            figure = f"{middle:.2f} times ({low:.2f} to {high:.2f})"
         met = {True: "yes", False: "**no**", None: ""}[row["met"]]
-        figure = f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})"
-        times = f"{seconds(ours['median'])} beside {seconds(baseline['median'])} for {row['unit']}"
+        times = f"{seconds(ours)} beside {seconds(baseline)} for {row['unit']}"
         rows.append([row["what"], row["against"], row["goal"], figure, met, times])
-    return table(["what", "against", "goal", "times the speed (quartiles)", "met", "medians"], rows)
+    titles = ["what", "against", "goal", "speed, or time more (quartiles)", "met", "medians"]
+    return table(titles, rows)
 
 
 def faults(found):

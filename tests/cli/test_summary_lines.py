@@ -7,7 +7,7 @@ from image_folders import save_photos
 from typer.testing import CliRunner
 
 from diffaug.cli.commands import app
-from diffaug.cli.summary import estimate_line
+from diffaug.cli.summary import estimate_line, speed_of
 from diffaug.offline.summary import Estimate
 
 LEFT_OUT = "left out: 1 file of kinds that are not read (.txt 1)"
@@ -88,3 +88,27 @@ def test_merge_prints_the_summary_of_the_whole_set(photos, tmp_path):
 )
 def test_an_estimate_has_the_unit_of_its_size(estimate, line):
     assert estimate_line(estimate).startswith(line)
+
+
+def test_a_slow_run_has_a_speed_that_says_something():
+    assert ["0.021 images/s", "1.0 images/s", "12.3 images/s"] == [
+        speed_of(6, 280), speed_of(3, 3), speed_of(123, 10)
+    ]  # fmt: skip
+
+
+def test_a_share_of_few_images_may_have_none(photos, tmp_path):
+    command = (
+        "augment",
+        photos,
+        tmp_path / "set",
+        "--backend",
+        "tiny",
+        "--steps",
+        1,
+        "--per-image",
+        1,
+    )
+    done = [run(*command, "--shard", f"{n}/4") for n in (1, 2, 3, 4)]
+    assert [0, 1, 1, 1] == sorted(int(one.stdout.split()[1].strip(",")) for one in done)
+    assert 1 == sum("nothing to do" in one.stdout for one in done)
+    assert (tmp_path / "set" / "metadata.jsonl").exists()

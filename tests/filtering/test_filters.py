@@ -10,10 +10,10 @@ import torch
 from ambient import AMBIENT, settings
 from image_folders import picture
 from PIL import Image
-from tiny_pipelines import _tokenizer
+from tiny_pipelines import save_clip
 from torch import nn
 from torchvision.transforms import v2
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from diffaug.errors import GenerationError, ModelError, ModelUnavailableError
 from diffaug.filtering.classifier import ClassifierFilter
@@ -30,33 +30,7 @@ def rows(*labels):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A CLIP model of random weights, 16 px, as transformers saves it."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = _tokenizer(folder / "vocabulary")
-    layer = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
-    config = CLIPConfig(
-        text_config={
-            **layer,
-            **ids,
-            "vocab_size": len(tokenizer),
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={**layer, "image_size": 16, "patch_size": 4},
-        projection_dim=8,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CLIPModel(config)
-    nn.init.constant_(model.logit_scale, 1.5)  # so that shares are neither 0 nor 1
-    for part in (model, tokenizer, CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16)):
-        part.save_pretrained(folder / "model")
-    return folder / "model"
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def clip_shares(folder, image, captions):

@@ -149,6 +149,16 @@ def test_no_screen_has_to_be_moved_sideways(page, width):
     assert page.run("return document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.parametrize(("width", "height"), [(1400, 1000), (390, 844)])
+def test_a_picture_is_on_the_first_screen(window, page, width, height):
+    window.resize(width, height)
+    window.run("location.reload()")
+    top = window.run("return document.querySelector('.picture img').getBoundingClientRect().top")
+    assert 0 < top < height - 50
+    opened = window.run("return document.querySelectorAll('details.panel[open]').length")
+    assert (2 if width > 640 else 0) == opened
+
+
 def test_thousands_of_rows_do_not_freeze_the_page(window, tmp_path):
     write_report(tmp_path / "many.html", report(5000))
     window.resize(1400, 900)

@@ -212,5 +212,9 @@ document.querySelectorAll("button.class").forEach((button) => button.addEventLis
   find("class").value = find("class").value === value ? "" : value;
   refresh();
 }));
+/* On a small screen the pictures come first; a tap opens the panels. */
+if (matchMedia("(max-width: 640px)").matches) {
+  document.querySelectorAll("details.panel").forEach((panel) => { panel.open = false; });
+}
 fill();
 refresh();
