@@ -30,15 +30,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from faults_jobs import JOBS, differences
-from faults_processes import Process, brief, import_all
+from faults_processes import Process, brief, import_all, save_models
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 #: Packages whose versions are written down.
 PACKAGES = ("diffaug", "torch", "diffusers", "pillow")
 #: Seconds after which a process of a killed run counts as left over.
-GRACE = 5
+GRACE = 20
 #: Seconds after which a run counts as hanging.
 PATIENCE = 300
 
@@ -258,24 +259,6 @@ class Trial:
 def available() -> list[str]:
     """Return the ways that this installation knows."""
     return [name for name, way in WAYS.items() if not way.needs or find_spec(way.needs)]
-
-
-def save_models(folder: Path) -> None:
-    """Write the random models of the tests: how an image looks does not matter here."""
-    child = os.fork()
-    if not child:  # so that whatever starts threads does so elsewhere
-        code = 1
-        try:
-            sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-            from tiny_pipelines import save_pipeline
-
-            for task in ("edit", "translate"):
-                save_pipeline(folder / task, task)
-            code = 0
-        finally:
-            os._exit(code)
-    if os.waitpid(child, 0)[1]:
-        raise RuntimeError("the random models could not be written")
 
 
 def options_of(asked: argparse.Namespace, per_image: int) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,6 +49,23 @@ def import_all() -> None:
         raise RuntimeError(f"a process must have one thread to be forked, got {len(threads)}.")
 
 
+def save_models(folder: Path) -> None:
+    """Write the random models of the tests: how an image looks does not matter here."""
+    child = os.fork()
+    if not child:  # so that whatever starts threads does so elsewhere
+        code = 1
+        try:
+            from tiny_pipelines import save_pipeline
+
+            for task in ("edit", "translate"):
+                save_pipeline(folder / task, task)
+            code = 0
+        finally:
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("the random models could not be written")
+
+
 class Process:
     """One process of a run, and all that it starts.
 
@@ -56,11 +73,18 @@ class Process:
         arguments: of ``diffaug``.
         work: the folder for its log and its sockets.
         cache: the folder for what diffaug keeps.
+        before: called in the process, before the command.
     """
 
     count = itertools.count()
 
-    def __init__(self, arguments: Sequence[str], work: Path, cache: Path) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        work: Path,
+        cache: Path,
+        before: Callable[[], None] | None = None,
+    ) -> None:
         self.mark = f"{os.getpid()}-{next(self.count)}"
         self.log = work / f"{self.mark}.log"
         self.code: int | None = None
@@ -70,7 +94,7 @@ class Process:
         }
         self.pid = os.fork()
         if not self.pid:
-            run_command(arguments, self.log, changes)
+            run_command(arguments, self.log, changes, before)
 
     def poll(self) -> int | None:
         """Return how it ended, as ``subprocess`` has it; None while it runs."""
@@ -119,7 +143,12 @@ class Process:
         return True
 
 
-def run_command(arguments: Sequence[str], log: Path, changes: dict[str, str]) -> None:
+def run_command(
+    arguments: Sequence[str],
+    log: Path,
+    changes: dict[str, str],
+    before: Callable[[], None] | None,
+) -> None:
     """Be the command in a process that was forked for it, in a group of its own; never return."""
     code = 1
     try:
@@ -128,6 +157,8 @@ def run_command(arguments: Sequence[str], log: Path, changes: dict[str, str]) ->
         for stream in (1, 2):
             os.dup2(file, stream)
         os.environ.update(changes)
+        if before is not None:
+            before()
         from diffaug.cli.commands import app
 
         sys.argv = ["diffaug", *arguments]
