@@ -1,11 +1,14 @@
 """Pinning, choosing and fetching a model's files; the Hub is not asked."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants, file_download
 from safetensors.torch import save_file
 from small_hub import COMMIT, SmallHub, point_at
 from tiny_pipelines import model_folder, tiny_spec
@@ -20,14 +23,12 @@ from diffaug.backends.hub import (
 from diffaug.backends.model_files import weights_of
 from diffaug.backends.presets import PRESETS
 from diffaug.backends.revisions import split_revision
-from diffaug.errors import ModelError, ModelUnavailableError
+from diffaug.errors import DestinationError, ModelError, ModelUnavailableError
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of the Hub, and no network."""
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path
@@ -131,6 +132,37 @@ def test_a_hub_model_with_pickles_only_is_refused_before_they_are_fetched(own_hu
     with pytest.raises(ModelError, match="'org/name/unet/diffusion_pytorch_model.bin' are pickled"):
         download(ModelSpec("org/name"))
     assert not any(".bin" in path for path in own_hub.paths)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_not_taken_for_a_hub_that_cannot_be_reached(own_hub, monkeypatch, code):
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1)
+    get, sent = file_download.http_get, []
+
+    def fills(url, temp_file, **settings):
+        sent.append(url)
+        if len(sent) == 4:
+            temp_file.write(b"half of it")
+            raise OSError(code, os.strerror(code))
+        get(url, temp_file, **settings)
+
+    monkeypatch.setattr(file_download, "http_get", fills)
+    said = f"models--org--name' could not be written to: {os.strerror(code)}; once it can, run the"
+    with pytest.raises(DestinationError, match=said):
+        download(spec)
+    assert not downloaded(pin(spec))
+    monkeypatch.setattr(file_download, "http_get", get)
+    folder = download(spec)
+    fetched = {name: (folder / name).read_bytes() for name in FILES}
+    assert {name: (own_hub.folder / name).read_bytes() for name in FILES} == fetched
+
+
+def test_a_branch_that_a_full_disk_left_empty_is_asked_for_again(own_hub):
+    spec = ModelSpec("org/name")
+    assert COMMIT == pin(spec).revision
+    [branch] = Path(constants.HF_HUB_CACHE).rglob("refs/main")
+    branch.write_text("")
+    assert COMMIT == pin(spec).revision == branch.read_text()
 
 
 def test_an_id_that_the_hub_does_not_know_is_an_error_with_the_next_step(own_hub):
