@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from faults_jobs import contents, differences, fault_of
+from faults_jobs import differences, fault_of
 from faults_processes import Process, import_all, save_models
 from small_hub import SmallHub, point_at
 
@@ -84,13 +84,13 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-def tell_renames(log: Path, inside: Callable[[], None] | None) -> None:
-    """Write the name of every file that gets its final name, as the order of a command's work."""
+def tell_renames(log: Path, place: Path, inside: Callable[[], None] | None) -> None:
+    """Write down every file that gets its final name: the room taken then, and the name."""
 
     def tell(event: str, arguments: tuple[object, ...]) -> None:
         if event == "os.rename":
-            with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:
-                file.write(os.fsencode(arguments[1]) + b"\n")
+            with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a") as file:
+                file.write(f"{pages_of(place)} {os.fsdecode(arguments[1])}\n")
 
     sys.addaudithook(tell)
     if inside is not None:
@@ -113,8 +113,8 @@ class Disk:
         free = os.statvfs(self.full).f_bavail - pages
         self.filler.write_bytes(bytes(free * PAGE))
 
-    def run(self, job: Job, place: Path) -> tuple[Process, list[str]]:
-        """Run a command to its end; return it, and the files it gave their names, in order."""
+    def run(self, job: Job, place: Path) -> tuple[Process, list[tuple[int, str]]]:
+        """Run a command to its end; return it, and the files that it renamed, in order."""
         log = self.work / "renames"
         log.unlink(missing_ok=True)
         inside = None if job.inside is None else partial(job.inside, place)
@@ -122,12 +122,14 @@ class Disk:
             job.arguments(place),
             self.work,
             place if job.cache else self.work / "cache",
-            partial(tell_renames, log, inside),
+            partial(tell_renames, log, place, inside),
         )
         if process.wait(PATIENCE) is None:
             os.kill(process.pid, signal.SIGKILL)
             process.wait(PATIENCE)
-        return process, log.read_text().splitlines() if log.exists() else []
+        lines = log.read_text().splitlines() if log.exists() else []
+        told = (line.partition(" ") for line in lines)
+        return process, [(int(pages), name) for pages, _, name in told]
 
     def place(self, root: Path, job: Job) -> Path:
         place = root / "run"
@@ -145,7 +147,8 @@ class Disk:
         if process.code:
             outcome.problems.append(f"it fails on a plain disk: {' | '.join(process.said()[-3:])}")
             count = 0
-        most = max(count, round(1.2 * (pages_of(plain) - before)))
+        # So much room was taken at most, as one file was still beside the one that it replaces.
+        most = max((pages for pages, _ in order), default=before) - before
         for number in range(count):
             pages = number * most // count
             if pages not in outcome.sizes:
@@ -154,7 +157,9 @@ class Disk:
         shutil.rmtree(plain)
         return outcome
 
-    def try_one(self, job: Job, pages: int, order: Sequence[str], outcome: Outcome) -> None:
+    def try_one(
+        self, job: Job, pages: int, order: Sequence[tuple[int, str]], outcome: Outcome
+    ) -> None:
         """Run a command with so many pages of room, then with plenty."""
         place = self.place(self.full, job)
         self.leave(pages)
@@ -162,7 +167,7 @@ class Disk:
         if process.code == 0:
             outcome.enough_room += 1
         else:
-            name = order[len(done)] if len(done) < len(order) else "the end"
+            name = order[len(done)][1] if len(done) < len(order) else "the end"
             outcome.stages[job.kind(name)] += 1
             faults = [*unclear(process, place), *half_written(place)]
             outcome.problems += [f"with {pages} pages: {fault}" for fault in faults]
@@ -182,7 +187,8 @@ class Disk:
 
 def pages_of(folder: Path) -> int:
     """Return the room that the files of a folder take."""
-    return sum(-(-len(data) // PAGE) for data in contents(folder).values())
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(-(-path.stat().st_size // PAGE) for path in files)
 
 
 def unclear(process: Process, place: Path) -> list[str]:
