@@ -17,6 +17,7 @@ Each is built from one message, so that it survives pickling between processes.
 
 import errno
 import importlib
+import os
 import re
 import unicodedata
 from types import ModuleType
@@ -101,6 +102,43 @@ def machine_trouble(what: str, error: BaseException) -> SourceError:
     return SourceError(
         f"{what} could not be read: {one_line(error)}. It may be whole, so it is not left out; run "
         "the same command again once it can be read, or remove it."
+    )
+
+
+#: What the system says where a disk, or this user's share of one, is full.
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+#: What it says where a file must not be written; a network that is closed says the same.
+_CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def disk_trouble(error: BaseException | None) -> OSError | None:
+    """Find why a disk took nothing, among an error and its causes; None if that is not why.
+
+    Example:
+        >>> disk_trouble(OSError(errno.ENOSPC, "No space left on device")) is None
+        False
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            of_file = error.errno in _CLOSED and error.filename is not None
+            if of_file or error.errno in _FULL:
+                return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError, done: str = "written") -> Exception:
+    """Say that a file or a folder could not be written, and what to do next."""
+    in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
+    kind = "path" if done == "written" else "folder"
+    return DestinationError(
+        f"'{os.fspath(path)}' could not be {done}: {error.strerror or error}; "
+        + (
+            f"choose another {kind}."
+            if in_the_way
+            else "once it can, run the same command again"
+            + (f", or choose another {kind}." if kind == "path" else " to resume.")
+        )
     )
 
 

@@ -39,7 +39,9 @@ def write_whole(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:  # of a write, unlike an open
+            error.filename = str(path)
         raise

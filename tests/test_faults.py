@@ -22,16 +22,17 @@ import numpy as np
 import pytest
 import torch
 from answers import at
-from child_process import run_program
+from child_process import LIMIT, environment, run_program
 from contracts import same_images
 from image_folders import contents, picture, save_photos
 from model_processes import Photos, servers, wait_for
 from PIL import Image, ImageOps
-from tiny_pipelines import make_requests, model_folder, tiny_spec
+from tiny_pipelines import make_requests, tiny_spec
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from diffaug import (
+    CachedBackend,
     DiffuseMix,
     FractalBank,
     PromptEdit,
@@ -53,23 +54,24 @@ from diffaug.offline.manifest import read_manifest, read_run
 ROOT = Path(__file__).parents[1]
 #: A picture of each of two classes.
 TWO = ["class 0/0.png", "class 1/1.png"]
+#: Does nothing, in a mount that nobody else sees.
+PRIVATE = ["unshare", "--user", "--map-root-user", "--mount", "true"]
 
 
 def test_a_run_struck_at_any_change_to_the_disk_can_be_resumed_to_the_same_set(tmp_path):
     save_photos(tmp_path / "photos", TWO, 40, 50)
     results = json.loads(run_program("struck_runs", tmp_path))
-    assert 6 == len(results)
+    assert 14 == len(results)
     for result in results.values():
         assert [] == result["wrong"]
-        assert result["points"] > 10
+        assert result["points"] > 2
 
 
 def test_a_full_and_a_read_only_disk_are_said_in_one_line_and_the_run_goes_on(tmp_path):
-    private = ["unshare", "--user", "--map-root-user", "--mount"]
-    if not shutil.which("unshare") or subprocess.run([*private, "true"], check=False).returncode:
+    if not shutil.which("unshare") or subprocess.run(PRIVATE, check=False).returncode:
         pytest.skip("this machine lets nobody mount a disk of their own")
     save_photos(tmp_path / "photos", TWO, 40, 50)
-    run_program("full_disk", tmp_path, before=private)
+    run_program("full_disk", tmp_path, before=PRIVATE[:-1])
 
 
 def test_a_destination_taken_away_and_made_anew_by_another_is_left_to_them(tmp_path):
@@ -269,47 +271,97 @@ def test_a_model_process_killed_before_its_socket_has_its_name_is_no_hindrance(s
     assert 1 == len(WorkerBackend(spec).generate(make_requests(count=1)))
 
 
-def load_script():
-    path = ROOT / "examples" / "benchmarks" / "faults.py"
-    spec = importlib.util.spec_from_file_location("faults", path)
+def run_script(name, *arguments):
+    """Run a benchmark of faults, which forks, in a process of its own; return what it prints."""
+    process = subprocess.run(
+        [sys.executable, ROOT / "examples" / "benchmarks" / f"{name}.py", *map(str, arguments)],
+        env=environment(),
+        timeout=LIMIT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == process.returncode, process.stdout + process.stderr[-2000:]
+    return process.stdout
+
+
+def test_the_script_kills_runs_resumes_them_and_finds_the_same_files(tmp_path):
+    save_photos(tmp_path / "photos", TWO, 40, 50)
+    out, ways = tmp_path / "faults.json", ["local", "finetune", "warm"]
+    told = run_script(
+        "faults", "--ways", *ways, "--kills", 2, "--images", 8, "--source", tmp_path / "photos",
+        "--fractals", tmp_path / "photos", "--out", out,
+    )  # fmt: skip
+    results = json.loads(out.read_text())["ways"]
+    assert ways == list(results)
+    for name, result in results.items():
+        assert [] == result["problems"]
+        assert {"process": 1, "group": 1} == result["kills"] and result["sets"] >= 1
+        assert f"{name:10}   2 kills" in told
+
+
+def test_the_script_fills_a_disk_and_finds_a_clear_end_and_the_same_files(tmp_path):
+    if not shutil.which("unshare") or subprocess.run(PRIVATE, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk of their own")
+    save_photos(tmp_path / "photos", TWO, 40, 50)
+    out, commands = tmp_path / "faults.json", ["warm", "merge", "export webdataset"]
+    run_script(
+        "faults_disk", "--commands", *commands, "--sizes", 3, "--source", tmp_path / "photos",
+        "--out", out,
+    )  # fmt: skip
+    results = json.loads(out.read_text())["disk"]
+    assert commands == list(results)
+    for result in results.values():
+        assert [] == result["problems"]
+        assert 3 == result["identical_afterwards"] == result["clear_ends"] + result["enough_room"]
+        assert result["clear_ends"]
+
+
+def load_jobs():
+    path = ROOT / "examples" / "benchmarks" / "faults_jobs.py"
+    spec = importlib.util.spec_from_file_location("faults_jobs", path)
     script = importlib.util.module_from_spec(spec)
-    sys.modules["faults"] = script  # where dataclasses look for their module
+    sys.modules["faults_jobs"] = script  # where dataclasses look for their module
     spec.loader.exec_module(script)
     return script
 
 
-def test_the_script_kills_a_run_goes_on_and_finds_the_same_set(tmp_path, capsys):
-    save_photos(tmp_path / "photos", TWO, 40, 50)
-    command = ["--engine", "local", "--kills", "1", "--images", "4", "--backend"]
-    command += [str(model_folder("edit")), "--source", str(tmp_path / "photos")]
-    command += ["--fractals", str(tmp_path / "photos"), "--out", str(tmp_path / "faults.json")]
-    results = load_script().main(command)["local"]
-    assert [] == results["problems"]
-    assert 1 == sum(results["kills"].values()) and results["sets"] >= 1
-    assert results == json.loads((tmp_path / "faults.json").read_text())["ways"]["local"]
-    assert "local        1 kills" in capsys.readouterr().out
-
-
 def test_the_script_sees_half_images_lost_images_and_rows_there_twice(tmp_path):
-    script = load_script()
+    script = load_jobs()
+    augment_job = script.JOBS["augment"]
     save_photos(tmp_path / "photos", TWO, 40, 50)
     edit = PromptEdit(backend=RecordingBackend(16))
     augment_folder(tmp_path / "photos", tmp_path / "set", edit, per_image=2)
-    assert ([], 4, 0) == script.faults_in(tmp_path / "set")
+    assert script.Left((), 4, 0) == augment_job.look(tmp_path / "set")
     shutil.copytree(tmp_path / "set", tmp_path / "bad")
     half, lost, *_ = sorted((tmp_path / "bad").rglob("*.jpg"))
     half.write_bytes(half.read_bytes()[:300])
     lost.unlink()
     manifest = tmp_path / "bad" / "metadata.jsonl"
     manifest.write_bytes(manifest.read_bytes() + manifest.read_bytes().splitlines(True)[-1])
-    problems, images, alone = script.faults_in(tmp_path / "bad")
-    assert (3, 3, 0) == (len(problems), images, alone)
-    text = " ".join(problems)
+    left = augment_job.look(tmp_path / "bad")
+    assert (3, 3, 0) == (len(left.problems), left.made, left.alone)
+    text = " ".join(left.problems)
     assert "is half written" in text and "has two rows" in text and "a row and no image" in text
     (tmp_path / "bad" / ".diffaug.lock").touch()
     lines = script.differences(tmp_path / "set", tmp_path / "bad")
     assert 4 == len(lines)
     assert {"is missing", "is left over", "differs"} == {line.rpartition("' ")[2] for line in lines}
+
+
+def test_the_script_sees_a_half_written_entry_of_a_cache_and_half_written_weights(tmp_path):
+    script = load_jobs()
+    backend = CachedBackend(RecordingBackend(16), folder=tmp_path / "cache")
+    backend.generate(make_requests(count=2))
+    assert script.Left((), 2, 0) == script.JOBS["warm"].look(tmp_path / "cache")
+    entry = next(path for path in (tmp_path / "cache").rglob("*.jpeg"))
+    entry.write_bytes(entry.read_bytes()[:-1])
+    weights = tmp_path / "model" / "weights.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"0" * 20)
+    for job, folder in (("warm", "cache"), ("finetune", "model")):
+        [problem] = script.JOBS[job].look(tmp_path / folder).problems
+        assert "is half written" in problem
 
 
 def overtaken(monkeypatch, other):

@@ -27,6 +27,7 @@ from diffaug.arguments import whole
 from diffaug.backends.base import Backend, answers_of
 from diffaug.backends.request import Generated, GenerationRequest, check_rgb
 from diffaug.checked import checked
+from diffaug.errors import unwritable
 from diffaug.files import cache_root, write_whole
 from diffaug.untrusted import open_regular, parse_json
 
@@ -154,9 +155,18 @@ class CachedBackend(Backend):
         # A copy for each request: changing one image in place must not reach its duplicates.
         return [replace(answers[name], image=answers[name].image.clone()) for name in names]
 
-    def keep(self, request: GenerationRequest, generated: Generated) -> Generated:
-        """Keep what the wrapped backend made of a request; return what its entry decodes to."""
-        return self._keep(f"{request.key(self.fingerprint)}.{self.format}", generated)
+    def keep(self, request: GenerationRequest, generated: Generated) -> None:
+        """Keep what the wrapped backend made of a request.
+
+        Raises:
+            DestinationError: it cannot be kept, as on a disk that is full. ``generate`` warns once
+                and goes on instead, since its caller needs the image.
+        """
+        name = f"{request.key(self.fingerprint)}.{self.format}"
+        try:
+            self._write(name, _encode(name, generated, self.format))
+        except OSError as error:
+            raise unwritable(self.folder, error, "written to") from error
 
     def holds(self, request: GenerationRequest) -> bool:
         """Return whether a request has an entry; only reading shows whether that is whole."""
@@ -197,25 +207,27 @@ class CachedBackend(Backend):
             return replace(generated, image=generated.image.clone())
         data = _encode(name, generated, self.format)
         try:
-            with suppress(FileNotFoundError):  # another process is clearing the cache
-                write_whole(self._path(name), data)
+            self._write(name, data)
         except OSError as error:
             if not self._warned:
                 self._warned = True
                 with suppress(OSError):  # there is no home folder, as the error says
-                    error = OSError(f"cannot write to '{self.folder}' ({error})")
+                    error = OSError(f"cannot write to '{self.folder}' ({error.strerror or error})")
                 warnings.warn(
                     f"Generated images are not kept: {error}.",
                     RuntimeWarning,
                     stacklevel=3,
                 )
-        else:
-            # Listing a large folder takes seconds, so it is done about once for each hundredth of
-            # the cap that is written. A key is as good as a random number, so that holds for any
-            # number of processes, however short they live. The cap is exceeded by about 1 %.
-            if int(name[:8], 16) / 2**32 < 100 * len(data) / self.max_bytes:
-                _evict(self.folder, self.max_bytes)
         return _decode(name, data)
+
+    def _write(self, name: str, data: bytearray) -> None:
+        with suppress(FileNotFoundError):  # another process is clearing the cache
+            write_whole(self._path(name), data)
+        # Listing a large folder takes seconds, so it is done about once for each hundredth of the
+        # cap that is written. A key is as good as a random number, so that holds for any number of
+        # processes, however short they live. The cap is exceeded by about 1 %.
+        if int(name[:8], 16) / 2**32 < 100 * len(data) / self.max_bytes:
+            _evict(self.folder, self.max_bytes)
 
 
 @checked

@@ -25,7 +25,15 @@ from diffaug.backends.revisions import (
 )
 from diffaug.backends.spec import ModelSpec
 from diffaug.backends.wholeness import has_vocabulary, is_whole
-from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError, first_line
+from diffaug.errors import (
+    DiffaugError,
+    ModelError,
+    ModelUnavailableError,
+    disk_trouble,
+    first_line,
+    unwritable,
+)
+from diffaug.files import write_whole
 
 _log = logging.getLogger("diffaug")
 _loading_log = logging.getLogger("diffaug.loading")
@@ -105,7 +113,8 @@ def cached_repository(repository: str) -> Path:
 
 def _cached_commit(repository: str, branch: str) -> str | None:
     reference = cached_repository(repository) / "refs" / branch
-    return reference.read_text().strip() if reference.is_file() else None
+    commit = reference.read_text().strip() if reference.is_file() else ""
+    return commit or None  # a full disk leaves an empty file
 
 
 def _commit(repository: str, branch: str) -> str:
@@ -119,8 +128,7 @@ def _commit(repository: str, branch: str) -> str:
         # that is here could not be used offline.
         reference = cached_repository(repository) / "refs" / branch
         with suppress(OSError):
-            reference.parent.mkdir(parents=True, exist_ok=True)
-            reference.write_text(commit)
+            write_whole(reference, commit.encode())  # half of it would be a wrong commit
     return commit
 
 
@@ -368,6 +376,8 @@ def _asking_the_hub(repository: str) -> Iterator[None]:
             "check its name, or set HF_TOKEN if it is private."
         ) from error
     except Exception as error:
+        if full := disk_trouble(error):
+            raise unwritable(cached_repository(repository), full, "written to") from error
         reason = first_line(error)
         raise ModelUnavailableError(
             f"'{repository}' is not on this machine and the Hub cannot be reached "

@@ -94,6 +94,7 @@ def warm_cache(
         ValueError: the transform has nothing to cache (``variants=None``, ``cache=False``), its
             ``choices`` lack what it draws, a step before it is random, or the cache is too small.
         UnreadableImageError: nothing could be read; or, with ``strict``, an item could not.
+        DestinationError: the cache cannot be written to, as on a full disk; what it holds stays.
         DiffaugError: the model cannot be loaded or run.
 
     Example:

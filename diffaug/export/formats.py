@@ -137,6 +137,10 @@ def _to_disk(records: Records, out: OutputFolder, advance: Callable[[int], None]
         read = datasets.Dataset.from_parquet(paths, cache_dir=str(scratch / "cache"))
         read.info.download_checksums = None  # paths of this machine, from datasets before 5
         read.save_to_disk(scratch / "set")
+        state = scratch / "set" / "state.json"
+        # It would be a random number, as if the same set were another one each time.
+        told = {**json.loads(state.read_text()), "_fingerprint": out.identity["set"][:16]}
+        state.write_text(json.dumps(told, indent=2, sort_keys=True))
         made = sorted((scratch / "set").iterdir(), key=lambda path: path.name == "state.json")
         for path in made:
             os.replace(path, out.folder / path.name)

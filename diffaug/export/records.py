@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from diffaug.datasets.generated import GeneratedDataset
+from diffaug.errors import is_of_machine, machine_trouble
 from diffaug.offline.contents import Contents, contents_of
 from diffaug.offline.sources import Skipped
 
@@ -65,6 +66,9 @@ class Records:
             try:
                 data = (self._dataset.folder / row["file_name"]).read_bytes()
             except OSError as error:
+                if is_of_machine(error):
+                    path = self._dataset.folder / row["file_name"]
+                    raise machine_trouble(f"'{path}'", error) from error
                 self.skipped.append(Skipped(row["file_name"], error.strerror or str(error)))
                 continue
             named = {**row, "label_name": row["label"] if self.classes is not None else None}

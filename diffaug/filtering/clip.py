@@ -13,7 +13,7 @@ from diffaug.backends.hub import download_flat, folder_of, pin
 from diffaug.backends.model_files import flat_files
 from diffaug.backends.spec import ModelSpec
 from diffaug.checked import checked
-from diffaug.errors import ModelError, ModelUnavailableError
+from diffaug.errors import DiffaugError, ModelError, ModelUnavailableError
 from diffaug.labels.word_files import for_classes
 from diffaug.labels.words import words_in
 from diffaug.offline.manifest import Row
@@ -228,7 +228,7 @@ def _load_clip(spec: ModelSpec) -> _Clip:
             f"({_reason(error.__cause__ or 'there is no such folder')}); "
             "give ClipFilter the folder of a CLIP model, or use another scorer."
         ) from error
-    except ModelError:
+    except DiffaugError:
         raise
     except Exception as error:  # damaged files trip any of the parsers inside
         raise ModelError(

@@ -18,7 +18,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import IO, Any, Self
 
-from diffaug.errors import DestinationError
+from diffaug.errors import DestinationError, DiffaugError, disk_trouble, unwritable
 from diffaug.offline.card import write_card
 from diffaug.offline.manifest import (
     HIDDEN,
@@ -217,10 +217,14 @@ class OutputFolder:
             undo.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Unlock the folder; remove it if the run never began."""
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Unlock the folder, remove it if the run never began, and say that a disk was full."""
         self._unlock()
         self._remove_new_folders()
+        # Whatever was written, and whatever another library has made of it.
+        trouble = None if isinstance(error, DiffaugError) else disk_trouble(error)
+        if trouble is not None:
+            raise unwritable(trouble.filename or self.folder, trouble, "written to") from error
 
     def _acquired(self) -> Any:
         """Lock the folder; where there are no locks, by a file that is there while a run writes."""
@@ -286,15 +290,7 @@ class OutputFolder:
         try:
             yield
         except OSError as error:
-            in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
-            raise DestinationError(
-                f"'{self.folder}' could not be {done}: {error.strerror or error}; "
-                + (
-                    "choose another folder."
-                    if in_the_way
-                    else "once it can, run the same command again to resume."
-                )
-            ) from error
+            raise unwritable(self.folder, error, done) from error
 
 
 class Destination(OutputFolder):

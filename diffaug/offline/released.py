@@ -14,6 +14,7 @@ from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.arguments import texts
 from diffaug.checked import checked
+from diffaug.errors import is_of_machine, machine_trouble
 from diffaug.labels.class_names import twins
 from diffaug.offline.destination import Destination, OutputFolder, check_outside
 from diffaug.offline.layouts import (
@@ -291,6 +292,8 @@ def write_release(
                 with open_regular(path_below(root, row["file_name"])) as file:
                     data = file.read()
             except (OSError, ValueError) as error:
+                if is_of_machine(error):
+                    raise machine_trouble(f"'{root / row['file_name']}'", error) from error
                 reason = getattr(error, "strerror", None) or str(error)
                 skipped.append(Skipped(row["file_name"], reason))
                 continue

@@ -108,13 +108,13 @@ def _is_finished(part: Path) -> bool:
 def merge(destination: str | os.PathLike[str]) -> int:
     """Merge the finished parts of a set; return how many images the set has then.
 
-    Call it again after an interruption, and it resumes.
+    Call it again after an interruption, and it resumes. A set that is whole stays as it is.
 
     Args:
         destination: what ``augment_folder`` was given, with ``shard``.
 
     Raises:
-        ValueError: there are no parts.
+        ValueError: there are neither parts nor a finished set.
         DestinationError: a part is not finished, parts are of different runs, or the destination is
             in use or cannot be written to.
 
@@ -128,12 +128,13 @@ def merge(destination: str | os.PathLike[str]) -> int:
         Traceback (most recent call last):
         diffaug.errors.DestinationError: '...' lacks 1 finished parts (2/2); run them, then merge.
     """
-    if not parts_of(destination):
+    folder = Path(destination).expanduser()
+    if not parts_of(folder) and not _is_finished(folder):  # else it was stopped as it tidied up
         raise ValueError(
             f"'destination' must hold parts of a set, and '{destination}' has none; make them with "
             "augment_folder(..., shard='1/4') or 'diffaug augment --shard 1/4'."
         )
-    return join(Path(destination).expanduser()).total
+    return join(folder).total
 
 
 def join(folder: Path) -> Tally:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from diffaug import functional, images
-from diffaug.errors import DestinationError
+from diffaug.errors import unwritable
 from diffaug.files import write_whole
 
 BACKGROUND = (248, 247, 244)
@@ -123,6 +123,4 @@ def write_picture(path: str | os.PathLike[str], picture: torch.Tensor) -> None:
     try:
         write_whole(Path(path).expanduser(), images.encode_image(picture, "png"))
     except OSError as error:
-        raise DestinationError(
-            f"'{path}' could not be written: {error.strerror or error}; choose another path."
-        ) from error
+        raise unwritable(path, error) from error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from diffaug import functional, images
-from diffaug.errors import DestinationError
+from diffaug.errors import unwritable
 from diffaug.files import write_whole
 from diffaug.filtering.similarity import BOUNDS, similarities, small
 
@@ -132,9 +132,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     try:
         write_whole(Path(path).expanduser(), render(report).encode())
     except OSError as error:
-        raise DestinationError(
-            f"'{path}' could not be written: {error.strerror or error}; choose another path."
-        ) from error
+        raise unwritable(path, error) from error
 
 
 def render(report: Report) -> str:

@@ -1,16 +1,16 @@
 """Pinning, choosing and fetching a model's files; the Hub is not asked."""
 
-import json
+import errno
+import os
 import shutil
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import constants, file_download
 from safetensors.torch import save_file
+from small_hub import COMMIT, SmallHub, point_at
 from tiny_pipelines import model_folder, tiny_spec
 
 from diffaug import ModelSpec
@@ -23,16 +23,12 @@ from diffaug.backends.hub import (
 from diffaug.backends.model_files import weights_of
 from diffaug.backends.presets import PRESETS
 from diffaug.backends.revisions import split_revision
-from diffaug.errors import ModelError, ModelUnavailableError
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from diffaug.errors import DestinationError, ModelError, ModelUnavailableError
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of the Hub, and no network."""
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path
@@ -53,61 +49,11 @@ def cache_model(hub, name, folder=None, branch="main"):
 @pytest.fixture
 def own_hub(tmp_path, monkeypatch):
     """A small Hub of our own on this machine, serving a folder as org/name."""
-    from huggingface_hub import constants
-
     served = shutil.copytree(model_folder("translate"), tmp_path / "served")
-    paths, down = [], set()
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self):
-            paths.append(self.path)
-            path = self.path.partition("?")[0]
-            files = [file for file in served.rglob("*") if file.is_file()]
-            listed = [(file.relative_to(served).as_posix(), file.stat().st_size) for file in files]
-            if not path.removeprefix("/api/models").startswith("/org/name"):
-                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-            elif "/tree/" in path:
-                tree = [{"type": "file", "path": f, "size": s, "oid": f} for f, s in listed]
-                self.answer(200, json.dumps(tree).encode())
-            elif path.startswith("/api/"):
-                siblings = [{"rfilename": f, "size": s} for f, s in listed]
-                info = {"id": "org/name", "sha": COMMIT, "siblings": siblings}
-                self.answer(200, json.dumps(info).encode())
-            else:
-                name = path.partition(f"/resolve/{COMMIT}/")[2]
-                if name in down:
-                    self.answer(400, b"")  # unlike 503, it is not tried again
-                    return
-                headers = {"ETag": f'"{name.replace("/", "-")}"', "X-Repo-Commit": COMMIT}
-                self.answer(200, (served / name).read_bytes(), headers)
-
-        do_HEAD = do_GET
-
-        def answer(self, status, body, headers=None):
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield SimpleNamespace(folder=served, paths=paths, down=down)
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with SmallHub(served) as hub:
+        point_at(hub.endpoint, tmp_path / "cache", monkeypatch.setattr)
+        yield hub
 
 
 def test_only_what_loading_reads_is_fetched_and_only_once(own_hub):
@@ -186,6 +132,37 @@ def test_a_hub_model_with_pickles_only_is_refused_before_they_are_fetched(own_hu
     with pytest.raises(ModelError, match="'org/name/unet/diffusion_pytorch_model.bin' are pickled"):
         download(ModelSpec("org/name"))
     assert not any(".bin" in path for path in own_hub.paths)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_not_taken_for_a_hub_that_cannot_be_reached(own_hub, monkeypatch, code):
+    spec = ModelSpec("org/name", task="translate", size=16, steps=1)
+    get, sent = file_download.http_get, []
+
+    def fills(url, temp_file, **settings):
+        sent.append(url)
+        if len(sent) == 4:
+            temp_file.write(b"half of it")
+            raise OSError(code, os.strerror(code))
+        get(url, temp_file, **settings)
+
+    monkeypatch.setattr(file_download, "http_get", fills)
+    said = f"models--org--name' could not be written to: {os.strerror(code)}; once it can, run the"
+    with pytest.raises(DestinationError, match=said):
+        download(spec)
+    assert not downloaded(pin(spec))
+    monkeypatch.setattr(file_download, "http_get", get)
+    folder = download(spec)
+    fetched = {name: (folder / name).read_bytes() for name in FILES}
+    assert {name: (own_hub.folder / name).read_bytes() for name in FILES} == fetched
+
+
+def test_a_branch_that_a_full_disk_left_empty_is_asked_for_again(own_hub):
+    spec = ModelSpec("org/name")
+    assert COMMIT == pin(spec).revision
+    [branch] = Path(constants.HF_HUB_CACHE).rglob("refs/main")
+    branch.write_text("")
+    assert COMMIT == pin(spec).revision == branch.read_text()
 
 
 def test_an_id_that_the_hub_does_not_know_is_an_error_with_the_next_step(own_hub):

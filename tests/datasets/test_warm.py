@@ -1,6 +1,9 @@
 """Warming the cache: everything that can be asked for is there, and an epoch makes nothing."""
 
+import errno
 import io
+import os
+import re
 import threading
 
 import pytest
@@ -27,8 +30,9 @@ from diffaug import (
     unload,
     warm_cache,
 )
+from diffaug.backends import cache
 from diffaug.backends.base import BATCH_SIZE
-from diffaug.errors import UnreadableImageError
+from diffaug.errors import DestinationError, UnreadableImageError
 
 BANK = FractalBank(2, 16)
 NAMES = ["cat", "dog", "owl"]
@@ -184,6 +188,25 @@ def test_more_than_the_cache_takes_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(ValueError, match="'max_bytes' must be at least .* for the 45 images"):
         warm_cache(photos(), DiffuseMix(backend=small, fractals=BANK))
     assert [] == small.backend.requests
+
+
+def test_a_disk_that_fills_ends_it_in_one_line_and_what_is_kept_stays(tmp_path, monkeypatch):
+    cached = CachedBackend(RecordingBackend(16), folder=tmp_path)
+    edit, kept, write = PromptEdit(["a", "b"], backend=cached), [], cache.write_whole
+
+    def fills(path, data):
+        if len(kept) == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        kept.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(cache, "write_whole", fills)
+    said = f"'{tmp_path}' could not be written to: No space left on device; once it can, run the"
+    with pytest.raises(DestinationError, match=re.escape(said)):
+        warm_cache(photos(), edit)
+    monkeypatch.setattr(cache, "write_whole", write)
+    done = warm_cache(photos(), edit)
+    assert (10, 4, 6) == (done.requests, done.cached, done.made)
 
 
 def test_what_the_model_refuses_is_counted(tmp_path):

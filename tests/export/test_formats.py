@@ -1,15 +1,19 @@
 """A set in another format has the same images, labels and sources."""
 
+import errno
 import glob
 import io
 import json
+import os
 import tarfile
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 import torch
 import webdataset
 from datasets import load_dataset, load_from_disk
+from image_folders import contents
 
 from diffaug import (
     DiffMix,
@@ -20,9 +24,10 @@ from diffaug import (
     export_set,
     filter_set,
 )
-from diffaug.errors import DestinationError
+from diffaug.errors import DestinationError, SourceError
 from diffaug.export import formats
 from diffaug.images import read_image
+from diffaug.offline import released
 
 NAMES = ["a.b", "test", "train"]
 DATA = [(torch.rand(3, 24, 32, generator=torch.manual_seed(n)), n % 3) for n in range(6)]
@@ -154,6 +159,29 @@ def test_labels_that_are_no_classes_come_as_they_are(tmp_path, format, labels):
         [path] = glob.glob(f"{tmp_path}/out/data/*.parquet")
         found = pyarrow.parquet.read_table(path)["label"].to_pylist()
     assert expected == found
+
+
+def test_the_same_set_is_the_same_dataset_each_time(mixed, tmp_path):
+    for name in ("one", "two"):
+        export_set(mixed, tmp_path / name, format="hf")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset", "hf", "diffmix"])
+def test_what_the_machine_cannot_read_now_is_not_left_out(mixed, tmp_path, monkeypatch, format):
+    read, opened = Path.read_bytes, released.open_regular
+
+    def no_descriptors(path):
+        if path.suffix in (".jpg", ".png"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return (read if format != "diffmix" else opened)(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", no_descriptors)
+        patch.setattr(released, "open_regular", no_descriptors)
+        with pytest.raises(SourceError, match="could not be read: .*Too many open files"):
+            export_set(mixed, tmp_path / "out", format=format)
+    assert not export_set(mixed, tmp_path / "out", format=format).skipped
 
 
 def test_an_image_that_is_gone_is_skipped_and_named(mixed, tmp_path):

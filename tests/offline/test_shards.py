@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from answers import at, raise_error
+from image_folders import contents
 from tiny_pipelines import tiny_spec
 from torchvision.utils import save_image
 
@@ -190,6 +191,18 @@ def test_parts_of_different_runs_are_not_merged(photos, tmp_path):
     shutil.move(Shard(2, 2).folder(other), Shard(2, 2).folder(tmp_path / "parts"))
     with pytest.raises(DestinationError, match="holds parts of different runs"):
         merge(tmp_path / "parts")
+
+
+def test_a_merge_that_was_stopped_as_it_tidied_up_is_whole_and_tidied_the_next_time(
+    photos, tmp_path
+):
+    for share in ("1/2", "2/2"):
+        augment_folder(photos, tmp_path / "set", edit(), per_image=1, shard=share)
+    before = contents(tmp_path / "set")
+    left = tmp_path / "set" / ".diffaug.0123456789abcdef.tmp"
+    (left / "1" / "cat").mkdir(parents=True)
+    assert len(read_manifest(tmp_path / "set")) == merge(tmp_path / "set")
+    assert before == contents(tmp_path / "set") and not left.exists()
 
 
 def test_where_there_are_no_parts_there_is_nothing_to_merge(tmp_path):

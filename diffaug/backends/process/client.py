@@ -193,8 +193,7 @@ class WorkerBackend(ModelBackend):
         with suppress(DeafError):
             if (connection := address.reach(0.5 if now else None)) is not None:
                 end(connection, 0.0 if now else None)
-        if now:
-            sweep(str(address.path))
+        sweep(str(address.path))  # one that was killed could not
 
     def _ask(
         self, header: protocol.Header, images: Sequence[torch.Tensor] = ()
@@ -287,6 +286,7 @@ def stop_processes() -> None:
         with suppress(DeafError):  # it was killed
             if connection := reach(path):
                 end(connection)
+        sweep(str(path))
 
 
 class _Address:

@@ -169,6 +169,18 @@ def test_to_stop_a_process_that_does_not_answer_ends(monkeypatch, now):
     assert wait_for(lambda: not servers())
 
 
+@pytest.mark.parametrize("stop", [lambda backend: backend.stop(), lambda _: unload()])
+def test_a_process_that_was_killed_leaves_no_socket_once_it_is_stopped(socket_folder, stop):
+    backend = WorkerBackend(SPEC)
+    backend.load()
+    [pid] = servers()
+    os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: not servers())
+    assert list(socket_folder.rglob("*.sock"))
+    stop(backend)
+    assert not [path.name for path in socket_folder.rglob("*") if path.suffix in (".sock", ".key")]
+
+
 def test_what_the_process_warns_of_is_warned_of_here_and_its_log_is_kept(socket_folder):
     backend, request = WorkerBackend(SPEC), make_request(prompt="x" * 100)
     with pytest.warns(UserWarning, match="the model reads 77 tokens"):
