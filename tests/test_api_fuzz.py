@@ -18,7 +18,6 @@ ONE_IN = 16
 NOT_OURS = {
     ("ClassifierFilter", "size"): "the network of the caller does not take images of this size",
     ("ClassifierFilter", "transform"): "the function of the caller returns something else",
-    ("BatchAugment", "image_getter"): "the caller says that the labels are the images",
 }
 
 

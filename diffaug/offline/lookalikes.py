@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.errors import DestinationError
+from diffaug.labels.origins import parts_of
 from diffaug.offline.manifest import JOURNAL, MANIFEST, RUN, is_set, read_run
 
 #: What DiffuseMix's released code makes of each image, each in a folder of this name with one
@@ -68,16 +69,16 @@ def _may_be_set(folder: Path) -> bool:
 
 
 def refuse_set_of_images(dataset: Any) -> None:
-    """Refuse a dataset that reads a generated set as photographs.
+    """Refuse a dataset that reads a generated set as photographs, or has one inside that does.
 
     Raises:
         ValueError: its ``root`` or ``folder`` is a set.
     """
-    while hasattr(dataset, "dataset"):  # of a Subset
-        dataset = dataset.dataset
     root = getattr(dataset, "root", getattr(dataset, "folder", None))
     if isinstance(root, (str, Path)) and is_set(root):
         refuse_lookalike(root, "dataset")
+    for part in parts_of(dataset):
+        refuse_set_of_images(part)
 
 
 def describe_set(folder: Path) -> str:

@@ -80,11 +80,14 @@ class Estimate:
         bytes: on disk; None if no source can be read.
         seconds: with this model on this machine; None if the model is not here.
         images: how many are to make, without those whose source is known to be unreadable.
+        absent: the model that is not on this machine, so that neither its time is known nor were
+            the prompts read.
     """
 
     bytes: int | None = None
     seconds: float | None = None
     images: int = 0
+    absent: str | None = None
 
 
 @dataclass(frozen=True)
