@@ -164,7 +164,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _may_hold_itself(name: str, value: Any) -> bool:
-    plain = (str, bytes, Real, os.PathLike, type(None), types.FunctionType)
+    plain = (str, bytes, Real, Path, type(None), types.FunctionType)
     return name != "self" and not isinstance(value, plain)
 
 

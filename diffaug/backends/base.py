@@ -72,7 +72,7 @@ class ModelBackend(Backend):
     @property
     def size(self) -> int:
         """Side in pixels of the square that the model works at."""
-        return self.spec.size
+        return self.spec.size or self.pinned().side
 
     def pinned(self) -> ModelSpec:
         """Return the spec with its revision, which is looked up once."""

@@ -127,7 +127,10 @@ class CachedBackend(Backend):
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the wrapped backend."""
-        return self.backend.fingerprint
+        fingerprint = self.backend.fingerprint
+        if not isinstance(fingerprint, str):
+            raise TypeError(f"'backend' must have a text as its fingerprint, got {fingerprint!r}.")
+        return fingerprint
 
     @property
     def size(self) -> int | None:

@@ -351,7 +351,7 @@ def _move(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
     round_noise(pipe)
     if hasattr(pipe, "watermark"):
         pipe.watermark = None  # it needs a package, so images would differ between machines
-    if spec.size >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+    if spec.side >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
         pipe.vae.enable_slicing()
     if spec.offload and device.type == "cuda":
         require("accelerate")

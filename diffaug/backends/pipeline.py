@@ -71,9 +71,9 @@ class DiffusersBackend(ModelBackend):
 
     Example:
         >>> from diffaug import DiffusersBackend, ModelSpec
-        >>> backend = DiffusersBackend(ModelSpec("timbrooks/instruct-pix2pix"))  # loads nothing
+        >>> backend = DiffusersBackend(ModelSpec("org/editor", size=256))  # loads nothing
         >>> backend.size
-        512
+        256
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -136,6 +136,7 @@ class DiffusersBackend(ModelBackend):
         refuse_forked_cuda(self.spec.device)
         if self._pipe is None:
             self._pinned = pin(self.spec)
+            self.spec = replace(self.spec, size=self._pinned.size)
             self._pipe = load_pipeline(self._pinned)
             keep_encodings(self._pipe)
             if not self.spec.offload:

@@ -638,7 +638,7 @@ def test_an_id_that_runs_at_another_size_than_its_own_says_so(folder, caplog):
     loading._check_task(folder, index, ModelSpec(folder, size=2 * SIZE))  # by choice
     loading._check_task(folder, index, resolve("instruct-pix2pix-256"))
     assert "" == caplog.text
-    loading._check_task(folder, index, ModelSpec("org/name"))
+    loading._check_task(folder, index, ModelSpec("org/name", size=512))
     assert (
         "'org/name' was made for 16 px and runs at 512; set size=16 ('--model-size')" in caplog.text
     )
