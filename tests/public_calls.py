@@ -275,5 +275,7 @@ def mixed_calls(calls: Mapping[str, Call]) -> Iterator[Trial]:
     chance, labels = random.Random(0), list(ODD)
     for name, call in calls.items():
         for _ in range(MIXTURES):
-            odd = {n: chance.choice(labels) for n in _arguments(name, call) if chance.random() < 0.5}
+            odd = {
+                n: chance.choice(labels) for n in _arguments(name, call) if chance.random() < 0.5
+            }
             yield _trial(name, call, odd)

@@ -1,6 +1,7 @@
 """A model's files: pin which version of them is meant, find them on this machine, fetch them."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,19 +67,20 @@ def pin(spec: ModelSpec) -> ModelSpec:
 def _own_size(spec: ModelSpec) -> int | None:
     """Return the size that the configuration of a pinned model says; None where it says none."""
     folder, asked = folder_of(spec), False
-    for file in ("model_index.json", "unet/config.json", "vae/config.json"):
+    here = Path(spec.model).is_dir()
+    for file in () if here else ("model_index.json", "unet/config.json", "vae/config.json"):
         part = file.partition("/")[0]
         if part != file and part not in read_index(folder):
             return None
-        if (folder / file).is_file() and (Path(spec.model).is_dir() or is_whole(folder / file)):
+        if is_whole(folder / file):
             continue
-        if Path(spec.model).is_dir():
-            return None  # loading says what is wrong with the folder
         with _fetching_a_commit(spec):
             if not asked and file not in _sizes(spec):
                 return None
             asked = True
             _fetch_file(spec, file)
+    if not os.path.isfile(folder / "model_index.json"):
+        return None  # it is no model of diffusers, which loading says
     size: int | None = settings_of(folder).get("size")
     return size
 
@@ -173,7 +175,9 @@ def _local(spec: ModelSpec) -> Path | None:
     """Return the folder of a model whose needed files are all on this machine, and whole."""
     folder = folder_of(spec)
     fetched = not Path(spec.model).expanduser().is_dir()
-    if not (folder / "model_index.json").is_file() or (fetched and _unfinished(folder).exists()):
+    if not os.path.isfile(folder / "model_index.json") or (
+        fetched and _unfinished(folder).exists()
+    ):
         return None
     index = read_index(folder)
     files = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]

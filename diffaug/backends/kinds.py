@@ -29,6 +29,9 @@ _NEEDS = {
     "UnCLIP": "a model of image variations",
     "ImageVariation": "a model of image variations",
     "Video": "a model of videos",
+    "AnimateDiff": "a model of videos",
+    "Audio": "a model of sounds",
+    "Marigold": "a model that measures images",
 }
 #: The same by the channels that a U-Net takes, since plain names are given to such models, too.
 _CHANNELS = {9: "Inpaint", 5: "Depth2Img", 7: "Upscale"}

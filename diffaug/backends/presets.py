@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -257,6 +258,11 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
         return PRESETS[backend].spec
     folder = Path(backend).expanduser()
     if backend and folder.is_dir():
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise ModelError(
+                f"'{folder}' could not be read: Permission denied; give yourself the right to, or "
+                "copy it."
+            )
         if is_learned(folder):
             return _spec_of_learned(folder)
         refuse_checkpoint(folder)

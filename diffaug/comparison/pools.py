@@ -11,8 +11,8 @@ import torch
 
 from diffaug.arguments import same_name
 from diffaug.backends import finetuned, presets
-from diffaug.backends.hub import pin
 from diffaug.backends.base import spec_of
+from diffaug.backends.hub import pin
 from diffaug.backends.spec import ModelSpec
 from diffaug.comparison import pictures
 from diffaug.comparison.arms import Arm

@@ -70,7 +70,8 @@ def _chosen(labels: Any, paths: Sequence[str] | None, shots: int, seed: int) -> 
         name = label if isinstance(label, str) else class_number(label)
         if name is None or isinstance(name, str) != isinstance(next(iter(by_class), name), str):
             raise TypeError(
-                f"'labels' must be all class numbers or all names, got {shown(label)} at place {index}."
+                f"'labels' must be all class numbers or all names, got {shown(label)} at place "
+                f"{index}."
             )
         by_class[name].append(index)
     chosen: list[int] = []

@@ -65,7 +65,8 @@ def refuse_lookalike(folder: str | os.PathLike[str], name: str = "source") -> No
 
 def _may_be_set(folder: Path) -> bool:
     """Return whether a class folder has a file of a set; it is not listed, for it may be large."""
-    return any((folder / name).is_file() for name in (RUN, MANIFEST, JOURNAL))
+    # Unlike those of Path, these functions take what may not be read for what is not there.
+    return any(os.path.isfile(folder / name) for name in (RUN, MANIFEST, JOURNAL))
 
 
 def refuse_set_of_images(dataset: Any) -> None:
@@ -96,7 +97,7 @@ def describe_set(folder: Path) -> str:
 
 def is_diffmix_release(folder: Path) -> bool:
     """Return whether a folder has Diff-Mix's released layout: tables beside ``data``."""
-    return (folder / "data").is_dir() and any(map(_is_table, folder.glob("*meta*.csv")))
+    return os.path.isdir(folder / "data") and any(map(_is_table, folder.glob("*meta*.csv")))
 
 
 def _is_table(path: Path) -> bool:

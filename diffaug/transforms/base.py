@@ -294,7 +294,7 @@ class ImageTransform(v2.Transform):
         """Return the side that the model works at; one that its spec does not say is looked up."""
         if isinstance(self.backend, ModelSpec) and self.backend.size is None:
             return registry.named(self.backend).size
-        return self.backend and self.backend.size
+        return self.backend.size if self.backend is not None else None
 
     def live_backend(self) -> Backend:
         """Return the process's backend for this transform; it loads on first use."""
