@@ -71,6 +71,14 @@ def _edge(function: Callable[..., Any]) -> Callable[..., Any]:
             for name, members in kinds.items():
                 bound.arguments[name] = _plain(name, bound.arguments[name], members)
             return function(*bound.args, **bound.kwargs)
+        except RecursionError as error:  # a dataset around itself, a Compose in itself
+            names = [repr(n) for n, v in bound.arguments.items() if _may_hold_itself(n, v)]
+            if not names:
+                raise
+            raise ValueError(
+                f"{' or '.join(names)} must come to an end, and holds itself, or one in another "
+                "without an end."
+            ) from error
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, OSError) as error:
             _name_misfit(error, bound.arguments, kinds)
             raise
@@ -153,6 +161,11 @@ def _fits(value: Any, kind: Any) -> bool:
         methods = [name for name, member in vars(kind).items() if inspect.isfunction(member)]
         return all(hasattr(value, name) for name in methods if not name.startswith("_"))
     return not inspect.isclass(kind) or isinstance(value, kind)
+
+
+def _may_hold_itself(name: str, value: Any) -> bool:
+    plain = (str, bytes, Real, Path, type(None), types.FunctionType)
+    return name != "self" and not isinstance(value, plain)
 
 
 def _has_items(value: Any) -> bool:

@@ -46,5 +46,7 @@ def naming_files() -> Iterator[None]:
     with warnings.catch_warnings():
         # By default, Python shows one text once, whichever file it is about.
         warnings.filterwarnings("always", module=r"PIL\.", append=True)
+        # A file of so many pixels is refused by name, with what to do.
+        warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
         warnings.showwarning = show_named  # type: ignore[assignment]
         yield

@@ -117,6 +117,15 @@ class Listing:
         nested = self._folders_inside()
         return next((n for n, folders in nested.items() if len(nested) == 1 < len(folders)), None)
 
+    def repeated_folders(self) -> list[str]:
+        """Return the folders that every class with images has inside it, and nothing else.
+
+        They may be the classes, and what are taken for classes, folds or cameras.
+        """
+        nested = list(self._folders_inside().values())
+        alike = len(nested) > 1 and all(folders == nested[0] for folders in nested)
+        return sorted(nested[0]) if alike and len(nested[0]) > 1 else []
+
     def _folders_inside(self) -> dict[str, set[str]]:
         """Return the folders inside each class with images; none where images lie beside them."""
         inside: dict[str, set[str]] = {}

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -32,6 +32,9 @@ TURNS = {
 #: starts other programs (Ghostscript for PostScript), and none is needed here.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 
+#: Bytes of memory that reading takes for each pixel: Pillow's own four, and copies.
+_BYTES_A_PIXEL = 11
+
 #: Where Pillow keeps tags with an orientation.
 TURNING = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 
@@ -39,12 +42,29 @@ TURNING = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 @contextmanager
 def open_image(path: PathOrFile) -> Iterator[Image.Image]:
     """Open an image, which may come from anyone; Pillow reads its pixels when they are needed."""
-    if isinstance(path, (str, os.PathLike)):
-        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
-            yield image
-    else:
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
+    with ExitStack() as stack:
+        if isinstance(path, (str, os.PathLike)):
+            path = stack.enter_context(open_regular(path))
+        yield stack.enter_context(Image.open(path, formats=FORMATS))
+
+
+def _check_pixels(size: tuple[int, int], name: str) -> None:
+    """Refuse an image that would fill the memory, as a few kB of file can say of themselves.
+
+    The bound is Pillow's, from which it only warns: whoever has larger images, and the memory for
+    them, knows where to raise it.
+    """
+    pixels, most = size[0] * size[1], Image.MAX_IMAGE_PIXELS
+    if most is not None and pixels > most:
+        raise _too_large(name, f"{pixels:,} pixels ({size[0]} x {size[1]})", pixels)
+
+
+def _too_large(name: str, what: str, pixels: int) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"'{name}' has {what}, and at most {Image.MAX_IMAGE_PIXELS:,} are read, since it would "
+        f"take {pixels * _BYTES_A_PIXEL / 1e9:.1f} GB of memory or more; shrink it, or set "
+        "PIL.Image.MAX_IMAGE_PIXELS."
+    )
 
 
 def read_rgb(
@@ -54,13 +74,15 @@ def read_rgb(
 
     Raises:
         ValueError: ``white`` is under 1.
-        UnreadableImageError: the file is not an image, is damaged, or its white is unknown.
+        UnreadableImageError: the file is not an image, is damaged or too large, or its white is
+            unknown.
         SourceError: the machine cannot read it now, such as for want of memory.
     """
     white = white if white is None else whole("white", white, 1)
     name = str(name or path)
     try:
         with open_image(path) as image:
+            _check_pixels(image.size, name)
             depth = _depth_of(image)  # before load(), which forgets it
             image.load()
             turn = TURNS.get(_orientation(image))
@@ -75,6 +97,9 @@ def read_rgb(
             return rgb, " and ".join(differs) or None
     except UnreadableImageError:
         raise
+    except Image.DecompressionBombError as error:  # from twice the bound on, before it says more
+        least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise _too_large(name, f"more than {least:,} pixels", least) from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError(
             f"'{name}' is not a readable image: it is damaged, or none of {', '.join(FORMATS)}."

@@ -47,7 +47,13 @@ def is_annotation(value: Any) -> bool:
 
 
 def mark_image(image: Any) -> Any:
-    """Mark a pure tensor as an image, so that a label vector beside it is not mistaken for one."""
+    """Mark a pure tensor as an image, so that a label vector beside it is not mistaken for one.
+
+    Raises:
+        ValueError: it has one dimension or none, as a label has.
+    """
+    if is_pure_tensor(image) and image.ndim < 2:
+        _check_dimensions(image)
     return tv_tensors.Image(image) if is_pure_tensor(image) else image
 
 

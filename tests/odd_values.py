@@ -5,12 +5,14 @@ Pillow raise amid our code says nothing to a user.
 """
 
 import dis
+import io
 import traceback
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import torch
@@ -56,7 +58,9 @@ ODD: dict[str, Callable[[], Any]] = {
     "torch complex": lambda: torch.zeros(2, dtype=torch.complex64),
     "torch meta": lambda: torch.zeros(3, 8, 8, device="meta"),
     "torch sparse": lambda: torch.eye(3).to_sparse(), "PIL image": lambda: Image.new("RGB", (8, 8)),
-    "Spiteful": lambda: Spiteful(),
+    "Spiteful": lambda: Spiteful(), "Endless": lambda: Endless(), "mock": MagicMock,
+    "datetime64": lambda: np.datetime64("2020-01-01"), "np record": lambda: np.zeros(2, "i4,f4"),
+    "open file": lambda: io.BytesIO(b"abc"), "a folder's path": lambda: Path("."),
 }  # fmt: skip
 
 #: More would not be read, and would fill a terminal.
@@ -72,6 +76,18 @@ class Raising:
 
     def __init__(self, *_: Any, **__: Any) -> None:
         _raising()
+
+
+class Endless(list[Any]):
+    """Have one more of its kind inside, as a dataset, a transform and a backend."""
+
+    def __init__(self) -> None:
+        super().__init__([(torch.zeros(3, 8, 8), 0)])
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("dataset", "transform", "backend", "spec", "model", "root", "reader"):
+            return Endless()
+        raise AttributeError(name)
 
 
 class Spiteful:

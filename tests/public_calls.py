@@ -1,13 +1,17 @@
 """Every public callable with arguments that it takes, and what is then done with the result."""
 
+import inspect
 import itertools
+import random
 import shutil
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from image_folders import picture, save, save_photos
+from odd_values import ODD
 from torch import nn
 
 import diffaug
@@ -20,6 +24,15 @@ NOT_TRIED = {
     "Summary": "a result", "WarmSummary": "a result", "errors": "a module",
     "functional": "a module", "sample_photos": "takes nothing", "unload": "takes nothing",
 }  # fmt: skip
+
+
+#: Faults that are not ours to answer, by callable and argument.
+NOT_OURS = {
+    ("ClassifierFilter", "size"): "the network of the caller does not take images of this size",
+    ("ClassifierFilter", "transform"): "the function of the caller returns something else",
+}
+#: Mixtures of odd arguments for each callable.
+MIXTURES = 60
 
 
 class Call(NamedTuple):
@@ -222,3 +235,47 @@ class Everything:
             "warm_cache": Call(
                 diffaug.warm_cache, {"dataset": self.data, "transform": self.cached_edit}),
         }  # fmt: skip
+
+
+class Trial(NamedTuple):
+    """One call of a public callable: its name, what is odd about it, and what runs it."""
+
+    name: str
+    what: str
+    run: Callable[[], Any]
+
+
+def _trial(name: str, call: Call, odd: Mapping[str, str]) -> Trial:
+    """Call with the values of these labels; those are made at the call, for some are used up."""
+
+    def run() -> Any:
+        given = {argument: make() for argument, make in call.given.items()}
+        odd_ones = {argument: ODD[label]() for argument, label in odd.items()}
+        return call.use(call.function(**{**given, **odd_ones}))
+
+    return Trial(name, ", ".join(f"{argument}={label}" for argument, label in odd.items()), run)
+
+
+def _arguments(name: str, call: Call) -> list[str]:
+    names = inspect.signature(call.function).parameters
+    return [argument for argument in names if (name, argument) not in NOT_OURS]
+
+
+def odd_calls(calls: Mapping[str, Call], one_in: int = 1) -> Iterator[Trial]:
+    """Yield each call with each odd value for one argument, or always the same one in so many."""
+    for name, call in calls.items():
+        for argument in _arguments(name, call):
+            for label in ODD:
+                if zlib.crc32(f"{name} {argument} {label}".encode()) % one_in == 0:
+                    yield _trial(name, call, {argument: label})
+
+
+def mixed_calls(calls: Mapping[str, Call]) -> Iterator[Trial]:
+    """Yield each call with mixtures of odd values, the same ones each time."""
+    chance, labels = random.Random(0), list(ODD)
+    for name, call in calls.items():
+        for _ in range(MIXTURES):
+            odd = {
+                n: chance.choice(labels) for n in _arguments(name, call) if chance.random() < 0.5
+            }
+            yield _trial(name, call, odd)

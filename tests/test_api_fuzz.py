@@ -1,25 +1,16 @@
 """Every public callable with every odd value for every argument: taken, or refused in a line."""
 
-import inspect
-import random
-import zlib
 from contextlib import chdir
 
 import pytest
-from odd_values import ODD, fault_of
-from public_calls import NOT_TRIED, Everything
+from odd_values import fault_of
+from public_calls import NOT_TRIED, Everything, mixed_calls, odd_calls
 
 import diffaug
 from diffaug.finetuning import run
 
 #: Of a sample in the default tests, one call in so many; each run of the tests has the same.
 ONE_IN = 16
-#: Faults that are not ours to answer, by callable and argument.
-NOT_OURS = {
-    ("ClassifierFilter", "size"): "the network of the caller does not take images of this size",
-    ("ClassifierFilter", "transform"): "the function of the caller returns something else",
-    ("BatchAugment", "image_getter"): "the caller says that the labels are the images",
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,60 +26,31 @@ def _elsewhere(tmp_path, monkeypatch):
         yield
 
 
-def tried(calls, sample):
-    """Yield each call with each odd value for one argument, or one in ``ONE_IN`` of these."""
-    for name, call in calls.items():
-        for argument in inspect.signature(call.function).parameters:
-            for label, make in ODD.items():
-                chosen = zlib.crc32(f"{name} {argument} {label}".encode()) % ONE_IN == 0
-                if (chosen or not sample) and (name, argument) not in NOT_OURS:
-                    yield name, f"{argument}={label}", {**call.given, argument: make}
-
-
-def faults(everything, sample):
-    calls, found, count = everything.calls(), [], 0
-    for name, what, given in tried(calls, sample):
-        call, count = calls[name], count + 1
-        fault = fault_of(
-            lambda call=call, given=given: call.use(
-                call.function(**{name: make() for name, make in given.items()})
-            )
-        )
-        if fault is not None:
-            found.append(f"{name}({what}): {fault}")
+def faults(everything, trials):
+    """Run trials; return those with a fault, each in words, and how many there were."""
+    found, count = [], 0
+    for trial in trials:
+        count += 1
+        if (fault := fault_of(trial.run)) is not None:
+            found.append(f"{trial.name}({trial.what}): {fault}")
     everything.clean()
     return found, count
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("sample", "least"), [(True, 1000), pytest.param(False, 20_000, marks=pytest.mark.slow)]
-)
-def test_odd_arguments_are_taken_or_refused_in_one_line_of_ours(everything, sample, least):
-    found, count = faults(everything, sample)
+def test_a_sample_of_odd_arguments_is_taken_or_refused_in_one_line_of_ours(everything):
+    found, count = faults(everything, odd_calls(everything.calls(), one_in=ONE_IN))
     assert [] == found
-    assert count > least
+    assert count > 1000
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_mixtures_of_odd_arguments_are_taken_or_refused_in_one_line_of_ours(everything):
-    chance, found = random.Random(0), []
-    for name, call in everything.calls().items():
-        names = list(inspect.signature(call.function).parameters)
-        for _ in range(60):
-            given = {n: m() for n, m in call.given.items()}
-            mixed = {n: ODD[chance.choice(list(ODD))]() for n in names if chance.random() < 0.5}
-            if any((name, argument) in NOT_OURS for argument in mixed):
-                continue
-            fault = fault_of(
-                lambda call=call, given=given, mixed=mixed: call.use(
-                    call.function(**{**given, **mixed})
-                )
-            )
-            found += [f"{name}({mixed!r:.300}): {fault}"] if fault else []
-    everything.clean()
+@pytest.mark.parametrize(("trials", "least"), [(odd_calls, 20_000), (mixed_calls, 3_000)])
+def test_odd_arguments_are_taken_or_refused_in_one_line_of_ours(everything, trials, least):
+    found, count = faults(everything, trials(everything.calls()))
     assert [] == found
+    assert count > least
 
 
 def test_every_public_name_is_tried_or_has_a_reason(everything):

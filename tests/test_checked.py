@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms import v2
 
+from diffaug import (
+    PromptEdit,
+    RecordingBackend,
+    augment_dataset,
+    class_counts,
+    class_names_of,
+    image_paths,
+    warm_cache,
+)
 from diffaug.checked import checked
 
 
@@ -75,3 +86,27 @@ def test_a_class_keeps_its_signature_and_pickles():
     with pytest.raises(TypeError, match="'fine' must be True or False, got 'no'"):
         Point(1, "no")
     assert ["size", "fine"] == list(inspect.signature(Point).parameters)
+
+
+class Endless(list):
+    """Have a dataset inside, which has one inside, and so on, as a mock of a test has."""
+
+    @property
+    def dataset(self):
+        return Endless(self)
+
+
+def test_what_holds_itself_without_an_end_is_named(tmp_path):
+    data, steps = Endless([(torch.zeros(3, 8, 8), 0)]), v2.Compose([v2.Identity()])
+    steps.transforms.append(steps)
+    edit = PromptEdit(["snowy"], backend=RecordingBackend(8))
+    for call, name in (
+        (lambda: augment_dataset(data, tmp_path / "set", edit), "dataset"),
+        (lambda: image_paths(data), "dataset"),
+        (lambda: class_names_of(data), "dataset"),
+        (lambda: class_counts(data), "dataset"),
+        (lambda: warm_cache([(torch.zeros(3, 8, 8), 0)], steps), "transform"),
+    ):
+        with pytest.raises(ValueError, match=f"'{name}'.* must come to an end, and holds itself"):
+            call()
+    assert not (tmp_path / "set").exists()

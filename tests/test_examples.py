@@ -1,6 +1,7 @@
 """The examples run as they stand, on their tiny defaults."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -146,6 +147,14 @@ def test_few_shot_diff_mix_goes_from_folder_to_comparison(tmp_path, monkeypatch,
     assert {"bar", "cross", "disc", "ring"} >= {
         path.name for path in (tmp_path / "generated").iterdir() if path.is_dir()
     }
+
+
+def test_odd_arguments_are_counted_by_how_they_are_answered(tmp_path):
+    load("benchmarks/bad_inputs").main(["--one-in", "500", "--out", str(tmp_path / "bad.json")])
+    found = json.loads((tmp_path / "bad.json").read_text())
+    for way in found["ways"].values():
+        assert [] == way["faults"]
+        assert sum(way["answers"].values()) == way["calls"] > 0
 
 
 @pytest.mark.slow

@@ -213,6 +213,20 @@ def test_one_class_that_holds_only_folders_is_noticed(tmp_path, names, lone):
     assert lone == list_folder(touch(tmp_path, *names)).lone_folder()
 
 
+@pytest.mark.parametrize(
+    ("names", "repeated"),
+    [
+        (["fold1/cat/1.jpg", "fold1/dog/1.jpg", "fold2/cat/1.jpg", "fold2/dog/2.jpg"], "cat dog"),
+        (["cat/left/1.jpg", "cat/right/1.jpg", "dog/left/1.jpg"], ""),
+        (["cat/images/1.jpg", "dog/images/1.jpg"], ""),
+        (["a/cat/1.jpg", "a/dog/1.jpg", "b/cat/1.jpg", "b/dog/1.jpg", "b/1.jpg"], ""),
+        (["a/cat/1.jpg", "a/dog/1.jpg"], ""),
+    ],
+)
+def test_the_same_folders_in_every_class_are_noticed(tmp_path, names, repeated):
+    assert repeated.split() == list_folder(touch(tmp_path, *names)).repeated_folders()
+
+
 def test_a_folder_that_need_not_have_classes_has_all_its_images(tmp_path):
     save_photos(tmp_path, ["b.png", "a/1.png", ".hidden.png"])
     assert [tmp_path / "a/1.png", tmp_path / "b.png"] == list_images(tmp_path)

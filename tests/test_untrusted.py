@@ -1,5 +1,6 @@
 """What others made stays where it is: names lead nowhere else, reading ends, no program starts."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -131,6 +132,33 @@ def test_a_run_on_a_disk_that_fails_stops_and_drops_no_good_image(tmp_path):
     save(tmp_path / "src/cat/5.png", picture(5))
     done = augment_folder(tmp_path / "src", tmp_path / "set", blend, per_image=1)
     assert (12, ()) == (done.made + done.taken_over, done.skipped)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        MemoryError(),
+        *(OSError(getattr(errno, name), name) for name in ("EMFILE", "ENFILE", "ESTALE", "EACCES")),
+    ],
+    ids=repr,
+)
+def test_a_run_whose_machine_fails_amid_it_stops_and_goes_on_with_every_image(
+    tmp_path, monkeypatch, trouble
+):
+    save_photos(tmp_path / "src", [f"cat/{number}.png" for number in range(4)])
+    blend = FractalBlend(fractals=FractalBank(2, 32))
+
+    def fails(path):
+        if str(path).endswith("2.png"):
+            raise trouble
+        return open_regular(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diffaug.image_files.open_regular", fails)
+        with pytest.raises(SourceError, match="2.png' could not be read: .* the same command"):
+            augment_folder(tmp_path / "src", tmp_path / "set", blend, per_image=1)
+    done = augment_folder(tmp_path / "src", tmp_path / "set", blend, per_image=1)
+    assert (4, ()) == (done.made + done.taken_over, done.skipped)
 
 
 def test_a_name_that_a_terminal_would_obey_is_shown_and_not_obeyed(tmp_path):

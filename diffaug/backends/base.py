@@ -1,11 +1,12 @@
 """What every backend is: the protocol, and what backends of one model share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from typing_extensions import TypeIs
 
+from diffaug.arguments import whole
 from diffaug.backends.hub import pin
 from diffaug.backends.request import Generated, GenerationRequest, check_rgb
 from diffaug.backends.spec import ModelSpec
@@ -72,7 +73,7 @@ class ModelBackend(Backend):
     @property
     def size(self) -> int:
         """Side in pixels of the square that the model works at."""
-        return self.spec.size
+        return self.spec.size or self.pinned().side
 
     def pinned(self) -> ModelSpec:
         """Return the spec with its revision, which is looked up once."""
@@ -87,8 +88,11 @@ def answers_of(backend: Backend, requests: Sequence[GenerationRequest]) -> list[
     Raises:
         GenerationError: it breaks what :class:`Backend` promises.
     """
-    answers = list(backend.generate(requests))
+    given: Any = backend.generate(requests)
     name = type(backend).__name__
+    if not isinstance(given, Iterable):
+        raise GenerationError(f"{name}.generate must return a list of images, got {given!r:.60}.")
+    answers = list(given)
     if len(answers) != len(requests):
         raise GenerationError(
             f"{name}.generate must return one image for each request, got {len(answers)} for "
@@ -97,6 +101,8 @@ def answers_of(backend: Backend, requests: Sequence[GenerationRequest]) -> list[
     for answer in answers:
         try:
             check_rgb(answer.image, "image")
+            whole("seed", answer.seed, 0)
+            whole("attempts", answer.attempts, 1)
         except (AttributeError, TypeError, ValueError) as error:
             raise GenerationError(f"{name}.generate must return images: {error}") from error
     return answers

@@ -44,7 +44,7 @@ def shape_of(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
     """Return the height and width at which a request runs."""
     image = request.image
     if image is None:
-        return spec.size, spec.size
+        return spec.side, spec.side
     return spec.working_shape(image.shape[-2], image.shape[-1])
 
 

@@ -128,7 +128,10 @@ class CachedBackend(Backend):
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the wrapped backend."""
-        return self.backend.fingerprint
+        fingerprint = self.backend.fingerprint
+        if not isinstance(fingerprint, str):
+            raise TypeError(f"'backend' must have a text as its fingerprint, got {fingerprint!r}.")
+        return fingerprint
 
     @property
     def size(self) -> int | None:
@@ -170,7 +173,8 @@ class CachedBackend(Backend):
 
     def holds(self, request: GenerationRequest) -> bool:
         """Return whether a request has an entry; only reading shows whether that is whole."""
-        return self._path(f"{request.key(self.fingerprint)}.{self.format}").exists()
+        # Unlike that of Path, it is False where the folder may not be read.
+        return os.path.exists(self._path(f"{request.key(self.fingerprint)}.{self.format}"))
 
     def bytes_for(self, size: int) -> int:
         """Return about how many bytes an entry takes whose image has this side in pixels."""

@@ -9,6 +9,7 @@
 """
 
 import difflib
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffaug.backends.model_files import read_json
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, one_line
 from diffaug.labels.words import spelling
+from diffaug.untrusted import open_regular
 
 LORA = "adapters/pytorch_lora_weights.safetensors"
 EMBEDDINGS = "embeddings.safetensors"
@@ -90,7 +92,7 @@ def class_prompt(subject: str, metaclass: str = "") -> str:
 
 def is_learned(folder: str | Path) -> bool:
     """Return whether a folder is a fine-tuned one, finished or not."""
-    return Path(folder, RECORD).is_file()
+    return os.path.isfile(Path(folder, RECORD))  # False where the folder may not be read
 
 
 def read(folder: str | Path) -> Learned:
@@ -151,6 +153,7 @@ def tensor_names(file: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(file).close()  # a FIFO would wait for ever
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
     except (OSError, SafetensorError) as error:

@@ -1,6 +1,7 @@
 """A model's files: pin which version of them is meant, find them on this machine, fetch them."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,6 +9,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from diffaug.backends.kinds import settings_of
 from diffaug.backends.model_files import (
     components,
     flat_files,
@@ -38,16 +40,19 @@ from diffaug.files import write_whole
 _log = logging.getLogger("diffaug")
 _loading_log = logging.getLogger("diffaug.loading")
 
+#: Of a model whose configuration says none, such as one without a U-Net.
+SIZE = 512
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def pin(spec: ModelSpec) -> ModelSpec:
-    """Fill in the revisions, so that a spec means the same weights tomorrow.
+    """Fill in the revisions, and the size that is not given: tomorrow a spec means the same.
 
     The revision of a folder, or of a local adapter, is the hash of the files that loading reads.
     Each is hashed once and remembered by path, size and time of change. The revision of a Hub id is
     the commit of ``main``, or of the branch given, from the local cache or else from the Hub. An
-    adapter's revision follows an ``@``.
+    adapter's revision follows an ``@``. The size is that of the model's small JSON files, of which
+    those of a Hub id are fetched.
 
     Raises:
         ModelError: a folder holds other files than its revision names, or the Hub does not know
@@ -55,12 +60,46 @@ def pin(spec: ModelSpec) -> ModelSpec:
         ModelUnavailableError: no such folder, or the Hub cannot be reached.
     """
     model, revision = _pin(spec.model, spec.revision, spec)
+    size = spec.size
+    if size is None:
+        size = _own_size(replace(spec, model=model, revision=revision)) or SIZE
     return replace(
         spec,
         model=model,
         revision=revision,
+        size=size,
         adapters=tuple(_pin_adapter(adapter) for adapter in spec.adapters),
     )
+
+
+def _own_size(spec: ModelSpec) -> int | None:
+    """Return the size that the configuration of a pinned model says; None where it says none."""
+    folder, asked = folder_of(spec), False
+    here = Path(spec.model).is_dir()
+    for file in () if here else ("model_index.json", "unet/config.json", "vae/config.json"):
+        part = file.partition("/")[0]
+        if part != file and part not in read_index(folder):
+            return None
+        if is_whole(folder / file):
+            continue
+        with _fetching_a_commit(spec):
+            if not asked and file not in _sizes(spec):
+                return None
+            asked = True
+            _fetch_file(spec, file)
+    if not os.path.isfile(folder / "model_index.json"):
+        return None  # it is no model of diffusers, which loading says
+    size: int | None = settings_of(folder).get("size")
+    return size
+
+
+def _fetch_file(spec: ModelSpec, file: str) -> Path:
+    """Fetch a small file of a Hub model; again if it is here and not whole."""
+    from huggingface_hub import hf_hub_download
+
+    here = folder_of(spec) / file
+    damaged = here.is_file() and not is_whole(here)
+    return Path(hf_hub_download(spec.model, file, revision=spec.revision, force_download=damaged))
 
 
 def _pin_adapter(adapter: str) -> str:
@@ -144,7 +183,9 @@ def _local(spec: ModelSpec) -> Path | None:
     """Return the folder of a model whose needed files are all on this machine, and whole."""
     folder = folder_of(spec)
     fetched = not Path(spec.model).expanduser().is_dir()
-    if not (folder / "model_index.json").is_file() or (fetched and _unfinished(folder).exists()):
+    if not os.path.isfile(folder / "model_index.json") or (
+        fetched and _unfinished(folder).exists()
+    ):
         return None
     index = read_index(folder)
     files = [file.relative_to(folder).as_posix() for file in folder.glob("*/*")]
@@ -286,11 +327,18 @@ def download(spec: ModelSpec, *, force: bool = False) -> Path:
         return Path(spec.model)
     if downloaded(spec) and not force:
         return _snapshot(spec.model, spec.revision)
+    with _fetching_a_commit(spec):
+        files = _hub_files(spec)
+        _announce(spec.model, sum(files.values()))
+        return _fetch(spec.model, spec.revision, list(files), force)
+
+
+@contextmanager
+def _fetching_a_commit(spec: ModelSpec) -> Iterator[None]:
+    """Ask the Hub; where that fails, name another commit that is here."""
     try:
         with _asking_the_hub(spec.model):
-            files = _hub_files(spec)
-            _announce(spec.model, sum(files.values()))
-            return _fetch(spec.model, spec.revision, list(files), force)
+            yield
     except ModelUnavailableError as error:
         if (commit := _commit_here(spec)) is None:
             raise
@@ -341,19 +389,11 @@ def _sizes(spec: ModelSpec) -> dict[str, int]:
 
 def _hub_files(spec: ModelSpec) -> dict[str, int]:
     """Return the files of a Hub model that loading reads, and their sizes."""
-    from huggingface_hub import hf_hub_download
-
     sizes = _sizes(spec)
     if "model_index.json" not in sizes:
         raise ModelError(f"'{spec.model}' has no model_index.json: it is not a diffusers model.")
-    file = _snapshot(spec.model, spec.revision) / "model_index.json"
-    damaged = file.is_file() and not is_whole(file)
-    index = Path(
-        hf_hub_download(spec.model, file.name, revision=spec.revision, force_download=damaged)
-    )
-    return {
-        file: sizes.get(file, 0) for file in needed_files(sizes, read_index(index.parent), spec)
-    }
+    index = read_index(_fetch_file(spec, "model_index.json").parent)
+    return {file: sizes.get(file, 0) for file in needed_files(sizes, index, spec)}
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a model is for, by its small files."""
 
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,6 +12,8 @@ from diffaug.backends.spec import Task
 from diffaug.errors import ModelError
 from diffaug.untrusted import open_regular
 
+#: No model works at a larger side, in pixels.
+LARGEST = 1 << 14
 #: A model in the Hub's cache.
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
 #: How an example in a model's card loads it.
@@ -26,6 +29,9 @@ _NEEDS = {
     "UnCLIP": "a model of image variations",
     "ImageVariation": "a model of image variations",
     "Video": "a model of videos",
+    "AnimateDiff": "a model of videos",
+    "Audio": "a model of sounds",
+    "Marigold": "a model that measures images",
 }
 #: The same by the channels that a U-Net takes, since plain names are given to such models, too.
 _CHANNELS = {9: "Inpaint", 5: "Depth2Img", 7: "Upscale"}
@@ -66,10 +72,23 @@ def settings_of(folder: Path) -> dict[str, Any]:
     refuse_other_kind(str(folder), index, unet)
     edits = "Edit" in index["_class_name"] or "Pix2Pix" in index["_class_name"]
     task: Task = "edit" if edits or unet.get("in_channels") == 8 else "translate"
-    if not isinstance(unet.get("sample_size"), int) or "vae" not in index:
-        return {"task": task}
-    blocks = read_json(folder / "vae" / "config.json").get("block_out_channels", ())
-    return {"task": task, "size": unet["sample_size"] * 2 ** max(0, len(blocks) - 1)}
+    blocks = read_json(folder / "vae" / "config.json") if "vae" in index else {}
+    size = _size_of(unet.get("sample_size"), blocks.get("block_out_channels", ()))
+    return {"task": task} if size is None else {"task": task, "size": size}
+
+
+def _size_of(sides: Any, blocks: Any) -> int | None:
+    """Return the side of the square of a U-Net's latents, in pixels; None where it says none.
+
+    It may say height and width. Of an oblong, it is the square of as many pixels.
+    """
+    sides = sides if isinstance(sides, (list, tuple)) else [sides]
+    known = len(sides) in (1, 2) and all(type(side) is int and side > 0 for side in sides)
+    if not known or not isinstance(blocks, list):
+        return None
+    area = sides[0] * sides[-1]
+    size = 8 * round(math.isqrt(area) * 2 ** max(0, len(blocks) - 1) / 8)
+    return size if 0 < size <= LARGEST else None
 
 
 def repository_of(folder: Path) -> tuple[str | None, str | None]:

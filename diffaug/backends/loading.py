@@ -152,14 +152,20 @@ def _check_task(folder: Path, index: dict[str, Any], spec: ModelSpec) -> None:
                 "task='generate', or choose an editing model."
             )
         return
-    channels = unet.get("in_channels")
-    # An editing U-Net sees the source's latents beside the noisy ones.
-    wanted = (2 if spec.task == "edit" else 1) * unet.get("out_channels", 4)
-    if channels != wanted:
-        other = "task='edit'" if spec.task != "edit" else "task='translate' or task='generate'"
+    channels, latents = unet.get("in_channels"), unet.get("out_channels", 4)
+    if type(latents) is not int:
         raise ModelError(
-            f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {channels} channels "
-            f"where that needs {wanted}; set {other}, or choose another model."
+            f"'{folder / 'unet' / 'config.json'}' must say how many out_channels there are, got "
+            f"{latents!r:.60}; get it again, or choose another model."
+        )
+    # An editing U-Net sees the source's latents beside the noisy ones.
+    wanted = (2 if spec.task == "edit" else 1) * latents
+    if channels != wanted:
+        tasks = {2 * latents: "task='edit'", latents: "task='translate' or task='generate'"}
+        other = f"set {tasks[channels]}, or " if channels in tasks else ""
+        raise ModelError(
+            f"'{spec.model}' cannot do task={spec.task!r}: its U-Net takes {channels!r:.60} "
+            f"channels where that needs {wanted}; {other}choose another model."
         )
     if spec.task == "edit" and not name.startswith(_LIKE_INSTRUCT_PIX2PIX):
         raise ModelError(
@@ -213,7 +219,13 @@ def _assemble(folder: Path, index: dict[str, Any], spec: ModelSpec, dtype: torch
     }
     if "requires_safety_checker" in parameters:
         settings["requires_safety_checker"] = spec.safety_checker
-    pipe = pipeline(**parts, **settings)
+    try:
+        pipe = pipeline(**parts, **settings)
+    except (TypeError, ValueError) as error:  # a part is absent, or one too many
+        raise ModelError(
+            f"'{spec.model}' does not have the parts of a {name} ({first_line(error)}); get it "
+            "again, or choose another model."
+        ) from error
     if spec.task == "edit":
         return pipe
     auto = (
@@ -351,7 +363,7 @@ def _move(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
     round_noise(pipe)
     if hasattr(pipe, "watermark"):
         pipe.watermark = None  # it needs a package, so images would differ between machines
-    if spec.size >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+    if spec.side >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
         pipe.vae.enable_slicing()
     if spec.offload and device.type == "cuda":
         require("accelerate")

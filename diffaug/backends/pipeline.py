@@ -71,9 +71,9 @@ class DiffusersBackend(ModelBackend):
 
     Example:
         >>> from diffaug import DiffusersBackend, ModelSpec
-        >>> backend = DiffusersBackend(ModelSpec("timbrooks/instruct-pix2pix"))  # loads nothing
+        >>> backend = DiffusersBackend(ModelSpec("org/editor", size=256))  # loads nothing
         >>> backend.size
-        512
+        256
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -136,6 +136,7 @@ class DiffusersBackend(ModelBackend):
         refuse_forked_cuda(self.spec.device)
         if self._pipe is None:
             self._pinned = pin(self.spec)
+            self.spec = replace(self.spec, size=self._pinned.size)
             self._pipe = load_pipeline(self._pinned)
             keep_encodings(self._pipe)
             if not self.spec.offload:
@@ -194,13 +195,15 @@ class DiffusersBackend(ModelBackend):
 
         # The next seed overflows like this one, so these are not made again.
         no_numbers: list[Job] = []
+        refused = 0
         for attempt in range(1, ATTEMPTS + 1):
-            failed = []
+            failed, refused = [], 0
             for job, output in self._run(pipe, jobs):
                 if output.no_number:
                     no_numbers.append(job)
                 elif output.refused or is_blank(output.image, job.source):
                     failed.append(replace(job, seed=(job.seed + 1) % MAX_SEED))
+                    refused += output.refused
                 else:
                     results[job.index] = Generated(output.image, job.seed, attempts=attempt)
                     self._succeeded = True
@@ -208,11 +211,15 @@ class DiffusersBackend(ModelBackend):
         if no_numbers:
             self._use_sources(pipe, no_numbers, results, len(requests))
 
+        kinds = ["blank"] * (refused < len(jobs)) + ["refused by its safety checker"] * bool(
+            refused
+        )
+        fault = " or ".join(kinds)
         for job in jobs:
             if job.source is None:
                 raise RefusedError(
-                    f"every image for {job.request.prompt!r} (seed {job.request.seed}) was blank "
-                    f"or refused, {ATTEMPTS} times; change the prompt or the seed."
+                    f"every image for {job.request.prompt!r} (seed {job.request.seed}) was {fault},"
+                    f" {ATTEMPTS} times; change the prompt or the seed."
                 )
             results[job.index] = Generated(
                 job.source, job.request.seed, attempts=ATTEMPTS, fallback=True
@@ -221,8 +228,8 @@ class DiffusersBackend(ModelBackend):
         if jobs:
             self._warn(
                 "fallback",
-                f"{len(jobs)} of {len(requests)} generated images were blank or refused {ATTEMPTS} "
-                "times; their originals are used (later ones are counted in 'fallbacks').",
+                f"{len(jobs)} of {len(requests)} generated images were {fault}, {ATTEMPTS} times; "
+                "their originals are used (later ones are counted in 'fallbacks').",
             )
         return [results[index] for index in range(len(requests))]
 
@@ -231,8 +238,10 @@ class DiffusersBackend(ModelBackend):
     ) -> None:
         """Return sources for images that are not a number; raise if all images so far are such."""
         precision = "half precision" if pipe.dtype != torch.float32 else "float32"
-        step = "dtype='float32'" if precision == "half precision" else "another scheduler"
-        what = f"not a number in {precision}; set {step}"
+        step = "set dtype='float32'" if precision == "half precision" else "set another scheduler"
+        if damaged := next((n for n, part in pipe.components.items() if _is_damaged(part)), None):
+            step = f"weights of its {damaged} are not numbers: get the model again"
+        what = f"not a number in {precision}; {step}"
         self._no_numbers += len(jobs)
         if self._no_numbers >= ENOUGH_TO_JUDGE and not self._succeeded:
             raise GenerationError(
@@ -333,6 +342,12 @@ def _check_request(request: GenerationRequest, spec: ModelSpec) -> None:
                 f"'{name}' must be {'given' if needed else 'None'} for task {spec.task!r}, "
                 f"got {got}."
             )
+
+
+def _is_damaged(part: Any) -> bool:
+    """Return whether weights of a part are no numbers, so that no setting can help."""
+    module = isinstance(part, torch.nn.Module)
+    return module and not all(bool(p.isfinite().all()) for p in part.parameters())
 
 
 def _parameters(part: Any) -> int:

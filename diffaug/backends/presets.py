@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -59,6 +60,7 @@ _PIX2PIX = ModelSpec(
     "timbrooks/instruct-pix2pix",
     revision="31519b5cb02a7fd89b906d88731cd4d6a7bbf88d",
     variant="fp16",
+    size=512,
     steps=20,
     guidance_scale=4.0,
     image_guidance_scale=1.5,
@@ -69,6 +71,7 @@ _SD15 = ModelSpec(
     task="translate",
     revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
     variant="fp16",
+    size=512,
     steps=25,
     guidance_scale=7.5,
     scheduler="DPMSolverMultistepScheduler",
@@ -78,6 +81,7 @@ _SD_TURBO = ModelSpec(
     task="translate",
     revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
     variant="fp16",
+    size=512,
     steps=4,
     all_steps=True,
     guidance_scale=0.0,
@@ -191,6 +195,7 @@ PRESETS: dict[str, Preset] = {
         ModelSpec(
             "black-forest-labs/FLUX.2-klein-4B",
             revision="e7b7dc27f91deacad38e78976d1f2b499d76a294",
+            size=512,
             steps=4,
             guidance_scale=1.0,
         ),
@@ -227,8 +232,8 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
             from its small JSON files, and which has the settings of a preset if it is a copy of
             that one's model; a folder that ``finetune`` wrote, which becomes its base
             model with what was learned; an id ``"org/name"``, which has the settings of a preset
-            that is this model, and otherwise is taken for a model of 512 px (if it is not, give a
-            ``ModelSpec``); or a spec, which comes back as it is.
+            that is this model, and otherwise works at the size of its own configuration; or a spec,
+            which comes back as it is.
         task: what such an id is for, since it does not say.
 
     Raises:
@@ -239,8 +244,8 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
     Example:
         >>> resolve("sd15").task
         'translate'
-        >>> resolve("org/some-editor").size
-        512
+        >>> resolve("org/some-editor").task
+        'edit'
     """
     if isinstance(backend, ModelSpec):
         return backend
@@ -253,6 +258,11 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
         return PRESETS[backend].spec
     folder = Path(backend).expanduser()
     if backend and folder.is_dir():
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise ModelError(
+                f"'{folder}' could not be read: Permission denied; give yourself the right to, or "
+                "copy it."
+            )
         if is_learned(folder):
             return _spec_of_learned(folder)
         refuse_checkpoint(folder)

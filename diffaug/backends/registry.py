@@ -47,17 +47,13 @@ def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True
     global _hooked
     if is_backend(backend):
         return backend
+    spec = named(backend)
     with _lock:
         if not _hooked:
             if hasattr(os, "register_at_fork"):  # not on Windows
                 os.register_at_fork(after_in_child=_forget_inherited)
             atexit.register(_close_all)
             _hooked = True
-        try:
-            spec = _named[backend]
-        except (KeyError, TypeError):  # not yet named, or not hashable, which resolve refuses
-            spec = pin(resolve(backend))
-            _named[backend] = spec
         if spec not in _live:
             _live[spec] = WorkerBackend(spec) if wants_process(spec) else DiffusersBackend(spec)
         if not cache:
@@ -65,6 +61,16 @@ def backend_for(backend: str | Path | ModelSpec | Backend, *, cache: bool = True
         if spec not in _cached:
             _cached[spec] = CachedBackend(_live[spec])
         return _cached[spec]
+
+
+def named(backend: str | Path | ModelSpec) -> ModelSpec:
+    """Return the spec of a model with its revision and its size, which are looked up once."""
+    with _lock:
+        try:
+            return _named[backend]
+        except (KeyError, TypeError):  # not yet named, or not hashable, which resolve refuses
+            spec = _named[backend] = pin(resolve(backend))
+            return spec
 
 
 def unload() -> None:

@@ -12,7 +12,8 @@ from diffaug.backends.checkpoints import LORA
 from diffaug.backends.model_files import TEXT, needed_files, read_index, variant_of
 from diffaug.backends.presets import HUB_ID
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import ModelError
+from diffaug.errors import ModelError, one_line
+from diffaug.untrusted import open_regular
 
 _HUB_FILE = re.compile(rf"(?P<repository>{HUB_ID.pattern})/(?P<file>[\w./-]+\.safetensors)")
 _WEIGHT = re.compile(r"\*(\d+(?:\.\d+)?)$")
@@ -58,7 +59,21 @@ def only_file(names: Iterable[str], adapter: str) -> str | None:
 
 
 def hash_files(path: Path, spec: ModelSpec | None) -> str:
-    """Hash what loading reads of a model folder, or of an adapter."""
+    """Hash what loading reads of a model folder, or of an adapter.
+
+    Raises:
+        ModelError: a file cannot be read, as one of another user, or one that never ends.
+    """
+    try:
+        return _hash_read(path, spec)
+    except OSError as error:
+        raise ModelError(
+            f"'{error.filename or path}' of a model or adapter could not be read "
+            f"({error.strerror or one_line(error)}); mend it, or get it again."
+        ) from error
+
+
+def _hash_read(path: Path, spec: ModelSpec | None) -> str:
     if spec is not None and (path / "model_index.json").is_file():
         names = [file.relative_to(path).as_posix() for file in path.glob("*/*")]
         return _hash(path, map(path.joinpath, needed_files(names, read_index(path), spec)))
@@ -92,13 +107,13 @@ def _files_of(path: Path) -> list[Path]:
 def _hash(path: Path, files: Iterable[Path]) -> str:
     sha = hashlib.sha256()
     for file in sorted(set(files)):
-        stat = file.stat()
         sha.update(file.relative_to(path).as_posix().encode() + b"\0")
+        stat = file.stat()
         sha.update(_hash_file(file, stat.st_size, stat.st_mtime_ns))
     return f"sha256:{sha.hexdigest()}"
 
 
 @lru_cache(maxsize=1024)
 def _hash_file(file: Path, size: int, changed: int) -> bytes:
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         return hashlib.file_digest(opened, "sha256").digest()

@@ -44,7 +44,8 @@ class ModelSpec:
         revision: the Hub commit, or ``"sha256:..."`` of a folder's weights; None is looked up once,
             on first use.
         variant: weight-file variant such as ``"fp16"``.
-        size: side in pixels of the square the model works at, a multiple of 8.
+        size: side in pixels of the square the model works at, a multiple of 8; None for that of
+            the model's own configuration, which is looked up with the revision, on first use.
         steps: scheduler steps, >= 1. A translation runs ``max(1, int(steps * strength))`` of them.
         all_steps: a translation runs all ``steps``, not a share of them, and starts where its
             strength says. For models that need few steps: half of four would be too few.
@@ -86,7 +87,7 @@ class ModelSpec:
     task: Task = "edit"
     revision: str | None = None
     variant: str | None = None
-    size: int = 512
+    size: int | None = None
     steps: int = 20
     all_steps: bool = False
     guidance_scale: float = 7.5
@@ -126,10 +127,12 @@ class ModelSpec:
             object.__setattr__(self, name, float(value))
         for name in ("size", "steps", "batch_size"):
             value = getattr(self, name)
+            if name == "size" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
             object.__setattr__(self, name, int(value))  # numpy's have no JSON, so no fingerprint
-        if self.size % 8:
+        if self.size is not None and self.size % 8:
             raise ValueError(f"'size' must be a positive multiple of 8, got {self.size}.")
         if not 0 <= self.guidance_scale < math.inf:
             raise ValueError(f"'guidance_scale' must be at least 0, got {self.guidance_scale}.")
@@ -142,6 +145,17 @@ class ModelSpec:
     def fingerprint(self) -> str:
         """Hash of everything that changes a pixel; device and batch size are not part of it."""
         return digest([FORMAT_VERSION, self.identity()]).hex()[:32]
+
+    @property
+    def side(self) -> int:
+        """The size, where it was given or is looked up.
+
+        Raises:
+            ValueError: it is not looked up yet.
+        """
+        if self.size is None:
+            raise ValueError(f"'size' must be known, and is that of '{self.model}' yet; pin it.")
+        return self.size
 
     def schedule(self, strength: float | None) -> tuple[int, int]:
         """Return the steps of the scheduler, and how many of these a request runs."""
@@ -174,16 +188,16 @@ class ModelSpec:
         An image that was shrunk to it, without being enlarged, has the same working shape.
 
         Example:
-            >>> ModelSpec("my/model").working_shape(400, 1200)
+            >>> ModelSpec("my/model", size=512).working_shape(400, 1200)
             (512, 512)
-            >>> ModelSpec("my/model", keep_aspect=True).working_shape(400, 1200)
+            >>> ModelSpec("my/model", size=512, keep_aspect=True).working_shape(400, 1200)
             (296, 888)
         """
         if not self.keep_aspect:
-            return self.size, self.size
+            return self.side, self.side
         wanted = math.log(width / height)
         return min(
-            _shapes(self.size), key=lambda shape: abs(math.log(shape[1] / shape[0]) - wanted)
+            _shapes(self.side), key=lambda shape: abs(math.log(shape[1] / shape[0]) - wanted)
         )
 
     def identity(self) -> dict[str, Any]:

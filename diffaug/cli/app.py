@@ -68,6 +68,8 @@ class _Commands(typer.core.TyperGroup):
                     raise
                 expected = isinstance(error, (DiffaugError, ValueError, TypeError, OSError))
                 text = str(error) if expected else f"{type(error).__name__}: {error} (see --debug)"
+                if isinstance(error, OSError) and error.filename and error.strerror:
+                    text = f"'{error.filename}' could not be used: {error.strerror}."
                 say(f"diffaug: error: {text}")
                 argument = isinstance(error, (ValueError, TypeError))
                 code = 2 if argument and not isinstance(error, DiffaugError) else 1

@@ -45,7 +45,9 @@ def augment(
             help="Folder of images, one folder per class; or its address, like s3://bucket/train."
         ),
     ],
-    destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
+    destination: Annotated[
+        Path, typer.Argument(readable=False, help="New folder, or one to resume.")
+    ],
     options: TransformOptions,
     per_image: Annotated[
         int | None,
@@ -138,7 +140,9 @@ def augment(
 
 @app.command(epilog="Example: diffaug merge set")
 def merge(
-    destination: Annotated[Path, typer.Argument(help="Folder that parts were made in.")],
+    destination: Annotated[
+        Path, typer.Argument(readable=False, help="Folder that parts were made in.")
+    ],
 ) -> None:
     """Merge the finished parts of a set, if the part that finished last could not do it."""
     from diffaug.offline.shards import merge as join
@@ -230,7 +234,9 @@ def warm(
 @app.command(epilog="Example: diffaug finetune photos birds --metaclass bird --shots 5")
 def finetune(
     source: Source,
-    destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
+    destination: Annotated[
+        Path, typer.Argument(readable=False, help="New folder, or one to resume.")
+    ],
     base: Annotated[str, typer.Option(help="Preset, folder or Hub id that translates.")] = "sd15",
     metaclass: Annotated[str, typer.Option(help="What all classes are, such as bird.")] = "",
     shots: Annotated[int | None, typer.Option(help="Images of each class. Default: all.")] = None,
@@ -296,7 +302,7 @@ def finetune(
 
 @app.command(epilog="Example: diffaug filter set --scorer similarity --low 0.3")
 def filter(
-    folder: Annotated[Path, typer.Argument(help="Finished set to judge.")],
+    folder: Annotated[Path, typer.Argument(readable=False, help="Finished set to judge.")],
     scorer: Annotated[
         str,
         typer.Option(

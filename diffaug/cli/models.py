@@ -13,7 +13,9 @@ from diffaug.cli.options import Adapters, Revision, Seed, Variant, preset_names,
 
 @app.command(epilog="Example: diffaug fractals pictures --count 16")
 def fractals(
-    destination: Annotated[Path, typer.Argument(help="Folder to write the pictures to.")],
+    destination: Annotated[
+        Path, typer.Argument(readable=False, help="Folder to write the pictures to.")
+    ],
     count: Annotated[int, typer.Option(help="How many.")] = 16,
     size: Annotated[str, typer.Option(help="Side of the squares in pixels.")] = "256",
     seed: Seed = 0,

@@ -22,7 +22,9 @@ def import_released(
             "checkpoint, or DiffuseMix's result/."
         ),
     ],
-    destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
+    destination: Annotated[
+        Path, typer.Argument(readable=False, help="New folder, or one to resume.")
+    ],
     filtered: Annotated[
         bool,
         typer.Option("--filtered", help="Mark as rejected what remained_meta.csv lacks. [set]"),
@@ -60,8 +62,12 @@ def import_released(
 
 @app.command(epilog="Example: diffaug export set parquet --format parquet")
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="SET", help="Finished set of ours.")],
-    destination: Annotated[Path, typer.Argument(help="New folder, or one to resume.")],
+    folder: Annotated[
+        Path, typer.Argument(readable=False, metavar="SET", help="Finished set of ours.")
+    ],
+    destination: Annotated[
+        Path, typer.Argument(readable=False, help="New folder, or one to resume.")
+    ],
     format: Annotated[
         str,
         typer.Option(

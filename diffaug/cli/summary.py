@@ -77,6 +77,11 @@ def print_skipped(skipped: Iterable[Any]) -> None:
 def estimate_line(estimate: "Estimate") -> str:
     """Say how much disk and time is needed, as far as it is known."""
     size = "unknown" if estimate.bytes is None else f"about {size_of(estimate.bytes)}"
+    if estimate.absent is not None:
+        return (
+            f"disk: {size}; time: unknown, and the prompts were not read, since the model is not "
+            f"here: run `diffaug download {estimate.absent}` first"
+        )
     if estimate.seconds is None:
         return f"disk: {size}; time: unknown, since the model has not run here"
     return f"disk: {size}; time: about {_time(estimate.seconds)} on this machine"

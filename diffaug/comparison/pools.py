@@ -12,6 +12,7 @@ import torch
 from diffaug.arguments import same_name
 from diffaug.backends import finetuned, presets
 from diffaug.backends.base import spec_of
+from diffaug.backends.hub import pin
 from diffaug.backends.spec import ModelSpec
 from diffaug.comparison import pictures
 from diffaug.comparison.arms import Arm
@@ -160,7 +161,7 @@ class Pool:
         destination = folder / "sets" / self.name
         started = time.monotonic()
         spec = spec_of(self.transform.backend)
-        side = max(self.size, spec.size if spec is not None else self.size)
+        side = max(self.size, self.size if spec is None else pin(spec).side)
         with warnings.catch_warnings():
             # Its lines are for those who load the set by ImageFolder; pairs are drawn at random, so
             # a small set may have no image of a class.

@@ -151,8 +151,8 @@ def declared_numbers(dataset: Any, label_key: str | None = None) -> Numbers | No
     if own or isinstance(getattr(dataset, "features", None), Mapping):
         names = class_names_of(dataset, label_key)
     if not names and not table:
-        inside = getattr(dataset, "dataset", None)
-        return None if inside is None else declared_numbers(inside, label_key)
+        inside = parts_of(dataset)
+        return declared_numbers(inside[0], label_key) if inside else None
     numbers = {name: number for number, name in enumerate(names or ())}
     # Each class of ImageNet has several names, and the table has each of them.
     if not any(isinstance(name, tuple) for name in own):

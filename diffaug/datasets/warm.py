@@ -344,6 +344,7 @@ def _batches(
     Requests that are not kept yet are in ``pending``, so that none is generated twice.
     """
     spec = spec_of(backend)
+    spec = spec and replace(spec, size=backend.size)
     batch_size = spec.batch_size if spec else BATCH_SIZE
     waiting: dict[object, list[GenerationRequest]] = {}
     for request in requests:

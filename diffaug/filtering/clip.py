@@ -20,6 +20,8 @@ from diffaug.offline.manifest import Row
 from diffaug.switches import own_switches
 
 CLIP = "openai/clip-vit-base-patch32"
+#: It says nothing of a CLIP, so it is not looked up.
+_CLIP_SIZE = 512
 #: The only revision of that model that has safetensors.
 CLIP_REVISION = "c237dc49a33fc61debc9276459120b7eac67e7ef"
 
@@ -89,7 +91,7 @@ class ClipFilter:
         self.batch_size = whole("batch_size", batch_size, 1)
         if revision is None and str(model) == CLIP:
             revision = CLIP_REVISION
-        self._spec = ModelSpec(str(model), revision=revision, device=device)
+        self._spec = ModelSpec(str(model), revision=revision, size=_CLIP_SIZE, device=device)
         self._loaded: _Clip | None = None
         self._classes: tuple[str, ...] = ()
         self._words: tuple[str, ...] = ()
@@ -207,7 +209,7 @@ def caption_scores(
         ModelUnavailableError, ModelError: as for :class:`ClipFilter`.
     """
     revision = CLIP_REVISION if str(model) == CLIP else None
-    spec = ModelSpec(str(model), revision=revision, device=device)
+    spec = ModelSpec(str(model), revision=revision, size=_CLIP_SIZE, device=device)
     with own_switches(devices.choose_device(device), exact=True):
         clip = _load_clip(spec)
         batches = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]

@@ -245,7 +245,7 @@ def _trainer(folder: RunFolder, precision: str, rank: int, world: int) -> Traine
         dtype=dtype, safety_checker=False, compile=False, offload=False, pad=False,
     )  # fmt: skip
     images, settings = folder.images, folder.settings
-    sampler = images.sampler(folder.skipped, spec.size, settings.balanced)
+    sampler = images.sampler(folder.skipped, spec.side, settings.balanced)
     return Trainer(
         load_pipeline(spec), sampler, len(images.names), settings, precision, rank, world
     )

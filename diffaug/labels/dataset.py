@@ -101,8 +101,11 @@ def _label_of(dataset: Any, index: int, labels_getter: samples.Getter, *, asker:
 
 def _inside(dataset: Any) -> Any:
     """Return the dataset of the same length that a dataset wraps; None if there is none."""
-    inner = getattr(dataset, "dataset", None)
-    if inner is None or isinstance(dataset, Subset) or not hasattr(inner, "__len__"):
+    parts = parts_of(dataset)
+    inner = parts[0] if len(parts) == 1 else None
+    if inner is None or isinstance(dataset, (Subset, ConcatDataset)):
+        return None
+    if not hasattr(inner, "__len__"):
         return None
     return inner if len(inner) == len(dataset) else None
 

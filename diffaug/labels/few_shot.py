@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from diffaug.arguments import whole
+from diffaug.arguments import shown, whole
 from diffaug.checked import Items, checked
 from diffaug.labels.dataset import dataset_labels
 from diffaug.labels.label import class_number
@@ -70,7 +70,8 @@ def _chosen(labels: Any, paths: Sequence[str] | None, shots: int, seed: int) -> 
         name = label if isinstance(label, str) else class_number(label)
         if name is None or isinstance(name, str) != isinstance(next(iter(by_class), name), str):
             raise TypeError(
-                f"'labels' must be all class numbers or all names, got {label!r} at place {index}."
+                f"'labels' must be all class numbers or all names, got {shown(label)} at place "
+                f"{index}."
             )
         by_class[name].append(index)
     chosen: list[int] = []

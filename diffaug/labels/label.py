@@ -312,4 +312,4 @@ def _boolean(what: str, label: Any) -> str:
 
 def _shown(label: Any) -> str:
     shape = getattr(label, "shape", None)
-    return f"shape {tuple(shape)}" if shape else f"{label!r:.60}"
+    return f"shape {tuple(shape)}" if shape else f"{shown(label):.60}"

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+from diffaug.arguments import shown
+
 ITERATED = "map the transform over what can only be iterated: dataset.map(mix)"
 
 
@@ -18,7 +20,7 @@ def position(index: Any, length: int) -> int:
     except TypeError:
         number = None
     if number is None or boolean:
-        raise TypeError(f"'index' must be an integer, got {index!r}.")
+        raise TypeError(f"'index' must be an integer, got {shown(index)}.")
     if not -length <= number < length:
         raise IndexError(f"'index' must be below {length}, got {number}.")
     return number % length

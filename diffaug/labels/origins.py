@@ -9,6 +9,8 @@ from torch.utils.data import Subset
 
 from diffaug.checked import Items, checked
 
+#: No dataset has it.
+_NOBODY_S = "an attribute of no dataset"
 #: Where torchvision's datasets keep the paths of their images, also beside labels.
 FILES = ("samples", "_samples", "_image_files", "_images", "image_files")
 
@@ -49,6 +51,8 @@ def known_paths(dataset: Any) -> list[str | None] | None:
 
 def parts_of(dataset: Any) -> list[Any]:
     """Return what a dataset consists of: those of a concatenation, or the one inside it."""
+    if hasattr(dataset, _NOBODY_S):  # whatever it is asked for, it has, as a mock
+        return []
     parts = getattr(dataset, "datasets", None)
     if isinstance(parts, (list, tuple)):
         return list(parts)
@@ -58,10 +62,9 @@ def parts_of(dataset: Any) -> list[Any]:
 
 def chain_of(dataset: Any) -> Iterator[Any]:
     """Yield a dataset and what is inside it, up to a concatenation."""
-    while dataset is not None:
-        yield dataset
-        parts = parts_of(dataset)
-        dataset = parts[0] if len(parts) == 1 else None
+    yield dataset
+    if len(parts := parts_of(dataset)) == 1:
+        yield from chain_of(parts[0])
 
 
 def through(dataset: Any, keys_of: Any) -> list[Any] | None:
@@ -102,20 +105,16 @@ def rooted(dataset: Any) -> tuple[str, list[int]] | None:
 
     None where that is not known, as in a dataset around another of another length.
     """
-    places: Sequence[int] = range(len(dataset))
-    while True:
-        rows: Any = getattr(dataset, "_indices", None)  # a selected dataset of Hugging Face
-        if hasattr(rows, "column"):
-            chosen = rows.column(0).to_pylist()
-            name = f"{type(dataset).__name__} of {len(dataset.data)}"
-            return name, [chosen[place] for place in places]
-        parts = parts_of(dataset)
-        if len(parts) != 1:
-            return f"{type(dataset).__name__} of {len(dataset)}", list(places)
-        indices = places_in(dataset, parts[0])
-        if indices is None:
-            return None
-        places, dataset = [indices[place] for place in places], parts[0]
+    rows: Any = getattr(dataset, "_indices", None)  # a selected dataset of Hugging Face
+    if hasattr(rows, "column"):
+        return f"{type(dataset).__name__} of {len(dataset.data)}", rows.column(0).to_pylist()
+    parts = parts_of(dataset)
+    if len(parts) != 1:
+        return f"{type(dataset).__name__} of {len(dataset)}", list(range(len(dataset)))
+    places, inside = places_in(dataset, parts[0]), rooted(parts[0])
+    if places is None or inside is None:
+        return None
+    return inside[0], [inside[1][place] for place in places]
 
 
 def as_ranges(places: Sequence[int]) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from diffaug import images
+from diffaug.backends.base import is_backend
 from diffaug.backends.hub import downloaded
+from diffaug.backends.presets import name_of
 from diffaug.backends.process.pool import devices_of
 from diffaug.errors import UnreadableImageError
 from diffaug.offline.generate import Made, Maker
@@ -74,7 +76,11 @@ def estimate(maker: Maker, missing: Iterable[Planned], count: int) -> Estimate:
         return Estimate(0, 0.0)
     here = maker.transform.backend is None or (maker.spec is not None and downloaded(maker.spec))
     if not here:
-        return Estimate(_bytes_of_sources(maker, first, count))
+        absent = maker.spec and not is_backend(maker.transform.backend)
+        return Estimate(
+            _bytes_of_sources(maker, first, count),
+            absent=name_of(maker.spec.model) if maker.spec and absent else None,
+        )
     sizes, seconds = _probe(maker, first)
     if maker.spec is not None and seconds < LONG:  # without the time to load the model
         sizes, seconds = _probe(maker, first)

@@ -129,6 +129,15 @@ def _check(listing: Listing, folder: str, any_fit: bool) -> None:
             UserWarning,
             stacklevel=5,
         )
+    if inside := listing.repeated_folders():
+        some = ", ".join(inside[:4]) + ", ..." * (len(inside) > 4)
+        first = listing.keys[0].partition("/")[0]
+        warnings.warn(
+            f"every class of '{folder}' holds the same folders ({some}); if these are the classes, "
+            f"give one of the folders above them, such as '{folder.rstrip('/')}/{first}'.",
+            UserWarning,
+            stacklevel=5,
+        )
     if differences := listing.differences():
         warnings.warn(
             f"torchvision's ImageFolder reads '{folder}' otherwise: it "

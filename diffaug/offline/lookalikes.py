@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.errors import DestinationError
+from diffaug.labels.origins import parts_of
 from diffaug.offline.manifest import JOURNAL, MANIFEST, RUN, is_set, read_run
 
 #: What DiffuseMix's released code makes of each image, each in a folder of this name with one
@@ -64,20 +65,21 @@ def refuse_lookalike(folder: str | os.PathLike[str], name: str = "source") -> No
 
 def _may_be_set(folder: Path) -> bool:
     """Return whether a class folder has a file of a set; it is not listed, for it may be large."""
-    return any((folder / name).is_file() for name in (RUN, MANIFEST, JOURNAL))
+    # Unlike those of Path, these functions take what may not be read for what is not there.
+    return any(os.path.isfile(folder / name) for name in (RUN, MANIFEST, JOURNAL))
 
 
 def refuse_set_of_images(dataset: Any) -> None:
-    """Refuse a dataset that reads a generated set as photographs.
+    """Refuse a dataset that reads a generated set as photographs, or has one inside that does.
 
     Raises:
         ValueError: its ``root`` or ``folder`` is a set.
     """
-    while hasattr(dataset, "dataset"):  # of a Subset
-        dataset = dataset.dataset
     root = getattr(dataset, "root", getattr(dataset, "folder", None))
     if isinstance(root, (str, Path)) and is_set(root):
         refuse_lookalike(root, "dataset")
+    for part in parts_of(dataset):
+        refuse_set_of_images(part)
 
 
 def describe_set(folder: Path) -> str:
@@ -95,7 +97,7 @@ def describe_set(folder: Path) -> str:
 
 def is_diffmix_release(folder: Path) -> bool:
     """Return whether a folder has Diff-Mix's released layout: tables beside ``data``."""
-    return (folder / "data").is_dir() and any(map(_is_table, folder.glob("*meta*.csv")))
+    return os.path.isdir(folder / "data") and any(map(_is_table, folder.glob("*meta*.csv")))
 
 
 def _is_table(path: Path) -> bool:

@@ -97,7 +97,13 @@ def _fault_of(row: Row) -> str | None:
         return f"'label' must be a name, a number or several numbers, got {label!r:.60}"
     if kept not in (None, True, False):
         return f"'kept' must be true, false or null, got {kept!r:.60}"
-    for name in ("source", "source_label", "method"):
+    seed, attempts, fallback = (row.get(name) for name in ("seed", "attempts", "fallback"))
+    for name, value, least in (("seed", seed, 0), ("attempts", attempts, 1)):
+        if value is not None and not (type(value) is int and value >= least):
+            return f"{name!r} must be a whole number of at least {least}, got {value!r:.60}"
+    if fallback not in (None, True, False):
+        return f"'fallback' must be true, false or null, got {fallback!r:.60}"
+    for name in ("source", "source_label", "method", "prompt", "model", "revision"):
         if not isinstance(row.get(name), (str, type(None))):
             return f"{name!r} must be a text, got {row[name]!r:.60}"
     return None

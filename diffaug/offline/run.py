@@ -79,13 +79,25 @@ class Run:
         self.destination.make_folders(self._folders())
         tally = Tally()
         self.destination.finish(self._record(), order, tally)
-        if self.made >= ENOUGH_TO_JUDGE and self.fallbacks == self.made:
-            raise GenerationError(
-                f"all {self.made} images that were made for '{self.destination.folder}' came out "
-                "blank or refused, and are copies of their originals; see the warnings, and choose "
-                "another model or dtype='float32'."
-            )
+        self._check_success(tally)
         return self.told(self.summary(), tally)
+
+    def _check_success(self, tally: Tally) -> None:
+        """Raise where nothing was generated; of a part, and of a few new images, it may be chance.
+
+        Raises:
+            GenerationError: the set, or enough that was made now, holds no image of the model.
+        """
+        folder = self.destination.folder
+        copies = self.made if self.fallbacks == self.made >= ENOUGH_TO_JUDGE else 0
+        if self.options.shard is None and not tally.generated:
+            copies = tally.fallbacks
+        if copies:
+            raise GenerationError(
+                f"all {copies} images that were made for '{folder}' came out blank or refused, and "
+                "are copies of their originals; see the warnings, and choose another model, "
+                "dtype='float32', or another folder for a new run."
+            )
 
     def missing(self) -> Iterator[Planned]:
         """List the planned images that are not there."""
@@ -187,7 +199,7 @@ class Run:
                 self.destination.add(row, outcome.data)
                 self.made += 1
                 self.fallbacks += row["fallback"]
-                self.retried += not row["fallback"] and (row["attempts"] or 1) > 1
+                self.retried += (row["attempts"] or 1) > 1
             if self.bar is not None:
                 self.bar.update()
 

@@ -32,6 +32,8 @@ class Tally:
     def __init__(self) -> None:
         self.images = Counter[str]()
         self.differs = Counter[str]()
+        #: Of the images, those of which the original stands in, and those of the transform.
+        self.fallbacks = self.generated = 0
         self.total = self.sources = 0
         self._last: Any = self
 
@@ -39,6 +41,8 @@ class Tally:
         """Count rows and let them through."""
         for row in rows:
             self.total += 1
+            self.fallbacks += row.get("fallback") is True
+            self.generated += row.get("method") != "original" and row.get("fallback") is not True
             label = row.get("label")
             if isinstance(label, str):  # else it is no class
                 self.images[label] += 1
@@ -80,11 +84,14 @@ class Estimate:
         bytes: on disk; None if no source can be read.
         seconds: with this model on this machine; None if the model is not here.
         images: how many are to make, without those whose source is known to be unreadable.
+        absent: the model that is not on this machine, so that neither its time is known nor were
+            the prompts read.
     """
 
     bytes: int | None = None
     seconds: float | None = None
     images: int = 0
+    absent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Summary:
         planned: images that the set has if nothing is skipped.
         made: images made by this run.
         taken_over: images that were already there.
-        retried: images made at the second attempt or later, after a blank or refused one.
+        retried: images of which a blank or refused one was made before, perhaps each time.
         fallbacks: images that are copies of their originals, because every attempt was blank or
             refused.
         skipped: sources left out, each with the reason.

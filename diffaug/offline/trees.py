@@ -167,7 +167,8 @@ def without_secrets(address: str) -> str:
 
 
 def _failed(what: str, error: Exception) -> SourceError:
-    reason = one_line(error)
+    # What the address was may stand in the reason, too, with its password.
+    reason = re.sub(r"[\w+.-]+://[^\s'\"]+", lambda url: without_secrets(url[0]), one_line(error))
     return SourceError(
         f"'{what}' could not be read: {reason}; once it can, run the same command again."
     )

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -282,12 +283,18 @@ class ImageTransform(v2.Transform):
     def shrink(self, image: torch.Tensor) -> torch.Tensor:
         """Return images as the backend gets them: uint8, on the CPU, not larger than it works."""
         height, width = image.shape[-2:]
-        rows = columns = (self.backend and self.backend.size) or max(height, width)
+        rows = columns = self._model_size() or max(height, width)
         if (spec := spec_of(self.backend)) and spec.keep_aspect:
-            rows, columns = spec.working_shape(height, width)
+            rows, columns = replace(spec, size=rows).working_shape(height, width)
         small = (min(height, rows), min(width, columns))
         # On the CPU first: a GPU resizes by other arithmetic, and keys are hashes of the pixels.
         return functional.resize(images.to_uint8(image).cpu(), small)
+
+    def _model_size(self) -> int | None:
+        """Return the side that the model works at; one that its spec does not say is looked up."""
+        if isinstance(self.backend, ModelSpec) and self.backend.size is None:
+            return registry.named(self.backend).size
+        return self.backend.size if self.backend is not None else None
 
     def live_backend(self) -> Backend:
         """Return the process's backend for this transform; it loads on first use."""

@@ -67,6 +67,16 @@ def faults(found):
     return table([*titles, "problems"], rows)
 
 
+def bad_inputs(found):
+    """Say how odd arguments were answered."""
+    rows = []
+    for name, way in found["ways"].items():
+        taken = way["answers"].get("taken", 0)
+        refused = sum(way["answers"].values()) - taken
+        rows.append([name, f"{way['calls']:,}", f"{taken:,}", f"{refused:,}", len(way["faults"])])
+    return table(["calls with", "calls", "taken", "refused in one line", "faults"], rows)
+
+
 def memory(found):
     """Say what a run takes beyond what Python and torch do."""
     rows = [
@@ -164,6 +174,7 @@ GPU_FIGURES = {
 }
 TABLES = {
     "speed": speed,
+    "bad_inputs": bad_inputs,
     "faults": faults,
     "memory": memory,
     "overhead": overhead,

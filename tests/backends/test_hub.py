@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from small_hub import COMMIT, SmallHub, point_at
 from tiny_pipelines import model_folder, tiny_spec
 
-from diffaug import ModelSpec
+from diffaug import DiffMix, DiffusersBackend, ModelSpec
 from diffaug.backends.hub import (
     adapter_file,
     download,
@@ -21,7 +21,7 @@ from diffaug.backends.hub import (
     pin,
 )
 from diffaug.backends.model_files import weights_of
-from diffaug.backends.presets import PRESETS
+from diffaug.backends.presets import PRESETS, resolve
 from diffaug.backends.revisions import split_revision
 from diffaug.errors import DestinationError, ModelError, ModelUnavailableError
 
@@ -71,6 +71,26 @@ def test_only_what_loading_reads_is_fetched_and_only_once(own_hub):
     assert downloaded(pin(spec))
     own_hub.paths.clear()
     assert download(spec) == folder and own_hub.paths == []
+
+
+def test_a_model_of_the_hub_works_at_the_size_of_its_own_configuration(own_hub, monkeypatch):
+    spec = resolve("org/name", "translate")
+    assert spec.size is None
+    assert 16 == pin(spec).size == DiffusersBackend(spec).size
+    asked = [path for path in own_hub.paths if "/resolve/" in path]
+    assert all(path.endswith(("index.json", "config.json")) for path in asked), "only small files"
+    wide = torch.zeros(1, 3, 20, 60, dtype=torch.uint8)
+    edit = DiffMix(["a", "b"], strategy="real-mix", backend=replace(spec, keep_aspect=True))
+    assert (8, 24) == edit.shrink(wide).shape[-2:]
+    download(pin(spec))
+    own_hub.paths.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert pin(spec) == pin(replace(spec, size=16)) and own_hub.paths == []
+
+
+def test_a_size_that_was_given_is_not_looked_up(own_hub):
+    assert 24 == pin(ModelSpec("org/name", size=24, revision=COMMIT)).size
+    assert [] == own_hub.paths
 
 
 FILES = sorted(
@@ -269,10 +289,10 @@ def test_an_adapter_may_name_its_revision(adapter, parts):
 
 
 def test_a_commit_needs_no_question_and_main_is_looked_up_in_the_cache(hub):
-    spec = ModelSpec("org/name", revision=COMMIT)
+    spec = ModelSpec("org/name", size=512, revision=COMMIT)
     assert pin(spec) == spec
     cache_model(hub, "org/name")
-    assert pin(ModelSpec("org/name")) == spec
+    assert pin(ModelSpec("org/name", size=512)) == spec
 
 
 def test_an_unreachable_hub_is_one_line_with_the_next_step(hub):

@@ -1,6 +1,7 @@
 """From a folder to a pipeline: what is missing, unsafe or of another task is an error."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -632,13 +633,48 @@ def test_a_model_that_needs_more_than_image_and_prompt_is_named(folder, unet, ch
             use()
 
 
+@pytest.mark.parametrize(
+    ("unet", "changes", "message"),
+    [
+        (
+            {},
+            {"_class_name": "StableDiffusionXLImg2ImgPipeline"},
+            "does not have the parts of a St",
+        ),
+        ({}, {"_class_name": "LDMTextToImagePipeline"}, "does not have the parts of a LDMTextTo"),
+        ({"in_channels": 3}, {}, "takes 3 channels where that needs 4; choose another model"),
+        ({"in_channels": 8}, {}, "takes 8 channels where that needs 4; set task='edit', or choose"),
+        ({"in_channels": "x"}, {}, "takes 'x' channels where that needs 4; choose another model"),
+        ({"out_channels": None}, {}, "must say how many out_channels there are, got None"),
+    ],
+)
+def test_a_model_whose_parts_do_not_fit_is_named_with_what_can_be_done(
+    tmp_path, unet, changes, message
+):
+    folder = shutil.copytree(model_folder("translate"), tmp_path / "model")
+    other_index(folder, unet, **changes)
+    with pytest.raises(ModelError, match=message):
+        load(folder, task="translate")
+
+
+def test_a_model_whose_file_would_never_end_is_refused(folder):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)
+    with pytest.raises(ModelError, match=f"'{weights}' of a model or .* it is no regular file"):
+        load(folder, task="translate")
+    os.mkfifo(folder / "lora.safetensors")
+    with pytest.raises(ModelError, match="lora.safetensors' of a model or adapter could not be"):
+        pin(tiny_spec("edit", adapters=(f"{folder}/lora.safetensors",)))
+
+
 def test_an_id_that_runs_at_another_size_than_its_own_says_so(folder, caplog):
     index = json.loads((folder / "model_index.json").read_text())
     loading._check_task(folder, index, ModelSpec("org/name", size=SIZE))
     loading._check_task(folder, index, ModelSpec(folder, size=2 * SIZE))  # by choice
     loading._check_task(folder, index, resolve("instruct-pix2pix-256"))
     assert "" == caplog.text
-    loading._check_task(folder, index, ModelSpec("org/name"))
+    loading._check_task(folder, index, ModelSpec("org/name", size=512))
     assert (
         "'org/name' was made for 16 px and runs at 512; set size=16 ('--model-size')" in caplog.text
     )

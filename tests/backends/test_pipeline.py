@@ -131,7 +131,7 @@ def test_every_field_of_a_request_changes_the_image():
 
 
 def test_nothing_is_loaded_before_the_first_request_and_close_frees():
-    backend = DiffusersBackend(ModelSpec("org/absent"))
+    backend = DiffusersBackend(ModelSpec("org/absent", size=512))
     assert backend.size == 512 and backend._pipe is None
     assert backend.generate([]) == [] and backend._pipe is None
     with DiffusersBackend(tiny_spec("edit")) as backend:
@@ -381,7 +381,7 @@ def test_after_four_blank_images_the_source_stands_in_counted_and_warned_of_once
     backend = DiffusersBackend(tiny_spec("edit"))
     blacken(backend)
     requests = make_requests(count=2)
-    with pytest.warns(UserWarning, match="2 of 2 generated images were blank or refused 4 times"):
+    with pytest.warns(UserWarning, match="2 of 2 generated images were blank, 4 times"):
         made = backend.generate(requests)
     for request, one in zip(requests, made, strict=True):
         assert torch.equal(resize(request.image, (SIZE, SIZE)), one.image)
@@ -467,6 +467,15 @@ def test_first_images_that_are_all_not_a_number_are_an_error(dtype, step):
         backend.generate(make_requests(count=1))
 
 
+def test_weights_that_are_not_numbers_are_named():
+    backend = DiffusersBackend(tiny_spec("edit"))
+    bias = backend._loaded().vae.decoder.conv_out.bias
+    torch.nn.init.constant_(bias, torch.nan)
+    said = "first 4 images are not a number in float32; weights of its vae are not numbers: get the"
+    with pytest.raises(GenerationError, match=said):
+        backend.generate(make_requests(count=4))
+
+
 def test_text_to_image_that_is_not_a_number_has_no_original_to_return():
     backend = DiffusersBackend(tiny_spec("generate", dtype="bfloat16"))
     overflow(backend, in_float32=True)
@@ -508,7 +517,7 @@ def test_the_safety_checker_runs_only_when_asked_and_its_refusals_are_not_kept(t
     spec = save_with_safety_checker(tmp_path / "model", refuses=True)
     assert not DiffusersBackend(spec).generate([make_request()])[0].fallback
     asked = DiffusersBackend(replace(spec, safety_checker=True))
-    with pytest.warns(UserWarning, match="1 of 1 generated images were blank or refused"):
+    with pytest.warns(UserWarning, match="1 of 1 generated images were refused by its safety"):
         assert asked.generate([make_request(image=torch.zeros(3, 9, 9, dtype=torch.uint8))])[
             0
         ].fallback

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tiny_pipelines import SIZE, model_folder, save_learned
 
 from diffaug import ModelSpec
+from diffaug.backends.hub import pin
 from diffaug.backends.model_files import read_index
 from diffaug.backends.presets import PRESETS, has_image_guidance, resolve, show_licence
 from diffaug.errors import ModelError
@@ -67,6 +68,19 @@ def test_a_folder_tells_its_task_and_size(saved, task):
     assert resolve(str(model_folder(saved))) == spec
 
 
+@pytest.mark.parametrize(
+    ("sample_size", "size"),
+    [(8, 16), ([8, 8], 16), ([8, 16], 24), (12, 24), (None, None), (True, None), ([], None)]
+    + [(0, None), (-8, None), (10**9, None), ("8", None), ([8, None], None), ([8, 8, 8], None)],
+)
+def test_the_size_of_a_folder_is_that_of_its_latents_in_pixels(tmp_path, sample_size, size):
+    folder = shutil.copytree(model_folder("translate"), tmp_path / "model")
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps({**config, "sample_size": sample_size}))
+    assert size == resolve(folder).size
+    assert (size or 512) == pin(resolve(folder)).size
+
+
 def test_eight_channels_make_an_editor_whatever_the_class_is_called(tmp_path):
     for name, content in {
         "model_index.json": {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "U"]},
@@ -74,7 +88,7 @@ def test_eight_channels_make_an_editor_whatever_the_class_is_called(tmp_path):
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content))
-    assert (resolve(tmp_path).task, resolve(tmp_path).size) == ("edit", 512)
+    assert ("edit", None) == (resolve(tmp_path).task, resolve(tmp_path).size)
 
 
 def say_where_a_copy_is_from(folder, how):

@@ -84,6 +84,11 @@ def test_merge_prints_the_summary_of_the_whole_set(photos, tmp_path):
         (Estimate(5 * 10**9, 9000), "disk: about 5.0 GB; time: about 2.5 hours on this machine"),
         (Estimate(5 * 10**9, None), "disk: about 5.0 GB; time: unknown, since the model"),
         (Estimate(None, None), "disk: unknown; time: unknown"),
+        (
+            Estimate(400, absent="sd15"),
+            "disk: about 1 kB; time: unknown, and the prompts were not read, since the model is "
+            "not here: run `diffaug download sd15` first",
+        ),
     ],
 )
 def test_an_estimate_has_the_unit_of_its_size(estimate, line):

@@ -150,3 +150,5 @@ def test_getters_are_checked_and_named():
         TypeError, match="'image_getter' must be a place in every sample, got 'png', and"
     ):
         list(BatchAugment(reversed_batches(), mix(), image_getter="png"))
+    with pytest.raises(ValueError, match=r"'image' must have shape .*; this looks like a label"):
+        list(BatchAugment(batches(), mix(), image_getter=1))

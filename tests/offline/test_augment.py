@@ -354,7 +354,7 @@ def test_retries_and_fallbacks_are_counted_and_the_seed_is_the_one_used(photos, 
 
     edit = PromptEdit(backend=RecordingBackend(16, answer=moody))
     done = augment_folder(photos, tmp_path / "set", edit, format="png")
-    assert (7, 3, 2) == (done.made, done.retried, done.fallbacks)
+    assert (7, 5, 2) == (done.made, done.retried, done.fallbacks)
     rows = read_manifest(tmp_path / "set")
     assert [2, 4, 1, 2, 4, 1, 2] == [row["attempts"] for row in rows]
     copied = [row for row in rows if row["fallback"]]
@@ -549,6 +549,15 @@ def test_a_set_of_nothing_but_originals_is_an_error_but_is_finished(photos, tmp_
     with pytest.raises(GenerationError, match=r"all 7 images .* came out blank or refused, and"):
         augment_folder(photos, tmp_path / "set", mixer(backend=backend), per_image=1)
     assert all(row["fallback"] for row in read_manifest(tmp_path / "set"))
+    with pytest.raises(GenerationError, match="all 7 images"):  # as long as there is nothing else
+        augment_folder(photos, tmp_path / "set", mixer(backend=backend), per_image=1)
+
+
+def test_a_small_set_of_originals_is_no_success_either(photos, tmp_path):
+    one = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))[:1]
+    backend = RecordingBackend(16, answer=refused)
+    with pytest.raises(GenerationError, match="all 1 images that were made for"):
+        augment_folder(photos, tmp_path / "set", mixer(backend=backend), only=one)
 
 
 def test_a_run_records_the_batch_size_that_fitted_into_memory(photos, tmp_path):

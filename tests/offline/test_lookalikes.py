@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from image_folders import save_photos
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import ImageFolder
 
 from diffaug import (
@@ -99,7 +99,8 @@ def test_a_class_folder_of_a_set_is_part_of_it(generated, tmp_path):
 
 def test_a_dataset_of_a_sets_folders_is_refused_too(photos, generated, tmp_path):
     data = ImageFolder(generated)
-    for dataset in (data, Subset(data, [0]), GeneratedDataset(generated)):
+    joined = ConcatDataset([ImageFolder(photos), data])
+    for dataset in (data, Subset(data, [0]), joined, GeneratedDataset(generated)):
         with pytest.raises(ValueError, match="'dataset' must hold photographs .* generated set"):
             augment_dataset(dataset, tmp_path / "new", EDIT)
     assert 2 == augment_dataset(ImageFolder(photos), tmp_path / "new", EDIT).made

@@ -211,6 +211,10 @@ class Odd(RecordingBackend):
             return answers[1:]
         if self.way == "many":
             return [*answers, *answers]
+        if self.way == "nothing":
+            return None
+        if self.way == "seeds":
+            return [replace(answer, seed="x") for answer in answers]
         if self.way == "none":
             return [None for _ in answers]
         return [replace(answer, image=answer.image / 255) for answer in answers]
@@ -221,6 +225,8 @@ class Odd(RecordingBackend):
     [
         ("few", "must return one image for each request, got 1 for 2"),
         ("many", "must return one image for each request, got 4 for 2"),
+        ("nothing", "must return a list of images, got None"),
+        ("seeds", "must return images: 'seed' must be an integer, got 'x'"),
         ("none", "must return images: 'NoneType' object"),
         ("floats", "must return images: 'image' must be a uint8 tensor, got torch.float32"),
     ],

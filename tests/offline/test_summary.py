@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from answers import CallCounting, refuse
-from image_folders import contents, save_photos
+from image_folders import contents, picture, save, save_photos
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -311,6 +311,7 @@ def test_a_dry_run_downloads_no_model_and_asks_no_backend_of_the_callers_own(tmp
         dry = augment_folder(root, tmp_path / "set", edit, dry_run=True)
         assert dry.estimate.seconds is None
         assert dry.estimate.bytes > 0
+        assert dry.estimate.absent == (None if backend is own else "instruct-pix2pix")
     assert not hasattr(own, "calls")
 
 
@@ -373,22 +374,21 @@ def test_a_batch_is_not_filled_up_with_more_pixels_than_memory_holds(tmp_path, m
     assert [5, 4, 3] == parts.calls  # each ends with the first copy of a third source
 
 
-def test_a_warning_of_pillow_names_its_file_once(tmp_path, monkeypatch):
+def test_an_image_of_too_many_pixels_is_skipped_by_name_before_its_pixels_are_read(
+    tmp_path, monkeypatch
+):
     root = photos(tmp_path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 - 1)
-    with pytest.warns(Image.DecompressionBombWarning) as told:
-        augment_folder(root, tmp_path / "set", edit(), per_image=3)
-    named = [str(warning.message).split(": Image size")[0] for warning in told]
-    assert [f"'{root / name}'" for name in NAMES] == sorted(named)
-
-
-def test_warnings_that_the_user_switched_off_stay_off(tmp_path, monkeypatch):
-    root = photos(tmp_path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 - 1)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        augment_folder(root, tmp_path / "set", edit())
-    assert [] == told
+    save(root / NAMES[0], picture(0, 30, 32))
+    save(root / NAMES[2], picture(0, 60, 64))  # over twice the bound, Pillow opens it no more
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32)
+    done = augment_folder(root, tmp_path / "set", edit())
+    assert [NAMES[0], NAMES[2]] == [skipped.source for skipped in done.skipped]
+    assert "has 960 pixels (32 x 30), and at most 768 are read" in done.skipped[0].reason
+    assert "has more than 1,536 pixels, and at most 768 are read" in done.skipped[1].reason
+    assert all("set PIL.Image.MAX_IMAGE_PIXELS" in skipped.reason for skipped in done.skipped)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    again = augment_folder(root, tmp_path / "set", edit())
+    assert (2, ()) == (again.made, again.skipped)
 
 
 def test_a_white_that_was_given_is_part_of_a_run_and_none_is_not(tmp_path):

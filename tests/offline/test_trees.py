@@ -125,6 +125,10 @@ def test_names_that_no_folder_here_can_have_are_skipped(monkeypatch, separator, 
 
 def test_no_password_is_written_down():
     assert "memory://host/x" == open_tree("memory://me:secret@host/x").name
+    inside = "zip://a::http://me:secret@127.0.0.1:9/x.zip?key=secret"
+    with pytest.raises(SourceError, match="x.zip") as told:
+        open_tree(inside).list()
+    assert "secret" not in str(told.value)
 
 
 def images(folder):

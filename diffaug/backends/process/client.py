@@ -141,7 +141,7 @@ class WorkerBackend(ModelBackend):
     Example:
         >>> from diffaug import ModelSpec
         >>> from diffaug.backends.process.client import WorkerBackend
-        >>> WorkerBackend(ModelSpec("timbrooks/instruct-pix2pix")).size  # starts nothing
+        >>> WorkerBackend(ModelSpec("timbrooks/instruct-pix2pix", size=512)).size  # starts nothing
         512
     """
 

@@ -49,7 +49,7 @@ class PoolBackend(Backend):
     @property
     def size(self) -> int:
         """Side in pixels of the square that the model works at."""
-        return self.spec.size
+        return self.backends[0].size
 
     @property
     def batch_size(self) -> int:
