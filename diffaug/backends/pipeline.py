@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from diffaug.backends.base import ModelBackend
+from diffaug.backends.base import BATCH_SIZE, ModelBackend
+from diffaug.backends.batch_sizes import choose_batch_size
 from diffaug.backends.batches import Job, Output, accepted, kind, run_batch, shape_of
 from diffaug.backends.devices import (
     REPAIR,
@@ -22,7 +23,7 @@ from diffaug.backends.devices import (
     why_no_gpu,
 )
 from diffaug.backends.encodings import keep_encodings
-from diffaug.backends.graphs import Graphs, use_graphs
+from diffaug.backends.graphs import Graphs, use_graphs, wants_graphs
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import EDITORS, load_pipeline, quiet
 from diffaug.backends.prompts import PromptReader
@@ -83,7 +84,10 @@ class DiffusersBackend(ModelBackend):
         self._pipe: Any = None
         self._graphs: Graphs | None = None
         self._reader: PromptReader | None = None
-        self._batch_size = spec.batch_size
+        #: None until it is chosen, when the model is loaded.
+        self._batch_size = None if spec.batch_size == "auto" else spec.batch_size
+        #: The most that others, which make the same set, can take.
+        self._most: int | None = None
         self._warned: set[str] = set()
         #: Prompts that were checked, which takes as long as to encode them.
         self._checked: set[str] = set()
@@ -98,8 +102,23 @@ class DiffusersBackend(ModelBackend):
 
     @property
     def batch_size(self) -> int:
-        """Images in one call of the model: the spec's number, or less where that did not fit."""
-        return self._batch_size
+        """Images in one call of the model: the spec's number, or less where that did not fit.
+
+        Where the spec says ``"auto"``, it is a guess until the model is loaded.
+        """
+        size = BATCH_SIZE if self._batch_size is None else self._batch_size
+        return size if self._most is None else min(size, self._most)
+
+    def choose_batch_size(self) -> int:
+        """Return ``batch_size``; where the spec says ``"auto"``, load the model to choose it."""
+        if self._batch_size is None:
+            with self._lock, own_defaults(), own_gradients(False), quiet():
+                self._loaded()
+        return self.batch_size
+
+    def limit_batch_size(self, most: int) -> None:
+        """Take no more images in one call of the model, for the rest of the backend's life."""
+        self._most = most if self._most is None else min(most, self._most)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
@@ -136,13 +155,17 @@ class DiffusersBackend(ModelBackend):
         refuse_forked_cuda(self.spec.device)
         if self._pipe is None:
             self._pinned = pin(self.spec)
-            self._pipe = load_pipeline(self._pinned)
-            keep_encodings(self._pipe)
+            pipe = load_pipeline(self._pinned)
+            keep_encodings(pipe)
             if not self.spec.offload:
-                settle_device(self._pipe)
-            self._graphs = use_graphs(self._pipe, self.spec, choose_device(self.spec.device))
-            tokenizer = getattr(self._pipe, "tokenizer", None)
+                settle_device(pipe)
+            device = choose_device(self.spec.device)
+            if self._batch_size is None:
+                self._batch_size = self._fitting(pipe, device)
+            self._graphs = use_graphs(pipe, self.spec, device)
+            tokenizer = getattr(pipe, "tokenizer", None)
             self._reader = tokenizer and PromptReader(self.spec.model, tokenizer)
+            self._pipe = pipe
             if self.spec.device == "auto" and (reason := why_no_gpu()):
                 self._warn(
                     "gpu",
@@ -157,6 +180,20 @@ class DiffusersBackend(ModelBackend):
                     "use backend='tiny' or a GPU.",
                 )
         return self._pipe
+
+    def _fitting(self, pipe: Any, device: torch.device) -> int:
+        """Return how many images fit into one call of the model."""
+        copies = 2 if wants_graphs(pipe, self.spec, device) else 1
+        try:
+            with own_switches(device, exact=pipe.dtype == torch.float32):
+                return choose_batch_size(pipe, self._pinned or self.spec, device, copies=copies)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> GenerationError:
+        return GenerationError(
+            f"'{self.spec.model}' failed with {type(error).__name__}: {first_line(error)}"
+        )
 
     def _check_prompts(self, pipe: Any, requests: list[GenerationRequest]) -> None:
         """Raise for what the text encoder would silently ignore; warn of what it cuts off."""
@@ -258,12 +295,12 @@ class DiffusersBackend(ModelBackend):
             groups.setdefault(kind(self.spec, job.request), []).append(job)
         for waiting in groups.values():
             while waiting:
-                batch = waiting[: self._batch_size]
+                batch = waiting[: self.batch_size]
                 padding = 0
                 # Editors get one image in each call, so there is no batch to fill.
                 is_batched = type(pipe).__name__ not in EDITORS
                 if (self.spec.pad or self.spec.compile) and is_batched:
-                    padding = self._batch_size - len(batch)
+                    padding = self.batch_size - len(batch)
                 outputs = self._try(pipe, batch + batch[-1:] * padding)
                 if outputs is not None:
                     yield from zip(batch, outputs, strict=False)
@@ -278,10 +315,7 @@ class DiffusersBackend(ModelBackend):
             return run_batch(pipe, self.spec, batch)
         except Exception as error:
             if not is_out_of_memory(error, len(batch)):
-                reason = first_line(error)
-                raise GenerationError(
-                    f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
-                ) from error
+                raise self._failure(error) from error
         # Here and not above, because the exception held tensors until now.
         had_graphs = self._graphs is not None and self._graphs.stop()
         torch.cuda.empty_cache()

@@ -11,7 +11,7 @@ import torch
 
 from diffaug import images
 from diffaug.ahead import map_ahead
-from diffaug.backends.base import BATCH_SIZE, Backend, spec_of
+from diffaug.backends.base import BATCH_SIZE, Backend, batch_size_of, spec_of
 from diffaug.backends.batches import shape_of
 from diffaug.backends.cache import CachedBackend
 from diffaug.backends.prompts import check_prompts
@@ -343,7 +343,7 @@ def _batches(
     Requests that are not kept yet are in ``pending``, so that none is generated twice.
     """
     spec = spec_of(backend)
-    batch_size = spec.batch_size if spec else BATCH_SIZE
+    batch_size = batch_size_of(backend) or BATCH_SIZE
     waiting: dict[object, list[GenerationRequest]] = {}
     for request in requests:
         if request in pending or backend.holds(request):
