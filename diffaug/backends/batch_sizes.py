@@ -82,14 +82,13 @@ def fitting(run: Callable[[int], object], memory: Memory, copies: int = 1) -> in
     """Return the largest of ``SIZES`` that fits, by the peaks of calls with one image and a few."""
     free = memory.free()
     first = _peak(run, memory, 1)
-    few = FEW
-    while few > 1 and (peak := _peak(run, memory, few)) is None:
-        few //= 2
-    if first is None or few == 1:
-        return 1  # if it does not fit either, the first batch says so
-    of_an_image = max((peak - first) / (few - 1), 1.0)
-    fits = 1 + (SHARE * free / copies - first) / of_an_image
-    return max(size for size in SIZES if size <= max(fits, 1))
+    for few in (FEW, 2):
+        peak = _peak(run, memory, few)
+        if first is not None and peak is not None:
+            of_an_image = max((peak - first) / (few - 1), 1.0)
+            fits = 1 + (SHARE * free / copies - first) / of_an_image
+            return max(size for size in SIZES if size <= max(fits, 1))
+    return 1  # if it does not fit either, the first batch says so
 
 
 def _peak(run: Callable[[int], object], memory: Memory, count: int) -> int | None:

@@ -18,8 +18,8 @@ from diffaug.files import cache_root
 _BLOCKS = ("ResnetBlock2D", "Transformer2DModel")
 #: Where torch keeps what it compiled.
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
-#: So many images repay the minute that compiling takes, if it makes a model 1.3 times as fast. A GPU
-#: makes about 4 images of 512 px a second (docs/benchmarks.md), so that an image gains 0.06 s.
+#: So many images repay the minute that compiling takes, if it makes a model 1.3 times as fast. A
+#: GPU makes about 4 images of 512 px a second (docs/benchmarks.md), so that each gains 0.06 s.
 REPAID = 1000
 
 

@@ -14,6 +14,7 @@ from diffaug.ahead import map_ahead
 from diffaug.backends.base import BATCH_SIZE, Backend, batch_size_of, spec_of
 from diffaug.backends.batches import shape_of
 from diffaug.backends.cache import CachedBackend
+from diffaug.backends.compiling import warn_of_few
 from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
@@ -134,6 +135,7 @@ def warm_cache(
         return replace(counts, seconds=time.monotonic() - started)
     if isinstance(ours.backend, ModelSpec):
         check_prompts(spec_of(backend), ours.all_prompts())
+    warn_of_few(spec_of(backend), range(cached.count(False)), stacklevel=3)
     made = refused = 0
     pending: set[GenerationRequest] = set()
     batches = _batches(backend, _requests(items, ours), pending)

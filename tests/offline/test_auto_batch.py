@@ -15,7 +15,7 @@ from diffaug import (
     unload,
     warm_cache,
 )
-from diffaug.backends import batch_sizes
+from diffaug.backends import pipeline
 from diffaug.backends.base import BATCH_SIZE
 from diffaug.cli.app import app
 from diffaug.errors import GenerationError
@@ -63,10 +63,11 @@ def test_a_resumed_run_keeps_the_number_whatever_fits_now(photos, tmp_path, fits
     unload()
     fits[0] = 5
     sizes = []
-    inner = batch_sizes.run_batch
+    inner = pipeline.launch
     monkeypatch.setattr(
-        "diffaug.backends.pipeline.run_batch",
-        lambda pipe, spec, jobs: sizes.append(len(jobs)) or inner(pipe, spec, jobs),
+        pipeline,
+        "launch",
+        lambda pipe, spec, batch: sizes.append(len(batch.jobs)) or inner(pipe, spec, batch),
     )
     augment_folder(photos, tmp_path / "set", edit(**AUTO), format="png", per_image=2)
     assert (3, {3}) == (recorded(tmp_path / "set"), {*sizes})
@@ -76,8 +77,6 @@ def test_a_resumed_run_keeps_the_number_whatever_fits_now(photos, tmp_path, fits
 
 def test_the_model_is_loaded_once(photos, tmp_path, fits, monkeypatch):
     loaded = []
-    from diffaug.backends import pipeline
-
     inner = pipeline.load_pipeline
     monkeypatch.setattr(pipeline, "load_pipeline", lambda spec: loaded.append(spec) or inner(spec))
     augment_folder(photos, tmp_path / "set", edit(**AUTO), per_image=2)

@@ -22,14 +22,13 @@ from typing import Any
 
 import torch
 
-from diffaug.backends.base import Backend, batch_size_of
-from diffaug.backends.batches import kind
+from diffaug.backends.base import Backend, batch_size_of, spec_of
+from diffaug.backends.batches import kind, sized
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import sweep
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.functional import resize
 
 #: Seconds without a request after which the model is freed; the next request loads it again.
 IDLE = 300.0
@@ -321,10 +320,8 @@ class Server:
 
     def _resized(self, request: GenerationRequest) -> GenerationRequest:
         """Resize a source as the backend would, in this thread and not in the model's."""
-        size = getattr(self.backend, "size", None)
-        if request.image is None or size is None:
-            return request
-        return replace(request, image=resize(request.image, (size, size)))
+        spec = spec_of(self.backend)
+        return request if spec is None else replace(request, image=sized(spec, request))
 
     def pass_on_messages(self) -> None:
         """Also send the callers the warnings of diffaug, and its log from the level WARNING on."""

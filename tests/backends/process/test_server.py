@@ -274,12 +274,14 @@ def test_what_fails_without_company_is_not_tried_again():
 
 
 def test_sources_are_resized_before_the_model_s_thread_gets_them():
-    model = Model()
-    model.size = 8
-    request = make_request()
-    with served(model):
-        WorkerBackend(SPEC).generate([request])
-    assert torch.equal(resize(request.image, (8, 8)), model.batches[0][0].image)
+    for changes in ({}, {"keep_aspect": True}):
+        model = Model()
+        model.spec = tiny_spec("edit", **changes)
+        image = torch.randint(0, 256, (3, 10, 30), dtype=torch.uint8)
+        shape = model.spec.working_shape(10, 30)
+        with served(model, model.spec):
+            WorkerBackend(model.spec).generate([make_request(image=image)])
+        assert torch.equal(resize(image, shape), model.batches[0][0].image)
 
 
 def test_an_answer_beyond_one_message_is_an_error_and_not_asked_for_again(monkeypatch):
