@@ -39,6 +39,7 @@ def test_sections_pass_and_add_up_over_calls(tmp_path):
     printed, _ = rehearse(tmp_path, "machine", "tensors", "parts")
     assert "PASS an image has one key wherever it lies" in printed
     printed, results = rehearse(tmp_path, "memory")
+    assert "PASS a chosen batch size fits, 32 px  batch_size=8" in printed
     assert "machine" not in printed.split()
     assert ["machine", "tensors", "parts", "memory"] == list(results["sections"])
     assert "cpu" == results["machine"]["device"]

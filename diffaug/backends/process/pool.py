@@ -103,6 +103,8 @@ class PoolBackend(Backend):
         return answer
 
     def _least_busy(self) -> WorkerBackend:
+        # Not the one whose batch is nearly full: a batch of two never takes longer than one of
+        # eight, so requests that are there are answered the sooner the more GPUs work on them.
         if len(self.backends) == 1:
             return self.backends[0]
         return min(self.backends, key=WorkerBackend.load)
