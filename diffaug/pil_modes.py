@@ -111,8 +111,10 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 def luma(pixels: torch.Tensor) -> torch.Tensor:
     """Return the grey (N, 1, H, W) of colours; where the channels are equal, it is theirs."""
     if pixels.dtype == torch.uint8:
-        weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=pixels.device)
-        return torch.einsum("nchw,c->nhw", pixels.double(), weights)[:, None].round().byte()
+        there = pixels.cpu() if pixels.device.type == "mps" else pixels  # which has no float64
+        weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=there.device)
+        grey = torch.einsum("nchw,c->nhw", there.double(), weights)[:, None].round().byte()
+        return grey.to(pixels.device)
     wide = pixels if pixels.dtype == torch.float64 else pixels.float()
     red, green, blue = wide.split(1, dim=1)
     # Not a sum of three parts, which rounding would take away from three equal channels.

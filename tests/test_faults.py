@@ -205,17 +205,17 @@ def test_a_run_short_of_memory_makes_the_same_images_and_goes_on_after_a_stop(
     edit = PromptEdit(backend=tiny_spec("edit", batch_size=4))
     options = {"per_image": 4, "format": "png"}
     augment_folder(tmp_path / "photos", tmp_path / "ample", edit, **options)
-    run, calls = pipeline.run_batch, []
+    run, calls = pipeline.launch, []
 
-    def short(pipe, spec, jobs):
-        calls.append(len(jobs))
+    def short(pipe, spec, batch):
+        calls.append(len(batch.jobs))
         if len(calls) == stop_at:
             raise KeyboardInterrupt
-        if len(jobs) > 2:
+        if len(batch.jobs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return run(pipe, spec, jobs)
+        return run(pipe, spec, batch)
 
-    monkeypatch.setattr(pipeline, "run_batch", short)
+    monkeypatch.setattr(pipeline, "launch", short)
     said = "a batch of 4 does not fit into memory; later ones have 2"
     for folder, stop_at in (("whole", 0), ("stopped", 4)):
         unload()

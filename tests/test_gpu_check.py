@@ -39,6 +39,7 @@ def test_sections_pass_and_add_up_over_calls(tmp_path):
     printed, _ = rehearse(tmp_path, "machine", "tensors", "parts")
     assert "PASS an image has one key wherever it lies" in printed
     printed, results = rehearse(tmp_path, "memory")
+    assert "PASS a chosen batch size fits, 32 px  batch_size=8" in printed
     assert "machine" not in printed.split()
     assert ["machine", "tensors", "parts", "memory"] == list(results["sections"])
     assert "cpu" == results["machine"]["device"]
@@ -99,13 +100,15 @@ def test_the_table_copes_with_missing_sections(benchmark):
 
 def test_the_work_around_a_free_model_is_timed_beside_that_of_other_versions(tmp_path):
     out = tmp_path / "overhead.json"
-    out.write_text(json.dumps({"versions": {"before": []}}))
     script = [sys.executable, BENCHMARKS / "overhead.py", "--out", out, "--label", "now"]
-    done = subprocess.run(
-        [*script, "--sizes", "64", "--repeats", "1"], capture_output=True, text=True, check=False
-    )
+    short = ["--sizes", "64", "--repeats", "2", "--rounds", "1"]
+    other = ["--beside", f"before={BENCHMARKS.parents[1]}"]
+    done = subprocess.run([*script, *short, *other], capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stdout + done.stderr
     versions = json.loads(out.read_text())["versions"]
     assert ["before", "now"] == list(versions)
-    [row] = versions["now"]
-    assert 64 == row["size"] and row["ms_a_batch"] > 0 and len(row["images"]) == 16
+    [[before], [now]] = versions.values()
+    assert 64 == now["size"] and now["ms_a_batch"] > 0 and len(now["images"]) == 16
+    assert before["images"] == now["images"]
+    parts = now["made_of"]
+    assert "noise" in parts and abs(sum(parts.values()) - now["ms_a_batch"]) < 1

@@ -108,6 +108,21 @@ def answers_of(backend: Backend, requests: Sequence[GenerationRequest]) -> list[
     return answers
 
 
+def batch_size_of(backend: Any) -> int | None:
+    """Return how many images a backend takes in one call of its model, however it is wrapped.
+
+    Where the spec says ``"auto"``, the model is loaded to find out. None: there is no model.
+    """
+    while backend is not None:
+        if choose := getattr(backend, "choose_batch_size", None):
+            return int(choose())
+        spec = getattr(backend, "spec", None)
+        if isinstance(spec, ModelSpec) and spec.batch_size != "auto":
+            return spec.batch_size
+        backend = getattr(backend, "backend", None)
+    return None
+
+
 def is_backend(value: object) -> TypeIs[Backend]:
     """Return whether a value is a backend; its properties, which may ask the Hub, are not read."""
     return callable(getattr(type(value), "generate", None))

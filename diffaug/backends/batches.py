@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,17 +13,32 @@ from diffaug.backends.loading import EDITORS
 from diffaug.backends.noise import Generator
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.functional import resize
+from diffaug.functional import is_blank, resize
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A request on its way through the model: its index, its resized source, the seed to try."""
+    """A request on its way through the model: its index, its source, the seed to try.
+
+    The source is None until ``prepare`` has resized it, and where there is none.
+    """
 
     index: int
     request: GenerationRequest
     source: torch.Tensor | None
     seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Jobs of one kind, each with its source at the working shape, and the sources in one tensor.
+
+    The jobs after the first ``count`` are copies that fill the batch.
+    """
+
+    jobs: list[Job]
+    count: int
+    levels: torch.Tensor | None  # uint8 (B, 3, H, W), on the CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +48,31 @@ class Output:
     image: torch.Tensor
     refused: bool
     no_number: bool
+    blank: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Launched:
+    """A batch whose images a GPU may still calculate, and copy into the memory of the CPU."""
+
+    batch: Batch
+    levels: torch.Tensor  # uint8 (B, 3, H, W)
+    no_number: torch.Tensor  # (B,)
+    refused: list[bool]
+    shape: tuple[int, int]  # of the images that are asked for
+    done: torch.cuda.Event | None
+
+    def outputs(self) -> list[Output]:
+        """Wait, and return what the model made of each job; it may be called in another thread."""
+        levels = self.levels
+        if self.done is not None:
+            self.done.synchronize()
+            levels = levels.clone()  # so that images do not keep memory which the GPU writes to
+        images, no_number = resize(levels, self.shape).unbind(), self.no_number.tolist()
+        sources = (job.source for job in self.batch.jobs)
+        blank = [is_blank(*pair) for pair in zip(images, sources, strict=True)]
+        parts = zip(images, self.refused, no_number, blank, strict=True)
+        return [Output(*part) for part in parts]
 
 
 def schedule(spec: ModelSpec, request: GenerationRequest) -> tuple[int, int]:
@@ -63,8 +103,37 @@ def accepted(pipe: Any) -> tuple[str, ...]:
     return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
+def sized(spec: ModelSpec, request: GenerationRequest) -> torch.Tensor | None:
+    """Return the source of a request at the shape at which the model works on it."""
+    return None if request.image is None else resize(request.image, shape_of(spec, request))
+
+
+def prepare(spec: ModelSpec, jobs: Sequence[Job], size: int = 1, *, pinned: bool = False) -> Batch:
+    """Bring the sources of jobs of one kind into one tensor; it may be done in another thread.
+
+    Args:
+        spec: of the model.
+        jobs: of one kind.
+        size: the batch is filled up to so many.
+        pinned: put the tensor where a GPU can copy it from by itself.
+    """
+    ready = [replace(job, source=sized(spec, job.request)) for job in jobs]
+    ready += ready[-1:] * (size - len(jobs))
+    sources = [job.source for job in ready if job.source is not None]
+    levels = torch.stack(sources) if sources else None
+    if levels is not None and pinned:
+        levels = levels.pin_memory()
+    return Batch(ready, len(jobs), levels)
+
+
 def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
     """Call a pipeline with jobs of one kind; return what it made of each."""
+    return launch(pipe, spec, prepare(spec, jobs)).outputs()
+
+
+def launch(pipe: Any, spec: ModelSpec, batch: Batch) -> Launched:
+    """Call a pipeline with a batch; on a GPU, the images may come later."""
+    jobs = batch.jobs
     scheduler_steps, steps = schedule(spec, jobs[0].request)
     height, width = shape_of(spec, jobs[0].request)
     settings: dict[str, Any] = {
@@ -90,20 +159,25 @@ def run_batch(pipe: Any, spec: ModelSpec, jobs: Sequence[Job]) -> list[Output]:
             outputs = [pipe(**{**settings, **_arguments_for_one(job, steps)}) for job in jobs]
         else:
             device = getattr(pipe, "_execution_device", torch.device("cpu"))
-            outputs = [pipe(**settings, **_arguments_for_all(jobs, steps, device))]
-    images = torch.cat([output.images for output in outputs])  # (B, 3, H, W)
-    no_number = ~images.isfinite().flatten(1).all(1)
+            outputs = [pipe(**settings, **_arguments_for_all(batch, steps, device))]
+    images = outputs[0].images  # (B, 3, H, W)
+    if len(outputs) > 1:
+        images = torch.cat([output.images for output in outputs])
+    # What is not a number makes the sum none. A sum of numbers in [0, 1] is always one.
+    no_number = ~images.flatten(1).sum(1, dtype=torch.float32).isfinite()
     # On the device, so that only a quarter of the bytes is copied, and no CPU converts pixels.
-    levels = images.float().nan_to_num(nan=0.0).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+    levels = images.float().nan_to_num_(nan=0.0).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
     refused = [
         bool(flag)
         for output in outputs
         for flag in getattr(output, "nsfw_content_detected", None) or [False] * len(output.images)
     ]
-    levels = resize(levels.cpu(), (height, width))
-    return [
-        Output(*parts) for parts in zip(levels.unbind(), refused, no_number.tolist(), strict=True)
-    ]
+    done = None
+    if levels.is_cuda:  # a copy that does not wait goes into pinned memory
+        levels = levels.to("cpu", non_blocking=True)
+        no_number = no_number.to("cpu", non_blocking=True)
+        done = torch.cuda.current_stream(images.device).record_event()
+    return Launched(batch, levels.cpu(), no_number.cpu(), refused, (height, width), done)
 
 
 @contextmanager
@@ -117,7 +191,7 @@ def _decoding_twice(pipe: Any) -> Iterator[None]:
 
     def decode_twice(latents: torch.Tensor, *arguments: Any, **settings: Any) -> Any:
         decoded = decode(latents, *arguments, **settings)
-        dtype = autoencoder.dtype
+        dtype = next(autoencoder.parameters()).dtype  # diffusers' own way looks at all of them
         if dtype == torch.float32:
             return decoded
         overflows = latents.isfinite().flatten(1).all(1) & ~decoded[0].isfinite().flatten(1).all(1)
@@ -139,16 +213,16 @@ def _decoding_twice(pipe: Any) -> Iterator[None]:
         del autoencoder.decode  # then the method of the class is found again
 
 
-def _arguments_for_all(jobs: Sequence[Job], steps: int, device: torch.device) -> dict[str, Any]:
+def _arguments_for_all(batch: Batch, steps: int, device: torch.device) -> dict[str, Any]:
+    jobs = batch.jobs
     arguments: dict[str, Any] = {
         "prompt": [job.request.prompt for job in jobs],
         "generator": [Generator.seeded(job.seed, ahead=steps) for job in jobs],
     }
     if any(job.request.negative_prompt for job in jobs):
         arguments["negative_prompt"] = [job.request.negative_prompt for job in jobs]
-    sources = [job.source for job in jobs if job.source is not None]
-    if sources:
-        levels = torch.stack(sources).to(device)  # a quarter of the bytes of floats
+    if batch.levels is not None:
+        levels = batch.levels.to(device, non_blocking=True)  # a quarter of the bytes of floats
         # A tensor, since a GPU multiplies by the inverse of a plain number and rounds otherwise.
         arguments["image"] = levels / torch.tensor(255.0, device=device)  # (B, 3, H, W) in [0, 1]
     return arguments

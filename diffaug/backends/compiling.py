@@ -2,7 +2,9 @@
 
 import os
 import types
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from diffaug.files import cache_root
 _BLOCKS = ("ResnetBlock2D", "Transformer2DModel")
 #: Where torch keeps what it compiled.
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
+#: So many images repay the minute that compiling takes, if it makes a model 1.3 times as fast. A
+#: GPU makes about 4 images of 512 px a second (docs/benchmarks.md), so that each gains 0.06 s.
+REPAID = 1000
 
 
 def prepare_compiler(spec: ModelSpec, device: torch.device) -> None:
@@ -36,6 +41,20 @@ def prepare_compiler(spec: ModelSpec, device: torch.device) -> None:
     if os.environ.get(_FOLDER) in (None, cache_dir_utils.default_cache_dir()):
         os.environ[_FOLDER] = str(cache_root() / "compiled")
     find_compiler(device)
+
+
+def warn_of_few(spec: ModelSpec | None, images: Iterable[object], *, stacklevel: int) -> None:
+    """Warn of compiling for a run of too few images; no more of them are counted than repay it."""
+    if spec is None or not spec.compile:
+        return
+    count = sum(1 for _ in islice(images, REPAID))
+    if 0 < count < REPAID:
+        warnings.warn(
+            f"compile=True takes about a minute at first, which some {REPAID:,} images repay, and "
+            f"{count} are to be made; set compile=False for so few.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def find_compiler(device: torch.device) -> None:

@@ -48,12 +48,19 @@ def has_lost_cuda() -> bool:
 
 
 def refuse_forked_cuda(device: str) -> None:
-    """Raise if CUDA is lost; with ``"auto"``, torch would see no GPU and silently use the CPU."""
+    """Raise if CUDA is lost: a GPU that this process cannot use would fail in the middle."""
     if device.startswith(("auto", "cuda")) and has_lost_cuda():
         raise GenerationError(
             "CUDA cannot be used in a forked process; give the DataLoader "
             "multiprocessing_context='spawn' or num_workers=0."
         )
+
+
+def free_unused() -> None:
+    """Give the memory that torch keeps for later back to the GPU; nothing where none was used."""
+    torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def local_rank() -> int:

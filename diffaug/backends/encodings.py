@@ -1,4 +1,4 @@
-"""Encode each prompt once, and keep the output of the text encoder."""
+"""Encode each prompt and each source once, and keep what the encoders gave."""
 
 import functools
 from collections.abc import Callable
@@ -11,11 +11,43 @@ KEPT_BYTES = 64 * 2**20
 
 
 def keep_encodings(pipe: Any) -> None:
-    """Let the text encoders of a loaded pipeline with a U-Net encode each prompt once."""
+    """Let a loaded pipeline with a U-Net encode each prompt once, and copies of a source, too."""
+    if not hasattr(pipe, "unet"):
+        return
+    autoencoder: Any = getattr(pipe, "vae", None)
+    if hasattr(autoencoder, "_encode"):
+        autoencoder._encode = _with_the_last(autoencoder._encode)
     for name in ("text_encoder", "text_encoder_2"):
         encoder = getattr(pipe, name, None)
-        if encoder is not None and hasattr(pipe, "unet"):
+        if encoder is not None:
             encoder.forward = _with_memory(encoder.forward)
+
+
+def _with_the_last(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the output for the last image that was encoded alone.
+
+    The copies of a source follow each other. Images are encoded alone by autoencoders that take
+    slices, and by pipelines that translate; others encode a whole batch, of which no row may be
+    left out, since its pixels would differ in their last bits.
+    """
+    last: tuple[torch.Tensor, Any] | None = None
+
+    @functools.wraps(encode)
+    def encode_once(image: torch.Tensor) -> Any:
+        nonlocal last
+        if len(image) != 1:
+            return encode(image)
+        if last is not None and _same(last[0], image):
+            return last[1]
+        output = encode(image)
+        last = image.clone(), output  # the image is a part of a batch, which is freed
+        return output
+
+    return encode_once
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
 def _with_memory(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -220,10 +220,15 @@ def use_graphs(pipe: Any, spec: ModelSpec, device: torch.device) -> Graphs | Non
     Returns:
         What stops it, or None where there are no graphs.
     """
-    if device.type != "cuda" or spec.offload or not are_wanted() or not hasattr(pipe, "unet"):
+    if not wants_graphs(pipe, spec, device):
         return None
     device = pipe.unet.device  # with its number
     return repeat_calls(pipe, Graphs(device, CudaRecorder(device)))
+
+
+def wants_graphs(pipe: Any, spec: ModelSpec, device: torch.device) -> bool:
+    """Return whether ``use_graphs`` uses any."""
+    return device.type == "cuda" and not spec.offload and are_wanted() and hasattr(pipe, "unet")
 
 
 def repeat_calls(pipe: Any, graphs: Graphs) -> Graphs:

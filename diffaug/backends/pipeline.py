@@ -6,23 +6,39 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from diffaug.backends.base import ModelBackend
-from diffaug.backends.batches import Job, Output, accepted, kind, run_batch, shape_of
+from diffaug.ahead import map_ahead
+from diffaug.backends.base import BATCH_SIZE, ModelBackend
+from diffaug.backends.batch_sizes import choose_batch_size
+from diffaug.backends.batches import (
+    Batch,
+    Job,
+    Launched,
+    Output,
+    accepted,
+    kind,
+    launch,
+    prepare,
+    sized,
+)
 from diffaug.backends.devices import (
     REPAIR,
     choose_device,
+    free_unused,
     is_out_of_memory,
     refuse_forked_cuda,
     settle_device,
     why_no_gpu,
 )
 from diffaug.backends.encodings import keep_encodings
-from diffaug.backends.graphs import Graphs, use_graphs
+from diffaug.backends.few_passes import use_few_passes
+from diffaug.backends.graphs import Graphs, use_graphs, wants_graphs
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import EDITORS, load_pipeline, quiet
 from diffaug.backends.prompts import PromptReader
@@ -30,7 +46,6 @@ from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.checked import checked
 from diffaug.errors import GenerationError, RefusedError, first_line
-from diffaug.functional import is_blank, resize
 from diffaug.seeds import MAX_SEED
 from diffaug.switches import own_defaults, own_gradients, own_switches
 
@@ -83,7 +98,11 @@ class DiffusersBackend(ModelBackend):
         self._pipe: Any = None
         self._graphs: Graphs | None = None
         self._reader: PromptReader | None = None
-        self._batch_size = spec.batch_size
+        self._on_cuda = False
+        #: None until it is chosen, when the model is loaded.
+        self._batch_size = None if spec.batch_size == "auto" else spec.batch_size
+        #: The most that others, which make the same set, can take.
+        self._most: int | None = None
         self._warned: set[str] = set()
         #: Prompts that were checked, which takes as long as to encode them.
         self._checked: set[str] = set()
@@ -98,8 +117,23 @@ class DiffusersBackend(ModelBackend):
 
     @property
     def batch_size(self) -> int:
-        """Images in one call of the model: the spec's number, or less where that did not fit."""
-        return self._batch_size
+        """Images in one call of the model: the spec's number, or less where that did not fit.
+
+        Where the spec says ``"auto"``, it is a guess until the model is loaded.
+        """
+        size = BATCH_SIZE if self._batch_size is None else self._batch_size
+        return size if self._most is None else min(size, self._most)
+
+    def choose_batch_size(self) -> int:
+        """Return ``batch_size``; where the spec says ``"auto"``, load the model to choose it."""
+        if self._batch_size is None:
+            with self._lock, own_defaults(), own_gradients(False), quiet():
+                self._loaded()
+        return self.batch_size
+
+    def limit_batch_size(self, most: int) -> None:
+        """Take no more images in one call of the model, for the rest of the backend's life."""
+        self._most = most if self._most is None else min(most, self._most)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
@@ -126,7 +160,7 @@ class DiffusersBackend(ModelBackend):
                 )
             self._pipe = self._graphs = self._reader = None
             gc.collect()  # offloading and compiling leave cycles behind
-            torch.cuda.empty_cache()  # nothing where CUDA was never used
+            free_unused()
 
     @property
     def _lock(self) -> threading.RLock:
@@ -137,13 +171,19 @@ class DiffusersBackend(ModelBackend):
         if self._pipe is None:
             self._pinned = pin(self.spec)
             self.spec = replace(self.spec, size=self._pinned.size)
-            self._pipe = load_pipeline(self._pinned)
-            keep_encodings(self._pipe)
+            pipe = load_pipeline(self._pinned)
+            keep_encodings(pipe)
+            use_few_passes(pipe)
             if not self.spec.offload:
-                settle_device(self._pipe)
-            self._graphs = use_graphs(self._pipe, self.spec, choose_device(self.spec.device))
-            tokenizer = getattr(self._pipe, "tokenizer", None)
+                settle_device(pipe)
+            device = choose_device(self.spec.device)
+            self._on_cuda = device.type == "cuda"
+            if self._batch_size is None:
+                self._batch_size = self._fitting(pipe, device)
+            self._graphs = use_graphs(pipe, self.spec, device)
+            tokenizer = getattr(pipe, "tokenizer", None)
             self._reader = tokenizer and PromptReader(self.spec.model, tokenizer)
+            self._pipe = pipe
             if self.spec.device == "auto" and (reason := why_no_gpu()):
                 self._warn(
                     "gpu",
@@ -158,6 +198,20 @@ class DiffusersBackend(ModelBackend):
                     "use backend='tiny' or a GPU.",
                 )
         return self._pipe
+
+    def _fitting(self, pipe: Any, device: torch.device) -> int:
+        """Return how many images fit into one call of the model."""
+        copies = 2 if wants_graphs(pipe, self.spec, device) else 1
+        try:
+            with own_switches(device, exact=pipe.dtype == torch.float32):
+                return choose_batch_size(pipe, self._pinned or self.spec, device, copies=copies)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> GenerationError:
+        return GenerationError(
+            f"'{self.spec.model}' failed with {type(error).__name__}: {first_line(error)}"
+        )
 
     def _check_prompts(self, pipe: Any, requests: list[GenerationRequest]) -> None:
         """Raise for what the text encoder would silently ignore; warn of what it cuts off."""
@@ -185,13 +239,10 @@ class DiffusersBackend(ModelBackend):
         results: dict[int, Generated] = {}
         jobs = []
         for index, request in enumerate(requests):
-            source = request.image
-            if source is not None:
-                source = resize(source, shape_of(self.spec, request))
-            if request.strength == 0 and source is not None:
+            if request.strength == 0 and (source := sized(self.spec, request)) is not None:
                 results[index] = Generated(source, request.seed)
             else:
-                jobs.append(Job(index, request, source, request.seed))
+                jobs.append(Job(index, request, None, request.seed))
 
         # The next seed overflows like this one, so these are not made again.
         no_numbers: list[Job] = []
@@ -201,7 +252,7 @@ class DiffusersBackend(ModelBackend):
             for job, output in self._run(pipe, jobs):
                 if output.no_number:
                     no_numbers.append(job)
-                elif output.refused or is_blank(output.image, job.source):
+                elif output.refused or output.blank:
                     failed.append(replace(job, seed=(job.seed + 1) % MAX_SEED))
                     refused += output.refused
                 else:
@@ -261,53 +312,75 @@ class DiffusersBackend(ModelBackend):
         )
 
     def _run(self, pipe: Any, jobs: list[Job]) -> Iterator[tuple[Job, Output]]:
-        """Yield each job with the output of the model."""
+        """Yield each job with the output of the model.
+
+        The next batch is prepared, and the last one is fetched, while the model runs.
+        """
         groups: dict[tuple[int, ...], list[Job]] = {}
         for job in jobs:
             groups.setdefault(kind(self.spec, job.request), []).append(job)
-        for waiting in groups.values():
-            while waiting:
-                batch = waiting[: self._batch_size]
-                padding = 0
-                # Editors get one image in each call, so there is no batch to fill.
-                is_batched = type(pipe).__name__ not in EDITORS
-                if (self.spec.pad or self.spec.compile) and is_batched:
-                    padding = self._batch_size - len(batch)
-                outputs = self._try(pipe, batch + batch[-1:] * padding)
-                if outputs is not None:
-                    yield from zip(batch, outputs, strict=False)
-                    waiting = waiting[len(batch) :]
+        if len(groups) <= 1 and len(jobs) <= self.batch_size:  # a thread would only cost time
+            for part in self._parts(jobs):
+                for launched in self._launch(pipe, self._prepare(pipe, part)):
+                    yield from _fetched(launched)
+            return
+        with ThreadPoolExecutor(2) as side:
+            parts = (part for group in groups.values() for part in self._parts(group))
+            batches = map_ahead(partial(self._prepare, pipe), parts, side, 1)
+            running = (launched for batch in batches for launched in self._launch(pipe, batch))
+            for fetched in map_ahead(_fetched, running, side, 1):
+                yield from fetched
 
-    def _try(self, pipe: Any, batch: list[Job]) -> list[Output] | None:
+    def _parts(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+        """Cut jobs into batches, by the size that fits at the time."""
+        while jobs:
+            size = self.batch_size
+            yield jobs[:size]
+            jobs = jobs[size:]
+
+    def _prepare(self, pipe: Any, jobs: Sequence[Job]) -> Batch:
+        # Editors get one image in each call, so there is no batch to fill.
+        is_batched = type(pipe).__name__ not in EDITORS
+        size = self.batch_size if (self.spec.pad or self.spec.compile) and is_batched else 1
+        return prepare(self.spec, jobs, size, pinned=is_batched and self._on_cuda)
+
+    def _launch(self, pipe: Any, batch: Batch) -> Iterator[Launched]:
+        """Run a batch; if it does not fit into memory, run smaller ones in its place."""
+        launched = self._try(pipe, batch) if len(batch.jobs) <= self.batch_size else None
+        if launched is not None:
+            yield launched
+            return
+        for part in self._parts(batch.jobs[: batch.count]):
+            yield from self._launch(pipe, self._prepare(pipe, part))
+
+    def _try(self, pipe: Any, batch: Batch) -> Launched | None:
         """Run one batch; if it does not fit into memory, make room and return None.
 
         Graphs go first. Without any, later batches are half as large.
         """
+        size = len(batch.jobs)
         try:
-            return run_batch(pipe, self.spec, batch)
+            return launch(pipe, self.spec, batch)
         except Exception as error:
-            if not is_out_of_memory(error, len(batch)):
-                reason = first_line(error)
-                raise GenerationError(
-                    f"'{self.spec.model}' failed with {type(error).__name__}: {reason}"
-                ) from error
+            if not is_out_of_memory(error, size):
+                raise self._failure(error) from error
         # Here and not above, because the exception held tensors until now.
         had_graphs = self._graphs is not None and self._graphs.stop()
-        torch.cuda.empty_cache()
+        free_unused()
         if hasattr(pipe, "vae") and hasattr(pipe, "unet"):
             # SDXL decodes in float32 and casts back afterwards, which an error skips.
             torch.nn.Module.to(pipe.vae, pipe.unet.dtype)
         if had_graphs:  # their memory may be what was missing
             return None
-        if len(batch) == 1:
+        if size == 1:
             raise GenerationError(
                 f"'{self.spec.model}' does not have the memory for one image of {self.size} px; "
                 "set offload=True, or choose a smaller 'size' or model."
             )
-        self._batch_size = len(batch) // 2
+        self._batch_size = size // 2
         self._warn(
             "memory",
-            f"a batch of {len(batch)} does not fit into memory; later ones have {self._batch_size} "
+            f"a batch of {size} does not fit into memory; later ones have {self._batch_size} "
             "(halved again if that is too many).",
         )
         return None
@@ -348,6 +421,12 @@ def _is_damaged(part: Any) -> bool:
     """Return whether weights of a part are no numbers, so that no setting can help."""
     module = isinstance(part, torch.nn.Module)
     return module and not all(bool(p.isfinite().all()) for p in part.parameters())
+
+
+def _fetched(launched: Launched) -> list[tuple[Job, Output]]:
+    """Wait for a batch, and return its jobs, without those that fill it, with their outputs."""
+    jobs = launched.batch.jobs[: launched.batch.count]
+    return list(zip(jobs, launched.outputs(), strict=False))
 
 
 def _parameters(part: Any) -> int:

@@ -66,6 +66,8 @@ _PIX2PIX = ModelSpec(
     image_guidance_scale=1.5,
     scheduler="EulerAncestralDiscreteScheduler",
 )
+#: A solver of second order, which needs fewer steps than Euler's (arXiv:2211.01095).
+_FAST_SOLVER = "DPMSolverMultistepScheduler"
 _SD15 = ModelSpec(
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     task="translate",
@@ -74,7 +76,7 @@ _SD15 = ModelSpec(
     size=512,
     steps=25,
     guidance_scale=7.5,
-    scheduler="DPMSolverMultistepScheduler",
+    scheduler=_FAST_SOLVER,
 )
 _SD_TURBO = ModelSpec(
     "stabilityai/sd-turbo",
@@ -137,6 +139,20 @@ PRESETS: dict[str, Preset] = {
         gigabytes=2.1,
         note="256 px, at which the model was trained: a quarter of the time",
     ),
+    "instruct-pix2pix-12": Preset(
+        replace(_PIX2PIX, steps=12, scheduler=_FAST_SOLVER),
+        licence=_PIX2PIX_LICENCE,
+        commercial="check the card",
+        gigabytes=2.1,
+        note="12 steps of a faster solver, in place of 20",
+    ),
+    "instruct-pix2pix-256-12": Preset(
+        replace(_PIX2PIX, size=256, steps=12, scheduler=_FAST_SOLVER),
+        licence=_PIX2PIX_LICENCE,
+        commercial="check the card",
+        gigabytes=2.1,
+        note="256 px, in 12 steps of a faster solver",
+    ),
     "instruct-pix2pix-lcm": Preset(
         replace(
             _PIX2PIX,
@@ -158,6 +174,13 @@ PRESETS: dict[str, Preset] = {
         commercial="check the card",
         gigabytes=2.1,
         note="Diff-Mix's model",
+    ),
+    "sd15-12": Preset(
+        replace(_SD15, steps=12),
+        licence="CreativeML OpenRAIL-M",
+        commercial="check the card",
+        gigabytes=2.1,
+        note="sd15 in 12 steps, of which strength 0.7 runs 8",
     ),
     "sd15-lcm": Preset(
         replace(

@@ -61,7 +61,8 @@ class ModelSpec:
         safety_checker: run the model's own safety checker; refused images are generated again.
         dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
-        batch_size: images in one call of the model, >= 1.
+        batch_size: images in one call of the model, >= 1; or ``"auto"``: when the model is loaded,
+            what fits into the free memory of its GPU, 32 at most, and 8 elsewhere.
         pad: always call the model with exactly ``batch_size`` images, so that an image is the same
             to the bit whatever other images are in its batch.
         compile: ``torch.compile`` the blocks of the U-Net and of the autoencoder, which takes a
@@ -97,7 +98,7 @@ class ModelSpec:
     safety_checker: bool = False
     dtype: str = "auto"
     device: str = "auto"
-    batch_size: int = 8
+    batch_size: int | Literal["auto"] = 8
     pad: bool = False
     compile: bool = False
     offload: bool = False
@@ -129,11 +130,21 @@ class ModelSpec:
             value = getattr(self, name)
             if name == "size" and value is None:
                 continue
+            if name == "batch_size" and isinstance(value, str) and value == "auto":
+                continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"'{name}' must be an integer of at least 1, got {value!r}.")
+                instead = " or 'auto'" if name == "batch_size" else ""
+                raise ValueError(
+                    f"'{name}' must be an integer of at least 1{instead}, got {value!r}."
+                )
             object.__setattr__(self, name, int(value))  # numpy's have no JSON, so no fingerprint
         if self.size is not None and self.size % 8:
             raise ValueError(f"'size' must be a positive multiple of 8, got {self.size}.")
+        if self.compile and self.offload:
+            raise ValueError(
+                "'compile' must be False with offload=True, got True: what moves between CPU and "
+                "GPU is compiled again and again; choose one of the two."
+            )
         if not 0 <= self.guidance_scale < math.inf:
             raise ValueError(f"'guidance_scale' must be at least 0, got {self.guidance_scale}.")
         if not 1 <= self.image_guidance_scale < math.inf:

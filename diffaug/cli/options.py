@@ -200,7 +200,7 @@ class TransformOptions:
         float | None,
         typer.Option(help="Guidance by the source image. Default: the preset's. [diffusemix]"),
     ] = None
-    batch_size: Annotated[int | None, typer.Option(help="Images in one call of the model.")] = None
+    batch_size: Annotated[str | None, typer.Option(help="Images in one call, or auto.")] = None
 
     def check_method(self, **more: Any) -> None:
         """Refuse options of the other method, and what a command has of it beside these."""
@@ -239,6 +239,8 @@ class TransformOptions:
 
         names = ("device", "dtype", "steps", "batch_size", "guidance_scale", "image_guidance_scale")
         changes = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        if (size := self.batch_size) is not None:
+            changes["batch_size"] = int(size) if size.isdecimal() else size
         task: Any = "translate" if self.method == "diffmix" else "edit"
         spec = presets.resolve(self.backend or default, task)
         spec = with_files(spec, self.variant, self.revision, self.adapter)

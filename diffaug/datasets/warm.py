@@ -11,9 +11,10 @@ import torch
 
 from diffaug import images
 from diffaug.ahead import map_ahead
-from diffaug.backends.base import BATCH_SIZE, Backend, spec_of
+from diffaug.backends.base import BATCH_SIZE, Backend, batch_size_of, spec_of
 from diffaug.backends.batches import shape_of
 from diffaug.backends.cache import CachedBackend
+from diffaug.backends.compiling import warn_of_few
 from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
@@ -135,6 +136,7 @@ def warm_cache(
         return replace(counts, seconds=time.monotonic() - started)
     if isinstance(ours.backend, ModelSpec):
         check_prompts(spec_of(backend), ours.all_prompts())
+    warn_of_few(spec_of(backend), range(cached.count(False)), stacklevel=3)
     made = refused = 0
     pending: set[GenerationRequest] = set()
     batches = _batches(backend, _requests(items, ours), pending)
@@ -345,7 +347,7 @@ def _batches(
     """
     spec = spec_of(backend)
     spec = spec and replace(spec, size=backend.size)
-    batch_size = spec.batch_size if spec else BATCH_SIZE
+    batch_size = batch_size_of(backend) or BATCH_SIZE
     waiting: dict[object, list[GenerationRequest]] = {}
     for request in requests:
         if request in pending or backend.holds(request):

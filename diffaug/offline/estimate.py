@@ -71,10 +71,12 @@ def estimate(maker: Maker, missing: Iterable[Planned], count: int) -> Estimate:
         missing: the images to make.
         count: how many.
     """
-    first = list(islice(missing, maker.batch_size))
-    if not first:
+    if not count:
         return Estimate(0, 0.0)
     here = maker.transform.backend is None or (maker.spec is not None and downloaded(maker.spec))
+    if here:
+        maker.settle()
+    first = list(islice(missing, maker.batch_size))
     if not here:
         absent = maker.spec and not is_backend(maker.transform.backend)
         return Estimate(

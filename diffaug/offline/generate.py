@@ -19,7 +19,7 @@ from diffaug import images
 from diffaug.ahead import map_ahead
 from diffaug.arguments import resized_shape
 from diffaug.backends import registry
-from diffaug.backends.base import BATCH_SIZE, Backend, answers_of
+from diffaug.backends.base import BATCH_SIZE, Backend, answers_of, batch_size_of
 from diffaug.backends.batches import schedule, shape_of
 from diffaug.backends.prompts import check_prompts
 from diffaug.backends.request import Generated, GenerationRequest
@@ -86,6 +86,15 @@ _Later = Callable[[], SourceImage | UnreadableImageError]
 PIXELS = 32_000_000
 
 
+def _check_alone(options: Options) -> None:
+    """Raise where several machines make one set, each with a memory of its own."""
+    if options.shard is not None or options.engine == "ray":
+        raise ValueError(
+            "'batch_size' must be a number where several machines make one set, got 'auto'; give "
+            "one that fits on all of them, such as 16."
+        )
+
+
 def _raise(error: Exception) -> NoReturn:
     raise error
 
@@ -110,10 +119,13 @@ class Maker:
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
         self.source, self.transform, self.options = source, transform, options
-        default = spec.batch_size if spec else BATCH_SIZE
-        self.batch_size: int = (recorded or {}).get("batch_size") or default
+        size = (recorded or {}).get("batch_size") or (spec.batch_size if spec else BATCH_SIZE)
+        if size == "auto":
+            _check_alone(options)
         # Padded, so that the pixels of an image do not depend on the others of its batch.
-        self.spec = spec and replace(spec, batch_size=self.batch_size, pad=True)
+        self.spec = spec and replace(spec, batch_size=size, pad=True)
+        #: A guess until ``settle`` where the spec says ``"auto"``.
+        self.batch_size: int = BATCH_SIZE if size == "auto" else size
         self.versions = versions_line()
         #: If set, it replaces the backend of this process, and gets ``at_once`` batches at once.
         self.backend: Backend | None = None
@@ -122,6 +134,7 @@ class Maker:
 
     def make(self, planned: Iterable[Planned], keep: Keep) -> None:
         """Make images and pass them to ``keep``; read and finish others while the model works."""
+        self.settle()
         with ExitStack() as stack:
             encoders = stack.enter_context(ThreadPoolExecutor(4))
             readers = stack.enter_context(ThreadPoolExecutor(max(1, self.source.threads)))
@@ -136,6 +149,15 @@ class Maker:
             answered = ((batch, self._answers(batch)) for batch in batches)
             for _ in map_ahead(finish, answered, side, 1):
                 pass
+
+    def settle(self) -> None:
+        """Let the model choose its batch size, where it may; the set is made with that number."""
+        if self.spec is None or self.spec.batch_size != "auto":
+            return
+        self._check_prompts()
+        self.backend = self._live_backend()
+        self.batch_size = batch_size_of(self.backend) or BATCH_SIZE
+        self.spec = replace(self.spec, batch_size=self.batch_size)
 
     def _batches(
         self, planned: Iterable[Planned], readers: ThreadPoolExecutor
@@ -230,9 +252,7 @@ class Maker:
         """Ask the model; None where it refused and there is no original to fall back on."""
         if not requests:
             return []
-        if not self._prompts_checked and isinstance(self.transform.backend, ModelSpec):
-            check_prompts(self.spec, self.transform.all_prompts())
-        self._prompts_checked = True
+        self._check_prompts()
         backend = self._live_backend()
         try:
             generated: list[Generated | None] = [*answers_of(backend, requests)]
@@ -244,6 +264,12 @@ class Maker:
                 return [None]
             half = len(requests) // 2
             return self._generate(requests[:half]) + self._generate(requests[half:])
+
+    def _check_prompts(self) -> None:
+        """Read all prompts of the run once, before its first image."""
+        if not self._prompts_checked and isinstance(self.transform.backend, ModelSpec):
+            check_prompts(self.spec, self.transform.all_prompts())
+        self._prompts_checked = True
 
     def _live_backend(self) -> Backend:
         if self.backend is not None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from diffaug.backends.compiling import warn_of_few
 from diffaug.backends.pipeline import ENOUGH_TO_JUDGE
 from diffaug.errors import GenerationError
 from diffaug.file_warnings import naming_files
@@ -67,6 +68,8 @@ class Run:
 
     def go(self) -> Summary:
         """Make the images that are missing, and write the manifest."""
+        made = (planned for planned in self.missing() if planned.copy is not None)
+        warn_of_few(self.maker.spec, made, stacklevel=6)  # of the caller of augment_folder
         missing = self.missing()
         shown = self.options.progress
         # Counting takes a while, and only the bar needs it.

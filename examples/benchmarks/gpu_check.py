@@ -47,6 +47,7 @@ from gpu_models import (
     machine_facts,
     peak_gigabytes,
     requests_for,
+    reserved_gigabytes,
     reset_peak,
     spec_for,
     stacked,
@@ -288,12 +289,32 @@ def memory(report: Report, work: Path) -> None:
             free_memory()
             kept = (torch.cuda.memory_allocated() - before) / 1e6
             report.add("its memory is free again", kept < 64, kept_mb=round(kept, 1))
+    for size in (SMALL, LARGE):
+        _chosen(report, work, size)
     for text in MEMORY_ERRORS:
         known = is_out_of_memory(RuntimeError(text), images=2)
         report.add(f"taken for short memory: {text[:60]}", known)
     if CUDA:
         _no_room_for_the_model(report, spec)
     _not_a_number(report, work)
+
+
+def _chosen(report: Report, work: Path, size: int) -> None:
+    """Let a model choose its batch size, and run batches of that size, recorded ones, too."""
+    spec = spec_for(work, size=size, steps=2, batch_size="auto", pad=True)
+    with warnings.catch_warnings(), loaded(spec) as backend:
+        warnings.simplefilter("ignore")
+        number = backend.choose_batch_size()
+        reset_peak()
+        for first in range(0, 3 * number, number):
+            backend.generate(requests_for(number, size, first=first))
+        report.add(
+            f"a chosen batch size fits, {size} px",
+            backend.batch_size == number,
+            batch_size=number,
+            peak_gb=peak_gigabytes(),
+            reserved_gb=reserved_gigabytes(),
+        )
 
 
 def _refuse_batches_over(backend, most: int) -> None:

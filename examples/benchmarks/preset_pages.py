@@ -22,7 +22,10 @@ MEASURED = {
 #: Presets with the network and the size of another one, and other steps.
 LIKE = {
     "instruct-pix2pix-paper": "instruct-pix2pix",
+    "instruct-pix2pix-12": "instruct-pix2pix",
+    "instruct-pix2pix-256-12": "instruct-pix2pix-256",
     "instruct-pix2pix-lcm": "instruct-pix2pix",
+    "sd15-12": "sd15",
     "sd15-lcm": "sd15",
 }
 DOES = {"edit": "edits", "translate": "translates", "generate": "makes images from text"}

@@ -92,13 +92,17 @@ def memory(found):
 
 
 def overhead(found):
-    """Set the CPU time around the model of each version side by side."""
-    rows = [
-        [f"{row['size']} px", version, f"{row['ms_a_batch']} ms", row["images"]]
-        for version, measured in found["versions"].items()
-        for row in measured
-    ]
-    return table(["images", "version", "CPU time a batch", "digest of the images"], rows)
+    """Set the CPU time around the model of each version side by side, and say what it is."""
+    rows, parts = [], []
+    for version, measured in found["versions"].items():
+        for row in measured:
+            shown = f"{row['size']} px", version
+            rows.append([*shown, f"{row['ms_a_batch']} ms", row["images"]])
+            parts += [[*shown, part, f"{ms} ms"] for part, ms in row.get("made_of", {}).items()]
+    times = table(["images", "version", "CPU time a batch", "digest of the images"], rows)
+    if not parts:
+        return times
+    return f"{times}\n\n{table(['images', 'version', 'part', 'CPU time a batch'], parts)}"
 
 
 def gpu(found):

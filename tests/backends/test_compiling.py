@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from image_folders import save_photos
 from tiny_pipelines import make_requests, save_klein, tiny_spec
 
-from diffaug import DiffusersBackend, ModelSpec
-from diffaug.backends import compiling
+from diffaug import DiffusersBackend, ModelSpec, PromptEdit, augment_folder
+from diffaug.backends import compiling, loading
 from diffaug.backends.loading import load_pipeline
 from diffaug.errors import MissingDependencyError
 
@@ -78,6 +79,21 @@ def test_without_a_compiler_nothing_is_loaded(monkeypatch):
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", find)
     with pytest.raises(MissingDependencyError, match=r"install g\+\+, or set compile=False"):
         load_pipeline(tiny_spec("edit", compile=True))
+
+
+def test_a_run_of_too_few_images_is_told_that_they_do_not_repay_it(eager, monkeypatch, tmp_path):
+    photos = save_photos(tmp_path / "photos", ["a/0.png", "a/1.png"], 20, 20)
+    edit = PromptEdit(backend=tiny_spec("edit", steps=1, compile=True))
+    monkeypatch.setattr(loading, "prepare_compiler", lambda spec, device: None)
+    message = "which some 1,000 images repay, and 4 are to be made; set compile=False for so few"
+    with pytest.warns(UserWarning, match=message) as warned:
+        augment_folder(photos, tmp_path / "set", edit, per_image=2, include_originals=True)
+    assert __file__ == warned[0].filename
+    augment_folder(photos, tmp_path / "set", edit, per_image=2, include_originals=True)  # is done
+    monkeypatch.setattr(compiling, "REPAID", 2)
+    augment_folder(photos, tmp_path / "two", edit, per_image=1)
+    plain = PromptEdit(backend=tiny_spec("edit", steps=1))
+    augment_folder(photos, tmp_path / "plain", plain, per_image=1)
 
 
 @pytest.mark.slow

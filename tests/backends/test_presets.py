@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_pipelines import SIZE, model_folder, save_learned
+from tiny_pipelines import SIZE, make_request, model_folder, save_learned, tiny_spec
 
-from diffaug import ModelSpec
+from diffaug import DiffusersBackend, ModelSpec
 from diffaug.backends.hub import pin
 from diffaug.backends.model_files import read_index
 from diffaug.backends.presets import PRESETS, has_image_guidance, resolve, show_licence
@@ -52,6 +52,27 @@ def test_variants_of_instruct_pix2pix_are_its_weights_in_fewer_pixels_or_steps()
         *(fast.scheduler, fast.steps, fast.guidance_scale, fast.image_guidance_scale),
     )
     assert fast.adapters == resolve("sd15-lcm").adapters
+
+
+def test_variants_in_12_steps_are_their_bases_with_a_solver_for_few_steps():
+    solver = {"scheduler": "DPMSolverMultistepScheduler", "steps": 12}
+    for base in ("instruct-pix2pix", "instruct-pix2pix-256", "sd15"):
+        assert resolve(f"{base}-12") == replace(resolve(base), **solver)
+    assert (12, 8) == resolve("sd15-12").schedule(0.7)
+    # An id, or a copy in a folder, has the settings of the base, not of a variant.
+    assert resolve("instruct-pix2pix") == resolve("timbrooks/instruct-pix2pix")
+
+
+@pytest.mark.parametrize("base", ["instruct-pix2pix-12", "sd15-12"])
+def test_variants_in_12_steps_run_on_small_models_of_their_kind(base):
+    preset = resolve(base)
+    changes = {"scheduler": preset.scheduler, "guidance_scale": preset.guidance_scale}
+    spec = tiny_spec(preset.task, **changes, steps=preset.steps, pad=True)
+    request = make_request(preset.task)
+    [made] = DiffusersBackend(spec).generate([request])
+    assert not made.fallback
+    [other] = DiffusersBackend(replace(spec, steps=11)).generate([request])
+    assert not torch.equal(made.image, other.image)
 
 
 def test_every_preset_from_the_hub_has_a_commit_and_a_size():

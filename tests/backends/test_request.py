@@ -51,7 +51,15 @@ def test_the_recording_backend_remembers_requests_and_takes_any_size():
         ({"task": "paint"}, "'task' must be one of edit, translate, generate, got 'paint'."),
         ({"dtype": "int8"}, "'dtype' must be auto, float32, float16 or bfloat16, got 'int8'."),
         ({"steps": 0}, "'steps' must be an integer of at least 1, got 0."),
-        ({"batch_size": 0}, "'batch_size' must be an integer of at least 1, got 0."),
+        ({"batch_size": 0}, "'batch_size' must be an integer of at least 1 or 'auto', got 0."),
+        (
+            {"batch_size": "most"},
+            "'batch_size' must be an integer of at least 1 or 'auto', got 'most'.",
+        ),
+        (
+            {"compile": True, "offload": True},
+            "'compile' must be False with offload=True, got True: .*",
+        ),
         ({"steps": True}, "'steps' must be an integer of at least 1, got True."),
         ({"guidance_scale": "7"}, "'guidance_scale' must be a number, got '7'."),
         ({"guidance_scale": True}, "'guidance_scale' must be a number, got True."),

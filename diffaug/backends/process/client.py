@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from diffaug.backends.base import ModelBackend
+from diffaug.backends.base import BATCH_SIZE, ModelBackend
 from diffaug.backends.devices import has_lost_cuda, local_rank
 from diffaug.backends.hub import pin
 from diffaug.backends.pipeline import check_requests
@@ -150,7 +150,9 @@ class WorkerBackend(ModelBackend):
         #: How many requests of this backend got their source back, as in ``DiffusersBackend``.
         self.fallbacks = 0
         #: Images in one call of the model: the spec's number, or less where that did not fit.
-        self.batch_size = spec.batch_size
+        self.batch_size = BATCH_SIZE if spec.batch_size == "auto" else spec.batch_size
+        #: What ``limit_batch_size`` was told; a process that is started again is told, too.
+        self._most: int | None = None
         self._owner = owner
         self._local = threading.local()
         self._stops = 0
@@ -165,14 +167,33 @@ class WorkerBackend(ModelBackend):
         requests = check_requests(requests, self.spec)
         if not requests:
             return []
-        answer, images = self._ask(*protocol.pack_requests(requests))
-        if "error" in answer:
-            raise _as_error(answer, self.spec.model)
+        header, images = protocol.pack_requests(requests)
+        answer, images = self._answer(header, images)
         self.batch_size = answer["batch_size"]
         self.fallbacks += sum(fields["fallback"] for fields in answer["made"])
         return [
             Generated(image, **fields) for fields, image in zip(answer["made"], images, strict=True)
         ]
+
+    def choose_batch_size(self) -> int:
+        """Return ``batch_size``; where the spec says ``"auto"``, the process chooses it."""
+        if self.spec.batch_size == "auto":
+            self.batch_size = self._answer({"ask": "batch_size"})[0]["batch_size"]
+        return self.batch_size
+
+    def limit_batch_size(self, most: int) -> None:
+        """Let the model take no more images in one call."""
+        self._most = most
+
+    def _answer(
+        self, header: protocol.Header, images: Sequence[torch.Tensor] = ()
+    ) -> tuple[protocol.Header, list[torch.Tensor]]:
+        """Ask the model's process, and raise what it raised."""
+        most = {} if self._most is None else {"most": self._most}
+        answer, received = self._ask({**header, **most}, images)
+        if "error" in answer:
+            raise _as_error(answer, self.spec.model)
+        return answer, received
 
     def load(self) -> int:
         """Return how many requests wait in the model's process; start it if it is not there."""

@@ -56,9 +56,27 @@ class PoolBackend(Backend):
         """Images in one call of the model, the least of all processes."""
         return min(backend.batch_size for backend in self.backends)
 
+    def choose_batch_size(self) -> int:
+        """Return ``batch_size``; with ``"auto"``, what the fullest device can take, for all."""
+        if self.spec.batch_size == "auto":
+
+            def choose(backend: WorkerBackend) -> int:
+                try:
+                    return backend.choose_batch_size()
+                finally:
+                    backend.close()  # the connection of this thread, which ends now
+
+            with ThreadPoolExecutor(len(self.backends)) as threads:
+                size = min(threads.map(choose, self.backends))
+            for backend in self.backends:
+                backend.limit_batch_size(size)
+                backend.batch_size = size
+        return self.batch_size
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
         """Return one image for each request, in order."""
-        requests, step = list(requests), self.spec.batch_size
+        # After a batch did not fit on one device, the others still take whole ones.
+        requests, step = list(requests), max(backend.batch_size for backend in self.backends)
         parts = [requests[start : start + step] for start in range(0, len(requests), step)]
         if len(parts) < 2 or len(self.backends) < 2:
             return self._least_busy().generate(requests) if requests else []
@@ -85,6 +103,8 @@ class PoolBackend(Backend):
         return answer
 
     def _least_busy(self) -> WorkerBackend:
+        # Not the one whose batch is nearly full: a batch of two never takes longer than one of
+        # eight, so requests that are there are answered the sooner the more GPUs work on them.
         if len(self.backends) == 1:
             return self.backends[0]
         return min(self.backends, key=WorkerBackend.load)

@@ -22,14 +22,13 @@ from typing import Any
 
 import torch
 
-from diffaug.backends.base import Backend
-from diffaug.backends.batches import kind
+from diffaug.backends.base import Backend, batch_size_of, spec_of
+from diffaug.backends.batches import kind, sized
 from diffaug.backends.pipeline import DiffusersBackend
 from diffaug.backends.process import protocol
 from diffaug.backends.process.watchdog import sweep
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.functional import resize
 
 #: Seconds without a request after which the model is freed; the next request loads it again.
 IDLE = 300.0
@@ -93,7 +92,7 @@ class Server:
         backend: it generates the images.
         listener: a bound Unix socket.
         key: the secret that callers must know.
-        batch_size: images that are collected before the model runs.
+        batch_size: images that are collected before the model runs, if the backend does not say.
         kind: what requests must have in common to run in one batch.
         idle: seconds without a request after which the model is freed.
     """
@@ -107,8 +106,8 @@ class Server:
         kind: Callable[[GenerationRequest], Hashable] = lambda _: None,
         idle: float = IDLE,
     ) -> None:
-        self.backend, self.listener, self.key, self.batch_size = backend, listener, key, batch_size
-        self.kind, self.idle = kind, idle
+        self.backend, self.listener, self.key = backend, listener, key
+        self.kind, self.idle, self._given_size = kind, idle, batch_size
         self.calls: queue.Queue[_Call | None] = queue.Queue()
         self.callers: set[_Caller] = set()
         #: Seconds that the last batch took.
@@ -124,6 +123,12 @@ class Server:
         self._items: list[_Item] = []
         self._skipped = 0
         self._stopping = False
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one call of the model, which fit into memory."""
+        size: int = getattr(self.backend, "batch_size", self._given_size)
+        return size
 
     def run(self) -> None:
         """Serve until a caller asks to stop."""
@@ -231,7 +236,7 @@ class Server:
 
     def _fail(self, call: _Call, error: Exception) -> None:
         call.error = error
-        call.trace = "".join(traceback.format_exception(error)[-3:])
+        call.trace = _last_lines(error)
         self._items = [item for item in self._items if item.call is not call]
 
     def _accept(self) -> None:
@@ -279,6 +284,15 @@ class Server:
         if header.get("ask") == "load":
             done = {"batches": self.batches, "images": self.images, "seconds": self.seconds}
             return {"load": self.waiting, "done": done}, []
+        if isinstance(most := header.get("most"), int) and hasattr(
+            self.backend, "limit_batch_size"
+        ):
+            self.backend.limit_batch_size(most)
+        if header.get("ask") == "batch_size":
+            try:
+                return {"batch_size": batch_size_of(self.backend) or self.batch_size}, []
+            except Exception as error:
+                return _said(error, _last_lines(error)), []
         try:
             # Resized in this thread, while the model runs for others.
             resized = list(map(self._resized, protocol.unpack_requests(header, images)))
@@ -301,16 +315,13 @@ class Server:
             {"seed": image.seed, "attempts": image.attempts, "fallback": image.fallback}
             for image in generated
         ]
-        batch_size = getattr(self.backend, "batch_size", self.batch_size)
-        answer = {"made": fields, "batch_size": batch_size}
+        answer = {"made": fields, "batch_size": self.batch_size}
         return answer, [image.image for image in generated]
 
     def _resized(self, request: GenerationRequest) -> GenerationRequest:
         """Resize a source as the backend would, in this thread and not in the model's."""
-        size = getattr(self.backend, "size", None)
-        if request.image is None or size is None:
-            return request
-        return replace(request, image=resize(request.image, (size, size)))
+        spec = spec_of(self.backend)
+        return request if spec is None else replace(request, image=sized(spec, request))
 
     def pass_on_messages(self) -> None:
         """Also send the callers the warnings of diffaug, and its log from the level WARNING on."""
@@ -325,6 +336,10 @@ class Server:
         log = logging.getLogger("diffaug")
         log.addHandler(logging.StreamHandler())  # the process's own log
         log.addHandler(_Keeper(self.messages))
+
+
+def _last_lines(error: Exception) -> str:
+    return "".join(traceback.format_exception(error)[-3:])
 
 
 def _said(error: Exception, trace: str = "") -> protocol.Header:
@@ -355,7 +370,7 @@ def run_server(order: Mapping[str, Any]) -> None:
     os.rename(f"{path}.new", path)
     backend = DiffusersBackend(spec)
     server = Server(
-        backend, listener, bytes.fromhex(order["key"]), spec.batch_size, partial(kind, spec)
+        backend, listener, bytes.fromhex(order["key"]), backend.batch_size, partial(kind, spec)
     )
     server.pass_on_messages()
     server.run()

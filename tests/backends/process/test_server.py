@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answers import raise_error
 from model_processes import wait_for
 from tiny_pipelines import make_request, make_requests, tiny_spec
 
@@ -25,6 +26,7 @@ from diffaug.backends.hub import pin
 from diffaug.backends.process import protocol
 from diffaug.backends.process import server as server_module
 from diffaug.backends.process.client import WorkerBackend, _Address
+from diffaug.backends.process.pool import PoolBackend
 from diffaug.backends.process.server import MAX_SKIPPED, Server, _Call
 from diffaug.errors import GenerationError
 from diffaug.functional import resize
@@ -107,6 +109,45 @@ def test_originals_and_the_batch_size_that_fits_are_known_to_the_caller():
         backend = WorkerBackend(SPEC)
         backend.generate([make_request(n=n) for n in range(3)])
     assert (3, 2) == (backend.fallbacks, backend.batch_size)
+
+
+class Choosing(Model):
+    """A model that chooses its batch size as it is loaded."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size_of_a_batch, self.limits = size, []
+
+    @property
+    def batch_size(self):
+        return min([self.size_of_a_batch, *self.limits])
+
+    def choose_batch_size(self):
+        return self.batch_size
+
+    def limit_batch_size(self, most):
+        self.limits.append(most)
+
+
+def test_several_processes_take_the_batch_size_of_the_one_with_the_least_memory():
+    specs = [tiny_spec("edit", batch_size="auto", device=name) for name in ("cpu:0", "cpu:1")]
+    large, small = Choosing(12), Choosing(5)
+    with served(large, specs[0], batch_size=8), served(small, specs[1], batch_size=8):
+        pool = PoolBackend([WorkerBackend(spec) for spec in specs])
+        assert 5 == pool.choose_batch_size() == pool.batch_size
+        pool.generate(make_requests(count=10))
+        assert [5, 5] == sorted(len(batch) for model in (large, small) for batch in model.batches)
+        # A process that was started again is told with each request.
+        assert {5} == {*large.limits} and large.limits
+        pool.close()
+
+
+def test_a_model_that_cannot_choose_says_why_to_the_caller():
+    model = Choosing(3)
+    model.choose_batch_size = partial(raise_error, GenerationError("it is broken."))
+    spec = tiny_spec("edit", batch_size="auto")
+    with served(model, spec, batch_size=8), pytest.raises(GenerationError, match="it is broken"):
+        WorkerBackend(spec).choose_batch_size()
 
 
 def test_a_model_that_is_idle_is_freed_and_answers_again():
@@ -233,12 +274,14 @@ def test_what_fails_without_company_is_not_tried_again():
 
 
 def test_sources_are_resized_before_the_model_s_thread_gets_them():
-    model = Model()
-    model.size = 8
-    request = make_request()
-    with served(model):
-        WorkerBackend(SPEC).generate([request])
-    assert torch.equal(resize(request.image, (8, 8)), model.batches[0][0].image)
+    for changes in ({}, {"keep_aspect": True}):
+        model = Model()
+        model.spec = tiny_spec("edit", **changes)
+        image = torch.randint(0, 256, (3, 10, 30), dtype=torch.uint8)
+        shape = model.spec.working_shape(10, 30)
+        with served(model, model.spec):
+            WorkerBackend(model.spec).generate([make_request(image=image)])
+        assert torch.equal(resize(image, shape), model.batches[0][0].image)
 
 
 def test_an_answer_beyond_one_message_is_an_error_and_not_asked_for_again(monkeypatch):
