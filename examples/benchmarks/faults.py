@@ -318,6 +318,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, object]]:
                 "images": per_image * sources,
                 "model": Path(asked.base if trial.way.job == "finetune" else asked.backend).name,
                 "seed": asked.seed,
+                "seconds_of_grace": GRACE,
                 "versions": {name: metadata.version(name) for name in PACKAGES},
                 **vars(tally),
                 "kills": dict(tally.kills),
