@@ -241,11 +241,12 @@ class OutputFolder:
                     f"'{self.folder}' is being written to by another run; "
                     f"wait for it, or choose another folder{killed}."
                 ) from error
-            except OSError as error:
-                if error.errno not in _NO_LOCKS or lock is soft:
-                    raise
+            except (OSError, NotImplementedError) as error:  # of older versions, for ENOSYS
                 with suppress(OSError):
                     os.unlink(lock.lock_file)
+                known = not isinstance(error, OSError) or error.errno in _NO_LOCKS
+                if lock is soft or not known:
+                    raise
         if lock is soft:
             warnings.warn(
                 f"the disk of '{self.folder}' has no locks, and '{soft.lock_file}' is there "

@@ -229,14 +229,15 @@ class Trial:
             self.undisturbed(folder, whole)
             self.compare(whole, folder)
         self.cache = self.fresh()  # so that kills come while fractals are drawn, too
-        folder, victims = self.fresh(), itertools.cycle(self.way.victims)
+        folder, turn = self.fresh(), 0
         starts = itertools.count(1)
         while (dealt := self.tally.kills.total()) < kills:
             if next(starts) > 4 * kills + 10:
                 self.tally.problems.append(f"only {dealt} of {kills} kills found somebody")
                 break
             processes = self.start(folder)
-            hit = self.kill(processes, next(victims))
+            hit = self.kill(processes, self.way.victims[turn % len(self.way.victims)])
+            turn += self.tally.kills.total() > dealt  # else the run was faster
             orphaned = not hit and self.tally.kills.total() > dealt
             self.end(processes, hit, orphaned=orphaned)
             left = self.job.look(folder)
@@ -318,6 +319,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, object]]:
                 "images": per_image * sources,
                 "model": Path(asked.base if trial.way.job == "finetune" else asked.backend).name,
                 "seed": asked.seed,
+                "seconds_of_grace": GRACE,
                 "versions": {name: metadata.version(name) for name in PACKAGES},
                 **vars(tally),
                 "kills": dict(tally.kills),

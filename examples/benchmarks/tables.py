@@ -55,16 +55,52 @@ def faults(found):
     rows = [
         [
             name,
-            sum(way["kills"].values()),
-            way["moments"].get("amid the images", 0),
+            f"{sum(way['kills'].values())}: "
+            + ", ".join(f"{count} {victim}" for victim, count in way["kills"].items()),
+            way["moments"].get("amid the work", 0),
             way["sets"],
             way["images_made_again"],
+            f"{way['seconds_until_all_was_gone']:.1f} s",
             len(way["problems"]),
         ]
         for name, way in found["ways"].items()
     ]
-    titles = ["way", "kills", "amid the images", "sets finished, all the same", "images made again"]
-    return table([*titles, "problems"], rows)
+    titles = ["way", "kills", "amid the work", "finished, all the same", "images made again"]
+    return table([*titles, "all gone within", "problems"], rows)
+
+
+def disk(found):
+    """Say what each command did on a disk that was too small."""
+    rows = [
+        [
+            name,
+            f"{len(one['sizes'])}, {4 * min(one['sizes'])} to {4 * max(one['sizes'])} kB",
+            ", ".join(f"{file} ({count})" for file, count in one["stages"].items()),
+            f"{one['clear_ends']} of {len(one['sizes']) - one['enough_room']}",
+            f"{one['identical_afterwards']} of {len(one['sizes'])}",
+        ]
+        for name, one in found.get("disk", {}).items()
+    ]
+    titles = ["command", "room that was left", "found no room", "clear ends", "the same afterwards"]
+    return table(titles, rows)
+
+
+def load(found):
+    """Say how long callers of one model's process wait for an image."""
+    rows = [
+        [
+            row["callers"],
+            f"{row['seconds']:.0f} s",
+            f"{row['images']:,} ({row['images_per_s']} a second)",
+            f"{row['fewest_of_a_caller']} to {row['most_of_a_caller']}",
+            f"{row['median_wait_ms']:.0f} ms ({row['longest_wait_ms']:.0f} ms)",
+            row["wrong"],
+            f"{row['mb_after'] - row['mb_before']:.0f} MB",
+        ]
+        for row in found["rows"]
+    ]
+    titles = ["callers", "time", "images", "of a caller", "median wait (longest)", "wrong"]
+    return table([*titles, "more memory"], rows)
 
 
 def bad_inputs(found):
@@ -180,6 +216,7 @@ TABLES = {
     "speed": speed,
     "bad_inputs": bad_inputs,
     "faults": faults,
+    "load": load,
     "memory": memory,
     "overhead": overhead,
     "gpu": gpu,
@@ -187,7 +224,7 @@ TABLES = {
 }
 #: The tables of each page, with the file that each is made from.
 PAGES = {
-    PAGE: {name: (make, name) for name, make in TABLES.items()},
+    PAGE: {**{name: (make, name) for name, make in TABLES.items()}, "disk": (disk, "faults")},
     DOCS / "models.md": {
         "presets": (below_titles(models), "gpu"),
         "terms": (below_titles(terms), "gpu"),

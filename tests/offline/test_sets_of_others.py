@@ -1,6 +1,7 @@
 """A set that others made, or half made, touches and shows nothing outside itself."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -200,6 +201,33 @@ def test_on_a_disk_without_locks_a_file_stands_in_and_keeps_a_second_run_out(tmp
         pytest.raises(DestinationError, match="by another run; .* if it was killed, remove '"),
     ):
         augment_folder(tmp_path / "src", tmp_path / "set", BLEND, per_image=2)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_whatever_a_disk_without_locks_says_a_second_run_is_kept_out(tmp_path, monkeypatch, code):
+    def no_locks(*_):
+        raise OSError(code, os.strerror(code))
+
+    save_photos(tmp_path, ["src/cat/a.png"])
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with (
+        pytest.warns(UserWarning, match="has no locks|flock not supported"),
+        Destination(tmp_path / "set", {}),
+        pytest.raises(DestinationError, match="is being written to by another run"),
+    ):
+        augment_folder(tmp_path / "src", tmp_path / "set", BLEND, per_image=1)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_lock_that_fails_for_another_reason_leaves_no_trace(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    save_photos(tmp_path, ["src/cat/a.png"])
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with pytest.raises(DestinationError, match="could not be written to: Invalid argument"):
+        augment_folder(tmp_path / "src", tmp_path / "set", BLEND, per_image=1)
+    assert not (tmp_path / "set").exists()
 
 
 class Odd(RecordingBackend):
