@@ -257,6 +257,23 @@ def test_what_is_no_name_folder_or_id_is_refused(name):
         resolve(name)
 
 
+@pytest.mark.parametrize(
+    ("pasted", "hint"),
+    [
+        ("https://huggingface.co/org/name", "Give 'org/name'."),
+        ("https://huggingface.co/org/name/tree/main", "Give 'org/name', and revision='main'."),
+        ("hf://org/name", "Give 'org/name'."),
+        ("org/name@fp16", "Give 'org/name', and revision='fp16'."),
+        ("org/name/", "Give 'org/name'."),
+        ("x" * 5000, "got 'xxx"),
+    ],
+)
+def test_an_id_as_it_is_pasted_is_answered_with_the_id(pasted, hint):
+    with pytest.raises(ValueError, match="'backend' must be a preset") as told:
+        resolve(pasted)
+    assert hint in str(told.value)
+
+
 def test_another_type_is_refused():
     with pytest.raises(TypeError, match="'backend' must be .* got int"):
         resolve(3)
