@@ -71,7 +71,15 @@ def test_a_folder_tells_its_task_and_size(saved, task):
 @pytest.mark.parametrize(
     ("sample_size", "size"),
     [(8, 16), ([8, 8], 16), ([8, 16], 24), (12, 24), (None, None), (True, None), ([], None)]
-    + [(0, None), (-8, None), (10**9, None), ("8", None), ([8, None], None), ([8, 8, 8], None)],
+    + [
+        (0, None),
+        (-8, None),
+        (10**9, None),
+        (10**4000, None),
+        ("8", None),
+        ([8, None], None),
+        ([8, 8, 8], None),
+    ],
 )
 def test_the_size_of_a_folder_is_that_of_its_latents_in_pixels(tmp_path, sample_size, size):
     folder = shutil.copytree(model_folder("translate"), tmp_path / "model")
