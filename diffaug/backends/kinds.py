@@ -84,10 +84,10 @@ def _size_of(sides: Any, blocks: Any) -> int | None:
     """
     sides = sides if isinstance(sides, (list, tuple)) else [sides]
     known = len(sides) in (1, 2) and all(type(side) is int and side > 0 for side in sides)
-    if not known or not isinstance(blocks, list):
+    if not known or not isinstance(blocks, list) or len(blocks) > LARGEST.bit_length():
         return None
-    area = sides[0] * sides[-1]
-    size = 8 * round(math.isqrt(area) * 2 ** max(0, len(blocks) - 1) / 8)
+    side = math.isqrt(sides[0] * sides[-1]) * 2 ** max(0, len(blocks) - 1)
+    size = 8 * ((side + 4) // 8)  # in whole numbers, which others' may be of any length
     return size if 0 < size <= LARGEST else None
 
 

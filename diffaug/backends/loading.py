@@ -58,6 +58,8 @@ EDITORS = {
 }
 #: Pipelines whose parts, with a U-Net that sees the source, make an InstructPix2Pix.
 _LIKE_INSTRUCT_PIX2PIX = ("StableDiffusion", "LatentConsistencyModel")
+#: What no tokenizer of a text-to-image model reads as the same.
+_PROBES = ("snowy", "a red car", "q", "z")
 #: transformers says 10**30 where a tokenizer has no longest text.
 _NO_LIMIT = 10**9
 #: From this side in pixels on, an autoencoder takes one image at a time. It is not slower, and 32
@@ -274,7 +276,7 @@ def _load_part(
     except DiffaugError:
         raise
     except Exception as error:  # damaged files trip any of the parsers below
-        reason = first_line(error)
+        reason = first_line(error).rstrip(".")
         raise ModelError(
             f"'{folder}' could not be loaded: {reason}; {next_step(folder)}."
         ) from error
@@ -304,7 +306,7 @@ def _read_part(kind: Any, folder: Path, dtype: torch.dtype, weights: list[str]) 
         part = kind.from_pretrained(str(folder), local_files_only=True, **code)
         if "Tokenizer" in kind.__name__:
             _check_reading(part, folder)
-            _limit_length(part, folder)
+            _fit_encoder(part, folder)
         return part
     variant = variant_of(weights[0]) if weights else None
     part, missing = read_module(kind, folder, dtype, variant)
@@ -319,19 +321,31 @@ def _read_part(kind: Any, folder: Path, dtype: torch.dtype, weights: list[str]) 
 
 def _check_reading(tokenizer: Any, folder: Path) -> None:
     """Refuse a tokenizer without its words, to which every prompt is the same."""
-    read = {tuple(tokenizer(text)["input_ids"]) for text in ("snowy", "a red car", "q")}
-    if len(read) < 3:
+    read = {tuple(tokenizer(text)["input_ids"]) for text in _PROBES}
+    if len(read) < len(_PROBES):
         raise ModelError(
             f"'{folder}' reads different prompts as the same tokens, for its vocabulary is absent "
             f"or damaged; {next_step(folder)}."
         )
 
 
-def _limit_length(tokenizer: Any, folder: Path) -> None:
-    """Let a tokenizer that knows no longest prompt cut where its text encoder ends."""
-    config = folder.parent / folder.name.replace("tokenizer", "text_encoder") / "config.json"
-    if tokenizer.model_max_length > _NO_LIMIT and config.is_file():
-        length = read_json(config).get("max_position_embeddings")
+def _fit_encoder(tokenizer: Any, folder: Path) -> None:
+    """Let a tokenizer that knows no longest prompt cut where its text encoder ends.
+
+    Raises:
+        ModelError: it reads words as tokens that the text encoder does not have.
+    """
+    file = folder.parent / folder.name.replace("tokenizer", "text_encoder") / "config.json"
+    config = read_json(file) if file.is_file() else {}
+    words = config.get("vocab_size")
+    most = max(token for text in _PROBES for token in tokenizer(text)["input_ids"])
+    if type(words) is int and most >= words:
+        raise ModelError(
+            f"'{folder}' reads words as tokens up to {most}, and '{file.parent}' has {words}; "
+            f"{next_step(folder)}."
+        )
+    if tokenizer.model_max_length > _NO_LIMIT:
+        length = config.get("max_position_embeddings")
         if isinstance(length, int):
             tokenizer.model_max_length = length
 
@@ -388,7 +402,7 @@ def quiet() -> Iterator[None]:
     logs = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     levels = [log.level for log in logs]
     for log in logs:
-        log.setLevel(logging.ERROR)
+        log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

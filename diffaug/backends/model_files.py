@@ -13,6 +13,7 @@ _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?"
     r"(?:-\d{5}-of-(?P<shards>\d{5}))?\.safetensors"
 )
+_CONFIGURATION = re.compile(r"(generation_)?config\.json|.*\.index(\.\w+)?\.json|.*\.jinja")
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 TEXT = {".json", ".txt", ".model", ".jinja"}
 
@@ -115,7 +116,7 @@ def flat_files(files: Iterable[str], model: str) -> list[str]:
 def needed_files(files: Iterable[str], index: Mapping[str, Any], spec: ModelSpec) -> list[str]:
     """Choose from a repository's files those that loading reads.
 
-    Beside its weights, a part reads no plain text.
+    Beside its weights, a part reads its configuration alone.
     """
     parts: dict[str, list[str]] = {name: [] for name in components(index, spec)}
     for file in files:
@@ -125,7 +126,10 @@ def needed_files(files: Iterable[str], index: Mapping[str, Any], spec: ModelSpec
     chosen = ["model_index.json"]
     for part, names in parts.items():
         weights = weights_of(names, spec.variant, f"{spec.model}/{part}")
-        read = {".json", ".jinja"} if weights else TEXT
-        texts = [name for name in names if Path(name).suffix in read]
+        texts = [
+            name
+            for name in names
+            if (_CONFIGURATION.fullmatch(name) if weights else Path(name).suffix in TEXT)
+        ]
         chosen += [f"{part}/{name}" for name in texts + weights]
     return chosen

@@ -21,6 +21,11 @@ _log = logging.getLogger("diffaug")
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 #: What an id on the Hugging Face Hub looks like.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+#: What people copy from a browser, or write as other programs take it.
+_PASTED = re.compile(
+    rf"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)?(?P<id>{HUB_ID.pattern})"
+    r"(?:(?:/tree/|/blob/|@)(?P<revision>[\w.-]+)(?:/.*)?)?/?"
+)
 #: What a file of weights in one piece ends in; no id on the Hub does.
 _SINGLE_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
 _CONVERT = (
@@ -280,7 +285,7 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
     if isinstance(backend, str) and backend in PRESETS:
         return PRESETS[backend].spec
     folder = Path(backend).expanduser()
-    if backend and folder.is_dir():
+    if backend and os.path.isdir(folder):  # False for what no path can be
         if not os.access(folder, os.R_OK | os.X_OK):
             raise ModelError(
                 f"'{folder}' could not be read: Permission denied; give yourself the right to, or "
@@ -292,7 +297,7 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
         if not (folder / "model_index.json").exists():
             _refuse_other_folder(folder)
         return _spec_of_folder(folder.resolve())
-    if folder.is_file() or folder.suffix.lower() in _SINGLE_FILES:
+    if os.path.isfile(folder) or folder.suffix.lower() in _SINGLE_FILES:
         raise ValueError(
             f"'backend' must be a model folder, got the file '{backend}'; {_use_of(folder)}"
         )
@@ -308,6 +313,9 @@ def resolve(backend: str | Path | ModelSpec, task: Task = "edit") -> ModelSpec:
         return PRESETS[name].spec
     close = difflib.get_close_matches(str(backend), PRESETS, n=3)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    if match := _PASTED.fullmatch(str(backend).strip()):
+        hint = f" Give {match['id']!r}"
+        hint += f", and revision={match['revision']!r}." if match["revision"] else "."
     raise ValueError(
         f"'backend' must be a preset ({', '.join(PRESETS)}), an existing model folder or a Hub id "
         f"like 'org/name', got {str(backend)!r}.{hint}"

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from diffaug.arguments import shown
 from diffaug.backends.adapters import add_tokens, embeddings_of
 from diffaug.backends.hub import download
-from diffaug.backends.loading import load_tokenizer, tokens_of
+from diffaug.backends.loading import load_tokenizer, quiet, tokens_of
 from diffaug.backends.model_files import components, read_index
 from diffaug.backends.spec import ModelSpec
 
@@ -68,8 +69,8 @@ class PromptReader:
             earlier = self._seen.setdefault((*tokens[: limit - 1], tokens[-1]), prompt)
             if _plain(earlier) != _plain(prompt):
                 return (
-                    f"{earlier!r} and {prompt!r} are the same to '{self._model}', which makes the "
-                    "same images of both"
+                    f"{shown(earlier)} and {shown(prompt)} are the same to '{self._model}', which "
+                    "makes the same images of both"
                 )
         return None
 
@@ -89,6 +90,11 @@ def check_prompts(spec: ModelSpec | None, prompts: Iterable[str]) -> None:
     ):
         return
     tokenizer = load_tokenizer(spec)
+    with quiet():
+        _check_prompts(spec, tokenizer, prompts)
+
+
+def _check_prompts(spec: ModelSpec, tokenizer: Any, prompts: list[str]) -> None:
     for adapter in spec.adapters:
         add_tokens(tokenizer, list(embeddings_of(adapter)))
     reader = PromptReader(spec.model, tokenizer)

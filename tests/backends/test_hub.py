@@ -243,6 +243,15 @@ def test_files_that_loading_does_not_read_do_not_change_the_revision(tmp_path):
     assert pin(replace(before, variant="fp16")) == half  # the same folder, read otherwise
 
 
+def test_a_file_beside_the_configuration_of_a_part_is_not_read(tmp_path):
+    folder = shutil.copytree(model_folder("edit"), tmp_path / "model")
+    before = pin(ModelSpec(folder)).revision
+    (folder / "unet" / "notes.json").write_text("{}")
+    assert before == pin(ModelSpec(folder)).revision
+    (folder / "tokenizer" / "added_tokens.json").write_text("{}")  # the tokenizer reads this one
+    assert before != pin(ModelSpec(folder)).revision
+
+
 def test_a_file_beside_an_adapter_is_no_part_of_it(tmp_path):
     file = tmp_path / "birds.safetensors"
     save_file({"lora.down": torch.zeros(1)}, file)

@@ -597,8 +597,25 @@ def test_a_tokenizer_without_its_words_is_refused(folder, layout, words):
     assert f"'{folder}" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_words_that_are_one_token_or_none_of_the_text_encoder_s_are_refused(folder):
+    file = folder / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = content["model"]["vocab"]
+    for change, said in (
+        (lambda number: 0, "reads different prompts as the same tokens"),
+        (lambda number: number + 10**6, r"reads words as tokens up to 10\d+, and '.*encoder' has"),
+    ):
+        content["model"]["vocab"] = {word: change(number) for word, number in words.items()}
+        file.write_text(json.dumps(content))
+        with pytest.raises(ModelError, match=said):
+            load(folder)
+
+
 def test_different_prompts_are_different_tokens_or_an_error(tmp_path):
-    for name, alike in {"same": lambda text: [1, 2], "own": lambda text: [len(text)]}.items():
+    for name, alike in {
+        "same": lambda text: [1, 2],
+        "own": lambda text: list(map(ord, text)),
+    }.items():
         tokenizer = lambda text, alike=alike: {"input_ids": alike(text)}  # noqa: E731
         if name == "same":
             with pytest.raises(ModelError, match="reads different prompts as the same tokens"):
@@ -661,7 +678,7 @@ def test_a_model_whose_file_would_never_end_is_refused(folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.unlink()
     os.mkfifo(weights)
-    with pytest.raises(ModelError, match=f"'{weights}' of a model or .* it is no regular file"):
+    with pytest.raises(ModelError, match=f"'{weights}' of a model or .*it is no regular file"):
         load(folder, task="translate")
     os.mkfifo(folder / "lora.safetensors")
     with pytest.raises(ModelError, match="lora.safetensors' of a model or adapter could not be"):

@@ -92,7 +92,15 @@ def test_a_folder_tells_its_task_and_size(saved, task):
 @pytest.mark.parametrize(
     ("sample_size", "size"),
     [(8, 16), ([8, 8], 16), ([8, 16], 24), (12, 24), (None, None), (True, None), ([], None)]
-    + [(0, None), (-8, None), (10**9, None), ("8", None), ([8, None], None), ([8, 8, 8], None)],
+    + [
+        (0, None),
+        (-8, None),
+        (10**9, None),
+        (10**4000, None),
+        ("8", None),
+        ([8, None], None),
+        ([8, 8, 8], None),
+    ],
 )
 def test_the_size_of_a_folder_is_that_of_its_latents_in_pixels(tmp_path, sample_size, size):
     folder = shutil.copytree(model_folder("translate"), tmp_path / "model")
@@ -276,6 +284,23 @@ def test_a_wrong_name_is_answered_with_what_comes_close():
 def test_what_is_no_name_folder_or_id_is_refused(name):
     with pytest.raises(ValueError, match="'backend' must be a preset"):
         resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("pasted", "hint"),
+    [
+        ("https://huggingface.co/org/name", "Give 'org/name'."),
+        ("https://huggingface.co/org/name/tree/main", "Give 'org/name', and revision='main'."),
+        ("hf://org/name", "Give 'org/name'."),
+        ("org/name@fp16", "Give 'org/name', and revision='fp16'."),
+        ("org/name/", "Give 'org/name'."),
+        ("x" * 5000, "got 'xxx"),
+    ],
+)
+def test_an_id_as_it_is_pasted_is_answered_with_the_id(pasted, hint):
+    with pytest.raises(ValueError, match="'backend' must be a preset") as told:
+        resolve(pasted)
+    assert hint in str(told.value)
 
 
 def test_another_type_is_refused():
