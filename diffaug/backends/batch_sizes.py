@@ -107,7 +107,7 @@ def _jobs(spec: ModelSpec, count: int) -> list[Job]:
     """Return jobs that take the memory of real ones."""
     image = None
     if spec.task != "generate":
-        image = torch.zeros(3, spec.size, spec.size, dtype=torch.uint8)
+        image = torch.zeros(3, spec.side, spec.side, dtype=torch.uint8)
     strength = 1.0 if spec.task == "translate" else None
     request = GenerationRequest("a photo", 0, image, strength=strength)
     return [Job(index, request, image, index) for index in range(count)]
