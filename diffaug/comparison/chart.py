@@ -1,6 +1,6 @@
 """The accuracy of each arm as a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -91,6 +91,13 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
         canvas.text(line, 24, down, INK)
         down += 26
     return canvas.pixels
+
+
+def by_gain(rows: Iterable[Row]) -> list[Row]:
+    """Sort rows for a picture: by shots as they are, ``none`` first, then the largest gain."""
+    listed = list(rows)
+    shots = list(dict.fromkeys(row.shots for row in listed))
+    return sorted(listed, key=lambda r: (shots.index(r.shots), r.arm != "none", -r.difference))
 
 
 def _colour(row: Row) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffaug.comparison.chart import chart
+from diffaug.comparison.chart import by_gain, chart
 from diffaug.comparison.rows import Row
 from diffaug.files import write_whole
 from diffaug.previews.drawing import write_picture
@@ -57,5 +57,5 @@ class Comparison:
         write_whole(Path(path).expanduser(), text.encode())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the accuracy of each arm with its interval, as PNG."""
-        write_picture(path, chart(self.rows, self.advice))
+        """Draw the accuracy of each arm with its interval, the best ones first, as PNG."""
+        write_picture(path, chart(by_gain(self.rows), self.advice))

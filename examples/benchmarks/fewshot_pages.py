@@ -258,14 +258,16 @@ def _hours(seconds: float) -> str:
 
 def draw(found: Found) -> list[Path]:
     """Draw the charts of the main slices; return their files."""
-    from diffaug.comparison.chart import chart
+    from diffaug.comparison.chart import by_gain, chart
     from diffaug.previews.drawing import write_picture
 
     files = []
     for name in PICTURES:
         part = found["slices"].get(name)
         if part is not None and picture(part):
-            rows = tuple(comparison_rows(full(part), part["shots"]))
+            rows = comparison_rows(full(part), part["shots"])
+            if name in FIRST:  # the others have the values of a setting in their order
+                rows = by_gain(rows)
             files.append(DOCS / "images" / picture(part))
             write_picture(files[-1], chart(rows, part["advice"]))
     for setting in ("drawn", "new"):

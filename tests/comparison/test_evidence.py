@@ -1,5 +1,7 @@
 """Intervals cover what they say, advice follows from them alone, and the probe judges by ranks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from diffaug.backends.presets import PRESETS
 from diffaug.comparison import pictures, probe
 from diffaug.comparison.advice import advise
+from diffaug.comparison.chart import by_gain
 from diffaug.comparison.intervals import Estimate, Marks, critical, ranks_apart
 from diffaug.comparison.probe import Probe, by_its_card, listed_classes, verdicts
 from diffaug.comparison.rows import Row
@@ -200,3 +203,10 @@ def test_clip_judges_by_the_words_of_the_classes(tmp_path, monkeypatch):
     assert asked == [("clip", ("a photo of a robin", "a photo of a frog"), "cpu")]
     found = probe.judge_by_clip("clip", wrong, [photographs], names, words, "cpu")
     assert found.known["n02"] is False
+
+
+def test_a_picture_begins_with_none_and_the_largest_gain():
+    rows = [row("real-mix", 0.05, 0.1), row("cutmix", 0.2, 0.1), row("none", 0.0, 0.0)]
+    assert ["none", "cutmix", "real-mix"] == [found.arm for found in by_gain(rows)]
+    few = [replace(found, shots=1) for found in rows]
+    assert [None] * 3 + [1] * 3 == [found.shots for found in by_gain(rows + few)]
