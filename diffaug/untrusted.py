@@ -27,12 +27,25 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """
     descriptor = os.open(path, _OPEN)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        _check_regular(os.fstat(descriptor), path)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what ``open_regular`` refuses, where a library opens the file by its path.
+
+    Raises:
+        OSError: it is no regular file, or is not there.
+    """
+    _check_regular(os.stat(path), path)
+
+
+def _check_regular(found: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
 
 
 def parse_json(data: bytes | bytearray | str) -> Any:

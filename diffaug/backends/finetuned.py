@@ -19,7 +19,7 @@ from diffaug.backends.model_files import read_json
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import ModelError, one_line
 from diffaug.labels.words import spelling
-from diffaug.untrusted import open_regular
+from diffaug.untrusted import check_regular
 
 LORA = "adapters/pytorch_lora_weights.safetensors"
 EMBEDDINGS = "embeddings.safetensors"
@@ -153,7 +153,7 @@ def tensor_names(file: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        open_regular(file).close()  # a FIFO would wait for ever
+        check_regular(file)  # a FIFO would wait for ever
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
     except (OSError, SafetensorError) as error:

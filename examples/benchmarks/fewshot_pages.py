@@ -240,7 +240,7 @@ def cost(found: Found) -> str:
 def epochs(found: Found) -> str:
     """Return what an epoch of a loader takes with and without images from the cache."""
     rows = []
-    for row in found["rows"]:
+    for row in (row for group in found["groups"].values() for row in group["rows"]):
         if not row["what"].startswith("an epoch with cached "):
             continue
         what, files, *_ = row["what"].removeprefix("an epoch with cached ").split(", ")

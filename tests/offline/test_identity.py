@@ -73,7 +73,7 @@ def test_a_folder_is_its_weights_wherever_it_lies(tmp_path):
 
 def test_the_model_of_a_wrapped_backend_is_found():
     backend = RecordingBackend()
-    backend.spec = ModelSpec("org/name", revision="0" * 40)
+    backend.spec = ModelSpec("org/name", revision="0" * 40, size=64)
     assert backend.spec == pinned(CachedBackend(backend))
     assert pinned(RecordingBackend()) is None
     assert pinned(None) is None
@@ -103,7 +103,7 @@ class Sharpened(Backend):
 
 
 def test_a_backend_that_changes_images_is_not_taken_for_the_model_inside():
-    inner = DiffusersBackend(ModelSpec("org/name", revision="0" * 40))
+    inner = DiffusersBackend(ModelSpec("org/name", revision="0" * 40, size=64))
     recorded = []
     for backend in (inner, CachedBackend(Sharpened(inner))):
         edit = PromptEdit(backend=backend)
