@@ -81,14 +81,14 @@ def choose_batch_size(pipe: Any, spec: ModelSpec, device: torch.device, *, copie
 def fitting(run: Callable[[int], object], memory: Memory, copies: int = 1) -> int:
     """Return the largest of ``SIZES`` that fits, by the peaks of calls with one image and a few."""
     free = memory.free()
-    first = _peak(run, memory, 1)
+    if (first := _peak(run, memory, 1)) is None:
+        return 1  # the first batch says that it does not fit
     for few in (FEW, 2):
-        peak = _peak(run, memory, few)
-        if first is not None and peak is not None:
+        if (peak := _peak(run, memory, few)) is not None:
             of_an_image = max((peak - first) / (few - 1), 1.0)
             fits = 1 + (SHARE * free / copies - first) / of_an_image
             return max(size for size in SIZES if size <= max(fits, 1))
-    return 1  # if it does not fit either, the first batch says so
+    return 1
 
 
 def _peak(run: Callable[[int], object], memory: Memory, count: int) -> int | None:

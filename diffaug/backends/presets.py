@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from diffaug.arguments import same_name
 from diffaug.backends.checkpoints import refuse_checkpoint
@@ -58,166 +59,136 @@ class Preset:
     image_guidance: bool = True
 
 
-# Trained at 64 px, but convolutional, and at its best on larger pictures: see its card.
-_TINY = ModelSpec(str(_ASSETS / "tiny"), size=128, steps=10, guidance_scale=2.0)
-_PIX2PIX_LICENCE = "MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms"
-_PIX2PIX = ModelSpec(
-    "timbrooks/instruct-pix2pix",
-    revision="31519b5cb02a7fd89b906d88731cd4d6a7bbf88d",
-    variant="fp16",
-    size=512,
-    steps=20,
-    guidance_scale=4.0,
-    image_guidance_scale=1.5,
-    scheduler="EulerAncestralDiscreteScheduler",
+def _variant(preset: Preset, note: str, **settings: Any) -> Preset:
+    """Return a preset on the same terms, with other settings of its spec."""
+    return replace(preset, spec=replace(preset.spec, **settings), note=note)
+
+
+_TINY = Preset(
+    # Trained at 64 px, but convolutional, and at its best on larger pictures: see its card.
+    ModelSpec(str(_ASSETS / "tiny"), size=128, steps=10, guidance_scale=2.0),
+    licence="that of diffaug",
+    commercial="yes",
+    gigabytes=0.0,
+    note="embedded, 128 px; for tests, documentation and CPUs, not for results",
+)
+_PIX2PIX = Preset(
+    ModelSpec(
+        "timbrooks/instruct-pix2pix",
+        revision="31519b5cb02a7fd89b906d88731cd4d6a7bbf88d",
+        variant="fp16",
+        size=512,
+        steps=20,
+        guidance_scale=4.0,
+        image_guidance_scale=1.5,
+        scheduler="EulerAncestralDiscreteScheduler",
+    ),
+    licence="MIT (code); weights made from Stable Diffusion 1.5, OpenRAIL-M terms",
+    commercial="check the card",
+    gigabytes=2.1,
+    note="DiffuseMix's model in 20 steps",
 )
 #: A solver of second order, which needs fewer steps than Euler's (arXiv:2211.01095).
 _FAST_SOLVER = "DPMSolverMultistepScheduler"
-_SD15 = ModelSpec(
-    "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    task="translate",
-    revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-    variant="fp16",
-    size=512,
-    steps=25,
-    guidance_scale=7.5,
-    scheduler=_FAST_SOLVER,
+_SD15 = Preset(
+    ModelSpec(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        task="translate",
+        revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        variant="fp16",
+        size=512,
+        steps=25,
+        guidance_scale=7.5,
+        scheduler=_FAST_SOLVER,
+    ),
+    licence="CreativeML OpenRAIL-M",
+    commercial="check the card",
+    gigabytes=2.1,
+    note="Diff-Mix's model",
 )
-_SD_TURBO = ModelSpec(
-    "stabilityai/sd-turbo",
-    task="translate",
-    revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
-    variant="fp16",
-    size=512,
-    steps=4,
-    all_steps=True,
-    guidance_scale=0.0,
+_SD_TURBO = Preset(
+    ModelSpec(
+        "stabilityai/sd-turbo",
+        task="translate",
+        revision="b261bac6fd2cf515557d5d0707481eafa0485ec2",
+        variant="fp16",
+        size=512,
+        steps=4,
+        all_steps=True,
+        guidance_scale=0.0,
+    ),
+    licence="Stability AI Community License",
+    commercial="check the card",
+    gigabytes=2.6,
+    note="1 to 4 steps",
 )
+
+
+def _with_lcm_lora(preset: Preset) -> Preset:
+    """Return a preset with the LoRA that lets Stable Diffusion 1.5 run few steps."""
+    spec = replace(preset.spec, steps=4, scheduler="LCMScheduler", adapters=(_LCM_LORA,))
+    licence = f"{preset.licence}; of the LoRA: OpenRAIL++"
+    return replace(preset, spec=spec, licence=licence, gigabytes=2.3)
+
 
 #: Every named model. Revisions are commits seen in public repositories.
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(
+    "tiny": _TINY,
+    "tiny-256": _variant(_TINY, "tiny at 256 px, for four times the time", size=256),
+    "tiny-translate": _variant(
         _TINY,
-        licence="that of diffaug",
-        commercial="yes",
-        gigabytes=0.0,
-        note="embedded, 128 px; for tests, documentation and CPUs, not for results",
+        "embedded, 64 px; a base to fine-tune on CPUs, not for results",
+        model=str(_ASSETS / "tiny-translate"),
+        task="translate",
+        size=64,
+        guidance_scale=4.5,
     ),
-    "tiny-256": Preset(
-        replace(_TINY, size=256),
-        licence="that of diffaug",
-        commercial="yes",
-        gigabytes=0.0,
-        note="tiny at 256 px, for four times the time",
-    ),
-    "tiny-translate": Preset(
-        ModelSpec(
-            str(_ASSETS / "tiny-translate"),
-            task="translate",
-            size=64,
-            steps=10,
-            guidance_scale=4.5,
-        ),
-        licence="that of diffaug",
-        commercial="yes",
-        gigabytes=0.0,
-        note="embedded, 64 px; a base to fine-tune on CPUs, not for results",
-    ),
-    "instruct-pix2pix": Preset(
+    "instruct-pix2pix": _PIX2PIX,
+    "instruct-pix2pix-paper": _variant(
         _PIX2PIX,
-        licence=_PIX2PIX_LICENCE,
-        commercial="check the card",
-        gigabytes=2.1,
-        note="DiffuseMix's model in 20 steps",
+        "DiffuseMix's model as published: 100 steps in half precision",
+        steps=100,
+        dtype="float16",
     ),
-    "instruct-pix2pix-paper": Preset(
-        replace(_PIX2PIX, steps=100, dtype="float16"),
-        licence=_PIX2PIX_LICENCE,
-        commercial="check the card",
-        gigabytes=2.1,
-        note="DiffuseMix's model as published: 100 steps in half precision",
+    "instruct-pix2pix-256": _variant(
+        _PIX2PIX, "256 px, at which the model was trained: a quarter of the time", size=256
     ),
-    "instruct-pix2pix-256": Preset(
-        replace(_PIX2PIX, size=256),
-        licence=_PIX2PIX_LICENCE,
-        commercial="check the card",
-        gigabytes=2.1,
-        note="256 px, at which the model was trained: a quarter of the time",
+    "instruct-pix2pix-12": _variant(
+        _PIX2PIX,
+        "12 steps of a faster solver, in place of 20",
+        steps=12,
+        scheduler=_FAST_SOLVER,
     ),
-    "instruct-pix2pix-12": Preset(
-        replace(_PIX2PIX, steps=12, scheduler=_FAST_SOLVER),
-        licence=_PIX2PIX_LICENCE,
-        commercial="check the card",
-        gigabytes=2.1,
-        note="12 steps of a faster solver, in place of 20",
+    "instruct-pix2pix-256-12": _variant(
+        _PIX2PIX,
+        "256 px, in 12 steps of a faster solver",
+        size=256,
+        steps=12,
+        scheduler=_FAST_SOLVER,
     ),
-    "instruct-pix2pix-256-12": Preset(
-        replace(_PIX2PIX, size=256, steps=12, scheduler=_FAST_SOLVER),
-        licence=_PIX2PIX_LICENCE,
-        commercial="check the card",
-        gigabytes=2.1,
-        note="256 px, in 12 steps of a faster solver",
-    ),
-    "instruct-pix2pix-lcm": Preset(
-        replace(
-            _PIX2PIX,
-            steps=4,
+    "instruct-pix2pix-lcm": replace(
+        _variant(
+            _with_lcm_lora(_PIX2PIX),
+            "4 steps by a LoRA made for Stable Diffusion 1.5",
             guidance_scale=2.0,
             image_guidance_scale=1.0,
-            scheduler="LCMScheduler",
-            adapters=(_LCM_LORA,),
         ),
-        licence=f"{_PIX2PIX_LICENCE}; of the LoRA: OpenRAIL++",
-        commercial="check the card",
-        gigabytes=2.3,
-        note="4 steps by a LoRA made for Stable Diffusion 1.5",
         experimental=True,
     ),
-    "sd15": Preset(
-        _SD15,
-        licence="CreativeML OpenRAIL-M",
-        commercial="check the card",
-        gigabytes=2.1,
-        note="Diff-Mix's model",
+    "sd15": _SD15,
+    "sd15-12": _variant(_SD15, "sd15 in 12 steps, of which strength 0.7 runs 8", steps=12),
+    "sd15-lcm": _variant(
+        _with_lcm_lora(_SD15), "sd15 in 4 steps", all_steps=True, guidance_scale=1.0
     ),
-    "sd15-12": Preset(
-        replace(_SD15, steps=12),
-        licence="CreativeML OpenRAIL-M",
-        commercial="check the card",
-        gigabytes=2.1,
-        note="sd15 in 12 steps, of which strength 0.7 runs 8",
-    ),
-    "sd15-lcm": Preset(
-        replace(
-            _SD15,
-            steps=4,
-            all_steps=True,
-            guidance_scale=1.0,
-            scheduler="LCMScheduler",
-            adapters=(_LCM_LORA,),
-        ),
-        licence="CreativeML OpenRAIL-M; of the LoRA: OpenRAIL++",
-        commercial="check the card",
-        gigabytes=2.3,
-        note="sd15 in 4 steps",
-    ),
-    "sd-turbo": Preset(
-        _SD_TURBO,
-        licence="Stability AI Community License",
-        commercial="check the card",
-        gigabytes=2.6,
-        note="1 to 4 steps",
-    ),
-    "sdxl-turbo": Preset(
-        replace(
+    "sd-turbo": _SD_TURBO,
+    "sdxl-turbo": replace(
+        _variant(
             _SD_TURBO,
+            _SD_TURBO.note,
             model="stabilityai/sdxl-turbo",
             revision="71153311d3dbb46851df1931d3ca6e939de83304",
         ),
-        licence="Stability AI Community License",
-        commercial="check the card",
         gigabytes=6.9,
-        note="1 to 4 steps",
     ),
     "flux2-klein-4b": Preset(
         ModelSpec(
