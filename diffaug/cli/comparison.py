@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffaug.cli.app import app, err, out
-from diffaug.cli.options import Device, Source
+from diffaug.cli.options import Device, Source, split
 from diffaug.cli.summary import print_skipped, size_of
 
 if TYPE_CHECKING:
@@ -61,6 +61,13 @@ def compare(
     ] = 0.5,
     gamma: Annotated[float, typer.Option(help="Of the soft label.")] = 0.8,
     per_image: Annotated[int, typer.Option(help="Generated images of each photograph.")] = 5,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Class to translate to, or several with commas, such as those that the model "
+            "knows; photographs of others are not replaced. Default: all."
+        ),
+    ] = None,
     size: Annotated[int, typer.Option(help="Side in pixels that the classifier sees.")] = 64,
     class_names: Annotated[
         Path | None,
@@ -113,6 +120,7 @@ def compare(
         p=p,
         gamma=gamma,
         per_image=per_image,
+        targets=None if targets is None else split(targets),
         size=size,
         class_names=words,
         metaclass=metaclass,

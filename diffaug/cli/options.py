@@ -122,7 +122,7 @@ class TransformOptions:
         list[str] | None,
         typer.Option(
             help="Class to translate to, or several with commas, such as those that the model "
-            "knows; may be repeated. Default: all. [diffmix]"
+            "knows; may be repeated. Default: all. Images of all classes are translated. [diffmix]"
         ),
     ] = None
     long_tail: Annotated[
@@ -270,7 +270,7 @@ class TransformOptions:
             p=1.0,
             variants=variants,
             seed=seed,
-            masks=None if self.masks is None else _split([self.masks]),
+            masks=None if self.masks is None else split([self.masks]),
             fractals=self.fractals,
             backend=spec,
         )
@@ -298,7 +298,7 @@ class TransformOptions:
         if only is not None:  # a class beside these was not learned
             names = [name for name in names if counts[name]]
         pairs: Any = same_name(self.pairs, PAIRINGS) or self.pairs
-        among = None if self.targets is None else _split(self.targets)
+        among = None if self.targets is None else split(self.targets)
         if self.long_tail or pairs == "tail":
             pairs = ClassPairSampler(
                 len(names),
@@ -416,7 +416,7 @@ def read_prompts(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(filter(None, prompts)))
 
 
-def _split(texts: list[str]) -> list[str]:
+def split(texts: list[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 

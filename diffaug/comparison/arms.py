@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from diffaug.arguments import same_name, unit, whole
+from diffaug.arguments import choice, same_name, texts, unit, whole
 from diffaug.checked import checked
 from diffaug.labels.label import check_gamma
 from diffaug.transforms.strategies import STRATEGIES
@@ -30,9 +30,12 @@ class Arm:
         per_image: generated images for each photograph.
         options: further arguments of :class:`PromptEdit` or :class:`DiffMix`, in plain values,
             such as ``{"prompts": ["snowy"]}`` or ``{"pairs": "other"}``.
+        replacement: which generated image replaces a photograph: ``"global"``, ``"class"`` or
+            ``"local"``, as :class:`MixedDataset` has them. None is ``"local"`` for edits,
+            ``"class"`` where ``options`` have ``targets``, and else ``"global"``.
 
     Raises:
-        ValueError: ``generate`` or ``mix`` is none of these.
+        ValueError: ``generate``, ``mix`` or ``replacement`` is none of these.
 
     Example:
         >>> from diffaug import Arm
@@ -51,6 +54,7 @@ class Arm:
     gamma: float | None = None
     per_image: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    replacement: str | None = None
 
     def __post_init__(self) -> None:
         if self.generate not in ("", "edit", *STRATEGIES):
@@ -60,19 +64,36 @@ class Arm:
             )
         if self.mix not in ("", "mixup", "cutmix"):
             raise ValueError(f"'mix' must be '', mixup or cutmix, got {self.mix!r}.")
+        given = self.replacement or self._usual_replacement()
+        found = choice("replacement", given, ("global", "class", "local"))
+        object.__setattr__(self, "replacement", found)
 
-    @property
-    def is_local(self) -> bool:
-        """Whether an image is replaced by one that was made from itself."""
-        return self.generate == "edit"
+    def _usual_replacement(self) -> str:
+        if self.generate == "edit":
+            return "local"
+        # Where not all classes may be targets, the others must not become rarer.
+        return "class" if "targets" in self.options else "global"
 
     @property
     def learned(self) -> bool:
         """Whether it needs a fine-tuned model."""
         return self.generate in STRATEGIES and STRATEGIES[self.generate].model != "none"
 
-    def filled(self, p: float, strength: float, gamma: float, per_image: int) -> "Arm":
+    def filled(
+        self,
+        p: float,
+        strength: float,
+        gamma: float,
+        per_image: int,
+        targets: Iterable[str] | None = None,
+    ) -> "Arm":
         """Return the arm with the settings of a comparison where it has none of its own."""
+        if targets is not None and self._draws_targets():
+            usual = self.replacement == self._usual_replacement()
+            options = {**self.options, "targets": texts("targets", targets)}
+            return replace(
+                self, options=options, replacement=None if usual else self.replacement
+            ).filled(p, strength, gamma, per_image)
         own = {"p": p, "strength": strength, "gamma": gamma, "per_image": per_image}
         given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
         values = own | given
@@ -84,6 +105,11 @@ class Arm:
             per_image=whole("per_image", values["per_image"], 1),
         )
 
+    def _draws_targets(self) -> bool:
+        """Return whether it has target classes of which nothing says among which they are."""
+        free = self.generate in STRATEGIES and STRATEGIES[self.generate].target == "any"
+        return free and not {"targets", "pairs"} & self.options.keys()
+
     def recipe(self) -> dict[str, Any]:
         """Return what changes the classifier beside its pool, in plain values."""
         values = asdict(self)
@@ -93,6 +119,8 @@ class Arm:
             del values["p"]
         if self.generate not in STRATEGIES:
             del values["gamma"]
+        if self.replacement == ("local" if self.generate == "edit" else "global"):
+            del values["replacement"]
         return values
 
 

@@ -1,6 +1,6 @@
 """The batches of one training: drawn once, in advance, and made on the device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,18 +30,22 @@ class Data:
         labels: float32 (N, C).
         pool: uint8 (M, 3, size, size), what was generated; None if nothing was.
         pool_labels: float32 (M, C).
-        edits: int64 (N, V), for each photograph the places in the pool of what was made from it.
+        own: for each photograph the places in the pool of what may replace it, or it stays if there
+            is none; None if all may.
     """
 
     images: Tensor
     labels: Tensor
     pool: Tensor | None = None
     pool_labels: Tensor | None = None
-    edits: Tensor | None = None
+    own: Sequence[Sequence[int]] | None = None
 
     def to(self, device: torch.device) -> "Data":
         """Return everything on a device."""
-        moved: dict[str, Any] = {n: v if v is None else v.to(device) for n, v in vars(self).items()}
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
         return Data(**moved)
 
 
@@ -84,8 +88,14 @@ class Batches:
         """Draw what the arm adds."""
         generator, shape = self._generator("arm"), (self.steps, self.batch)
         gate = torch.rand(*shape, generator=generator) < (self.arm.p or 0.0)
+        picks = torch.randint(2**31, shape, generator=generator)
+        if self.data.own is not None:
+            picks, found = _among(self.data.own, self.order.cpu(), picks)
+            gate &= found
+        elif self.data.pool is not None:
+            picks %= len(self.data.pool)
+        self.picks = picks.to(self.device)
         self.gate = gate[..., None, None, None].to(self.device)
-        self.picks = torch.randint(2**31, shape, generator=generator).to(self.device)
         self.shares = torch.rand(self.steps, generator=generator).tolist()
         self.corners = torch.rand(self.steps, 2, generator=generator).tolist()
         size = self.data.images.shape[-1]
@@ -116,11 +126,7 @@ class Batches:
         images, labels = data.images[order], data.labels[order]
         changed = images
         if data.pool is not None and data.pool_labels is not None:
-            if data.edits is not None:
-                places = data.edits[order]
-                picked = places.gather(1, (self.picks[step] % places.shape[1])[:, None])[:, 0]
-            else:
-                picked = self.picks[step] % len(data.pool)
+            picked = self.picks[step]
             changed = data.pool[picked]
             labels = torch.where(gate[:, 0, 0], data.pool_labels[picked], labels)
             if self.arm.halves:
@@ -157,3 +163,12 @@ class Batches:
         images[..., top:bottom, left:right] = others[..., top:bottom, left:right]
         kept = 1 - (bottom - top) * (right - left) / size**2
         return images, torch.lerp(other_labels, labels, kept)
+
+
+def _among(own: Sequence[Sequence[int]], order: Tensor, picks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each photograph of an order one of its own places, and whether it has any."""
+    counts = torch.tensor([len(places) for places in own])
+    table = torch.zeros(len(own), max(1, int(counts.max())), dtype=torch.long)
+    for row, places in zip(table, own, strict=True):
+        row[: len(places)] = torch.tensor(places)
+    return table[order, picks % counts[order].clamp(min=1)], counts[order] > 0

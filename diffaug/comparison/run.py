@@ -28,7 +28,8 @@ from diffaug.comparison.split import Part, Photographs, first_of_each, photograp
 from diffaug.comparison.training import RATES, RECIPE, Recipe, Task, batch_size, own_draws
 from diffaug.comparison.workers import Workers, workers
 from diffaug.folders import class_of
-from diffaug.labels.words import words_of
+from diffaug.labels.class_names import numbers_of
+from diffaug.labels.words import spelling, words_of
 from diffaug.offline.identity import versions
 from diffaug.progress import progress_bar
 from diffaug.transforms.base import BackendLike
@@ -54,6 +55,7 @@ def compare(
     p: float = 0.5,
     gamma: float = 0.8,
     per_image: int = 5,
+    targets: Sequence[str] | None = None,
     size: int = 64,
     batch: int | None = None,
     class_names: Mapping[str, str] | None = None,
@@ -92,6 +94,8 @@ def compare(
         weights: a safetensors file to start from, such as published weights; the head stays new.
         strength, gamma, per_image: of the generated images, as for :class:`DiffMix`.
         p: probability that an image is replaced by a generated one.
+        targets: classes that an image may be translated to, such as those that the model knows, for
+            arms without ``options`` that say so; photographs of other classes are not replaced.
         size: side in pixels that the classifier sees.
         batch: images in a step; by default 16, or 64 from 512 photographs on.
         class_names: the words of a class for the prompt, where the name of its folder is none.
@@ -121,7 +125,9 @@ def compare(
         the intervals over folds.
     """
     photos = photographs(source, test, folds)
-    chosen = [arm.filled(p, strength, gamma, per_image) for arm in find_arms(arms)]
+    if targets is not None:
+        numbers_of(targets, photos.classes, spelling)  # an arm may use them much later, or none
+    chosen = [arm.filled(p, strength, gamma, per_image, targets) for arm in find_arms(arms)]
     where = str(choose_device(device))
     recipe = Recipe(
         classifier,
@@ -255,8 +261,7 @@ class _Comparing:
         )
         pool = self.pools.get((arm.name, part.name))
         code = pictures.short_hash(
-            RECIPE, arm.recipe(), name_of(recipe.classifier), _weights_of(recipe),
-            [recipe.steps, recipe.batch, recipe.rate], part.seed, len(self.photos.classes),
+            RECIPE, arm.recipe(), *recipe.identity(), part.seed, len(self.photos.classes),
             [file.name for file in files], pool and pool.name,
         )  # fmt: skip
         return Task(
@@ -438,11 +443,3 @@ class _Comparing:
             "skipped": self.skipped,
             "versions": versions(),
         }
-
-
-def _weights_of(recipe: Recipe) -> Any:
-    """Say which weights a classifier starts from, without reading them."""
-    if recipe.weights is None:
-        return None
-    file = Path(recipe.weights)
-    return pictures.digest_of_files(file.parent, [file.name])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffaug.comparison import pictures
 from diffaug.comparison.arms import Arm
 from diffaug.comparison.batches import Batches, Data
-from diffaug.comparison.networks import Factory, build
+from diffaug.comparison.networks import Factory, build, name_of
 from diffaug.files import write_whole
 from diffaug.labels.label import soft_label
 from diffaug.seeds import derive_seed
@@ -51,6 +51,14 @@ class Recipe:
     steps: int
     batch: int
     rate: float
+
+    def identity(self) -> list[Any]:
+        """Return what names it, in plain values; the weights are not read."""
+        weights = None
+        if self.weights is not None:
+            file = Path(self.weights)
+            weights = pictures.digest_of_files(file.parent, [file.name])
+        return [name_of(self.classifier), weights, [self.steps, self.batch, self.rate]]
 
 
 @dataclass(frozen=True)
@@ -204,27 +212,29 @@ def training_data(task: Task) -> Data:
         soft_label(source, target, strength, gamma, task.classes)
         for source, target, strength in zip(*columns.values(), strict=True)
     ]
-    edits = None
-    if task.arm.is_local:
-        keys = [pool.facts["sources"][place] for place in pool.columns["origin"].tolist()]
-        edits = _edits_of(photos.facts["keys"], keys)
-    return Data(photos.images, labels, pool.images, torch.stack(mixed), edits)
+    own = None
+    if task.arm.replacement == "local":
+        origins = [pool.facts["sources"][place] for place in pool.columns["origin"].tolist()]
+        keys = photos.facts["keys"]
+        own = _places(keys, origins)
+        missing = [key for key, places in zip(keys, own, strict=True) if not places]
+        if missing and task.arm.generate == "edit":
+            raise ValueError(
+                "the generated set must have images of every photograph, and has none of "
+                f"'{missing[0]}'; remove the set, and it is made again."
+            )
+    elif task.arm.replacement == "class":
+        own = _places(numbers.tolist(), columns["target"])
+    return Data(photos.images, labels, pool.images, torch.stack(mixed), own)
 
 
-def _edits_of(keys: Sequence[str], origins: Sequence[str]) -> Tensor:
-    """Return for each photograph the places of what was made from it, (N, V); V is the fewest."""
-    places: dict[str, list[int]] = {key: [] for key in keys}
-    for place, origin in enumerate(origins):
-        if origin in places:
-            places[origin].append(place)
-    fewest = min(map(len, places.values()))
-    if not fewest:
-        missing = next(key for key, found in places.items() if not found)
-        raise ValueError(
-            f"the generated set must have images of every photograph, and has none of '{missing}'; "
-            "remove the set, and it is made again."
-        )
-    return torch.tensor([found[:fewest] for found in places.values()])
+def _places(photographs: Sequence[Any], generated: Sequence[Any]) -> list[list[int]]:
+    """Return for each photograph the places of the generated images that are alike in a value."""
+    places: dict[Any, list[int]] = {value: [] for value in photographs}
+    for place, value in enumerate(generated):
+        if value in places:
+            places[value].append(place)
+    return [places[value] for value in photographs]
 
 
 def _write(task: Task, model: nn.Module, outcome: dict[str, Any]) -> None:

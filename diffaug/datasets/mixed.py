@@ -16,6 +16,7 @@ from diffaug.datasets.generated import GeneratedDataset
 from diffaug.datasets.loaders import warn_of_other_pixels
 from diffaug.datasets.numbering import (
     class_numbers,
+    item_classes,
     may_be_a_part,
     source_keys,
     sources_outside,
@@ -29,7 +30,9 @@ from diffaug.labels.origins import root_of
 from diffaug.labels.pairs import long_tail_weights
 from diffaug.transforms.strategies import warn_of_large_p
 
-REPLACEMENTS = ("global", "local", "concat")
+REPLACEMENTS = ("global", "class", "local", "concat")
+#: Classes that a set lacks are no accident where they would be one in fewer sets than this.
+ACCIDENT = 0.01
 
 
 @checked
@@ -52,8 +55,10 @@ class MixedDataset(Dataset):
         gamma: of the soft labels, at least 0; None for the generated dataset's own.
         num_classes: width of the labels; None for as many as there are classes.
         replacement: ``"global"`` (by one drawn uniformly from the whole set, as Diff-Mix does),
-            ``"local"`` (by one made from the same image, as DA-Fusion does; an image that has none
-            stays), or ``"concat"`` (generated images follow the real ones, as DiffuseMix does).
+            ``"class"`` (by one whose target is the image's own class, so that no class becomes
+            rarer; an image that has none stays), ``"local"`` (by one made from the same image, as
+            DA-Fusion does; an image that has none stays), or ``"concat"`` (generated images follow
+            the real ones, as DiffuseMix does).
         long_tail: for ``"global"``: draw the target class with weight ``1 / (n_c + 1)``, n_c being
             the dataset's images of it, then an image of that class.
         seed: draws follow from (seed, epoch, index, n), as in :class:`JointTransform`; None draws
@@ -135,6 +140,11 @@ class MixedDataset(Dataset):
                 f"'{given}' must be None where the labels of the set are no classes, such as "
                 f"{generated.rows[0].get('label')!r}."
             )
+        elif replacement == "class":
+            raise ValueError(
+                "'replacement' must not be 'class' where labels of a set are no classes, such as "
+                f"{generated.rows[0].get('label')!r}; 'global' takes any image of the set."
+            )
         if own_sources and replacement != "local":
             generated = _own(dataset, generated, keys)
         warn_of_other_pixels(dataset, generated, stacklevel=3)
@@ -144,6 +154,9 @@ class MixedDataset(Dataset):
             warn_of_large_p(self.p, "with generated images alone", stacklevel=3)
         self.gamma = generated.gamma if gamma is None else check_gamma(gamma)
         self.replacement = replacement
+        self._numbers: list[int | None] | None = None
+        if generated.has_classes and replacement in ("global", "class") and not long_tail:
+            self._numbers = item_classes(dataset, labels_getter)
         self._draws = Draws("mixed", seed, len(dataset))
         if generated.has_classes:
             self.num_classes = len(generated.classes)
@@ -152,6 +165,8 @@ class MixedDataset(Dataset):
                     "num_classes", num_classes, len(generated.classes), MOST_CLASSES
                 )
         self._pools = self._make_pools(long_tail, keys)
+        if self._numbers:
+            self._check_classes({number for number in self._numbers if number is not None})
         self._weights: torch.Tensor | None = None
         if long_tail:
             counts = class_counts(dataset, self.num_classes, labels_getter=labels_getter)
@@ -160,7 +175,7 @@ class MixedDataset(Dataset):
 
     def _make_pools(self, long_tail: bool, keys: Sequence[str | None] | None) -> list[list[int]]:
         """Group the generated images by what they can replace: a class, or a real image."""
-        if long_tail:
+        if long_tail or self.replacement == "class":
             pools: list[list[int]] = [[] for _ in range(self.num_classes)]
             for index, target in enumerate(self.generated.targets):
                 pools[target].append(index)
@@ -178,6 +193,24 @@ class MixedDataset(Dataset):
             )
         return pools
 
+    def _check_classes(self, real: set[int]) -> None:
+        """Warn where replacing makes classes rarer, or refuse where it would do nothing."""
+        absent = sorted(real.difference(self.generated.targets))
+        if self.replacement == "class" and 0 < len(absent) == len(real):
+            raise ValueError(
+                "'generated' must have images of the classes of 'dataset' for replacement='class', "
+                f"and has none of any, such as '{self.classes[absent[0]]}'."
+            )
+        by_chance = len(real) * (1 - 1 / max(1, len(real))) ** len(self.generated)
+        if self.replacement == "global" and absent and self.p and by_chance < ACCIDENT:
+            warnings.warn(
+                f"'generated' has images of {len(real) - len(absent)} of {len(real)} classes, and "
+                f"none of '{self.classes[absent[0]]}': the others become rarer as images are "
+                "replaced. replacement='class' replaces images of the same class alone.",
+                UserWarning,
+                stacklevel=4,
+            )
+
     def __len__(self) -> int:
         return len(self.dataset) + (len(self.generated) if self.replacement == "concat" else 0)
 
@@ -190,19 +223,28 @@ class MixedDataset(Dataset):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self._draws.seed_of(index))
         gate = torch.rand((), generator=generator) < self.p
-        chosen = self._choose(index, generator)
-        return self._generated(chosen) if gate and chosen is not None else self._real(index)
+        chosen = self._choose(index, generator) if gate else None
+        return self._real(index) if chosen is None else self._generated(chosen)
 
     def _choose(self, index: int, generator: torch.Generator | None) -> int | None:
         """Draw the generated image that replaces a real one; None if there is none."""
         if self.replacement == "local":
             pool: Sequence[int] = self._pools[index]
+        elif self.replacement == "class":
+            pool = self._pools[self._class(index)]
         elif self._weights is not None:
             pool = self._pools[int(torch.multinomial(self._weights, 1, generator=generator))]
         else:
             pool = range(len(self.generated))
         drawn = int(torch.randint(max(1, len(pool)), (), generator=generator))
         return pool[drawn] if pool else None
+
+    def _class(self, index: int) -> int:
+        """Return the class of a real image; the likeliest of a soft label."""
+        number = None if self._numbers is None else self._numbers[index]
+        if number is None or number >= self.num_classes:
+            number = int(self._real(index)[1].argmax())  # it says what is wrong with a label
+        return number
 
     def _real(self, index: int) -> tuple[Any, Any]:
         sample = self.dataset[index]

@@ -284,6 +284,15 @@ def _known_labels(
             yield name, number, f"item {index}{where}"
 
 
+def item_classes(dataset: Any, labels_getter: samples.Getter) -> list[int | None] | None:
+    """Return the class of each item where a dataset lists the labels that it gives; else None."""
+    if not _gives_known_labels(dataset):
+        return None
+    with _leaving_no_trace(0):
+        listed = known_labels(dataset, labels_getter)
+    return None if listed is None else [class_number(label) for label in listed]
+
+
 def _gives_known_labels(dataset: Any) -> bool:
     """Return whether the labels that a dataset lists are those that it gives."""
     module = getattr(type(dataset).__getitem__, "__module__", None) or ""

@@ -61,7 +61,9 @@ class DiffMix(ImageTransform):
         pairs: ``"uniform"`` (the default), ``"other"``, ``"same"`` (the default of a strategy that
             keeps the class), a ``(C, C)`` matrix of weights, or a :class:`ClassPairSampler`.
         targets: names of the classes that an image may be translated to, such as those that the
-            model knows; by default all. A :class:`ClassPairSampler` has its own ``targets``.
+            model knows; by default all. Images of other classes stay, or they would become rarer;
+            a set has all as sources. A :class:`ClassPairSampler` has its own ``targets``, and
+            translates all.
         metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
             the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
@@ -131,7 +133,9 @@ class DiffMix(ImageTransform):
         super().__init__(p)
         self.class_names = check_names(class_names, spelling)
         self.strategy = find_strategy(strategy)
-        self.pairs = self._sampler(pairs, targets)
+        among = None if targets is None else numbers_of(targets, self.class_names, spelling)
+        self.pairs = self._sampler(pairs, among)
+        self._translated = range(len(self.class_names)) if among is None else among
         self.strength = Strengths.of(self.strategy, strength)
         self.gamma = check_gamma(gamma)
         self.pool = None if pool is None else whole("pool", pool, 1)
@@ -189,11 +193,10 @@ class DiffMix(ImageTransform):
             )
         return cls(class_names, **{**settings, **changes})
 
-    def _sampler(self, pairs: Any, targets: Sequence[str] | None) -> ClassPairSampler:
+    def _sampler(self, pairs: Any, among: Sequence[int] | None) -> ClassPairSampler:
         count = len(self.class_names)
         if pairs is None:
             pairs = "same" if self.strategy.target == "own" else "uniform"
-        among = None if targets is None else numbers_of(targets, self.class_names, spelling)
         if isinstance(pairs, ClassPairSampler):
             if among is not None:
                 raise ValueError(
@@ -263,7 +266,7 @@ class DiffMix(ImageTransform):
         if self.pool is None:
             raise ValueError("'pool' must be a number: with None, each translation is a new one.")
         [source] = self._sources([label])
-        for variant in range(self.pool):
+        for variant in range(self.pool if source in self._translated else 0):
             yield self._in_pool(image, source, variant)
 
     def draw_copy(self, copy: int, generator: torch.Generator, label: str | None = None) -> Params:
@@ -371,12 +374,14 @@ class DiffMix(ImageTransform):
     def _draw_translations(
         self, unpacked: images.Unpacked | None, drawn: list[Params | None], sources: list[int]
     ) -> list[Params | None]:
-        """Draw a translation for each image; None for an image that ``p`` leaves unchanged."""
+        """Draw a translation for each image; None for one that ``p`` or its class leaves as is."""
         if unpacked is None:
             return drawn
         pixels, _ = unpacked
         return [
-            params and self._in_pool(pixels[index : index + 1], source, params["variant"])
+            self._in_pool(pixels[index : index + 1], source, params["variant"])
+            if params and source in self._translated
+            else None
             for index, (params, source) in enumerate(zip(drawn, sources, strict=True))
         ]
 

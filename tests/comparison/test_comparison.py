@@ -139,6 +139,26 @@ def test_trainings_in_processes_of_their_own_are_the_same(source, test, tmp_path
     assert [r.accuracies for r in alone.rows] == [r.accuracies for r in together.rows]
 
 
+def test_targets_among_some_classes_make_no_other_class_rarer(source, test, tmp_path, monkeypatch):
+    seen, train = [], training.train
+
+    def watched(model, batches, **settings):
+        batches = list(batches)
+        seen.append(tuple(torch.cat(parts) for parts in zip(*batches, strict=True)))
+        return train(model, batches, **settings)
+
+    monkeypatch.setattr(training, "train", watched)
+    compare(
+        source, test=test, shots=3, seeds=1, backend=Planted(real), out=tmp_path / "out",
+        arms=["real-gen"], targets=["bee", "cat"],
+        **{**QUICK, "steps": 20, "probe": False},
+    )  # fmt: skip
+    (photographs_alone, labels), (images, mixed) = seen
+    assert torch.equal(labels, mixed)  # an image from text is of its class alone
+    replaced = (images != photographs_alone).flatten(1).any(1)
+    assert {1, 2} == set(labels[replaced].argmax(1).tolist())
+
+
 def test_nothing_is_made_from_a_photograph_that_is_tested_on(source, tmp_path):
     asked = Planted(noise)
     compare(
@@ -225,6 +245,7 @@ def test_an_unreadable_photograph_is_named_and_left_out(source, test, tmp_path):
         ({"arms": ["magic"]}, "'arms' must be among none, randaugment, .* got 'magic'"),
         ({"arms": ["diff-mix"]}, "'backend' must be a fine-tuned folder for the arm diff-mix"),
         ({"folds": 9}, "'folds' must be at most the images of each class, got 9"),
+        ({"targets": ["ants"]}, "'targets' must be among the 4 class names, got 'ants'"),
         ({"shots": 9}, "'shots' must be at most the images of each class, got 9"),
         ({"steps": 0}, "'steps' must be at least 1, got 0"),
         ({"jobs": 0}, "'jobs' must be at least 1, got 0"),

@@ -1,5 +1,7 @@
 """Classifiers by name, from a file of weights, or of the caller's own; and how they are trained."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -51,8 +53,8 @@ def data(count=8, pool=None):
     if pool is None:
         return Data(images, labels)
     white = torch.full((pool, 3, 16, 16), 255, dtype=torch.uint8)
-    edits = torch.arange(pool).view(count, -1)
-    return Data(images, labels, white, torch.full((pool, 2), 0.5), edits)
+    own = torch.arange(pool).view(count, -1).tolist()
+    return Data(images, labels, white, torch.full((pool, 2), 0.5), own)
 
 
 def batches(arm, of=None, steps=40):
@@ -79,9 +81,45 @@ def test_edits_are_those_of_the_photograph_itself():
     photos, pool = torch.arange(4), torch.arange(8) // 2
     pictures = torch.stack([torch.full((3, 16, 16), 60 * int(n), dtype=torch.uint8) for n in pool])
     own = torch.stack([torch.full((3, 16, 16), 60 * int(n), dtype=torch.uint8) for n in photos])
-    given = Data(own, torch.eye(4), pictures, torch.eye(4)[pool], torch.arange(8).view(4, 2))
+    given = Data(own, torch.eye(4), pictures, torch.eye(4)[pool], [[0, 1], [2, 3], [4, 5], [6, 7]])
     for images, labels in batches(Arm("a", "edit", p=0.5), given, steps=5):
         assert torch.equal(labels.argmax(1), (images.mean((1, 2, 3)) * 255 / 60).round().long())
+
+
+def test_a_photograph_stays_where_nothing_may_replace_it():
+    given = data(pool=16)
+    given = replace(given, own=[[n] if n % 2 else [] for n in range(8)])
+    images, labels = (
+        torch.cat(parts) for parts in zip(*batches(Arm("a", "edit", p=1.0), given), strict=True)
+    )
+    white = images.amin((1, 2, 3)) > 0.9
+    assert torch.equal(white, labels.amax(1) == 0.5) and 160 == int(white.sum())
+    assert {0} == set(labels[~white].argmax(1).tolist())
+
+
+def test_targets_are_for_arms_that_draw_them_and_have_none_of_their_own():
+    filled = [arm.filled(0.5, 0.7, 0.5, 5, ["bee"]) for arm in (
+        Arm("a", "real-mix"), Arm("b", "real-mix", replacement="local"), Arm("c", "real-aug"),
+        Arm("d", "edit"), Arm("e", "real-gen", options={"targets": ["ant"]}), Arm("f"),
+        Arm("g", "real-mix", options={"pairs": "other"}),
+    )]  # fmt: skip
+    assert [arm.options.get("targets") for arm in filled] == [
+        ("bee",), ("bee",), None, None, ["ant"], None, None,
+    ]  # fmt: skip
+    assert ["class", "local", "global"] == [arm.replacement for arm in filled[:3]]
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        (Arm("a", "edit"), "local"),
+        (Arm("a", "real-mix"), "global"),
+        (Arm("a", "real-mix", options={"targets": ["bee"]}), "class"),
+        (Arm("a", "real-mix", options={"targets": ["bee"]}, replacement="Global"), "global"),
+    ],
+)
+def test_what_replaces_a_photograph_follows_from_what_is_generated(arm, expected):
+    assert expected == arm.replacement == replace(arm, p=0.5).replacement
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from image_folders import picture, save, save_photos
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -441,6 +441,53 @@ def test_local_without_any_such_image_is_an_error(mixed_set):
         MixedDataset(reals(), mixed_set, replacement="local")
 
 
+@pytest.fixture(scope="module")
+def two_of_three(photos, tmp_path_factory):
+    """A set whose targets are two of the three classes; its sources are of all."""
+    folder = tmp_path_factory.mktemp("some") / "set"
+    augment_folder(photos, folder, mixer(targets=NAMES[1:], strength=0.7), per_image=6)
+    assert set(NAMES) == {row["source_label"] for row in read_manifest(folder)}
+    return folder
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_class_replaces_by_images_of_the_same_class_and_keeps_the_others(two_of_three, known):
+    real = TensorDataset(torch.zeros(180, 3, 1, 1), torch.arange(180) % 3) if known else reals(180)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no class becomes rarer
+        data = MixedDataset(real, two_of_three, classes=NAMES, p=0.5, replacement="class", seed=0)
+    assert known == (data._numbers is not None)
+    items = [data[n] for n in range(180)]
+    assert all(n % 3 == label.argmax() for n, (_, label) in enumerate(items))
+    replaced = [
+        n % 3
+        for n, (image, _) in enumerate(items)
+        if not isinstance(image, torch.Tensor) and not is_real(image)
+    ]
+    assert {1, 2} == set(replaced) and 40 < len(replaced) < 80
+
+
+def test_global_warns_where_a_class_would_become_rarer(photos, two_of_three, mixed_set):
+    real = ImageFolder(photos)
+    with pytest.warns(UserWarning, match="of 2 of 3 classes, and none of 'ant': .*='class'"):
+        MixedDataset(real, two_of_three, p=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MixedDataset(real, two_of_three, p=0.0)
+        MixedDataset(real, mixed_set, p=0.3)
+        kept = Subset(real, [n for n, target in enumerate(real.targets) if target])
+        MixedDataset(kept, two_of_three, p=0.3, own_sources=False)
+
+
+def test_class_is_refused_where_it_would_replace_nothing(photos, two_of_three, tmp_path):
+    ants = Subset(ImageFolder(photos), range(4))
+    with pytest.raises(ValueError, match="images of the classes of 'dataset' .* such as 'ant'"):
+        MixedDataset(ants, two_of_three, replacement="class", own_sources=False)
+    folder = labelled(tmp_path / "set", [[0, 1]])
+    with pytest.raises(ValueError, match=r"'replacement' must not be 'class' .* as \[0, 1\]; 'glo"):
+        MixedDataset([(picture(0), [0, 1])], folder, replacement="class")
+
+
 def test_a_long_tail_is_drawn_by_the_target_s_rarity(mixed_set):
     real = Reals([0] * 30 + [1] * 9 + [2], NAMES)
     data = MixedDataset(real, mixed_set, p=0.5, long_tail=True, seed=0)
@@ -609,7 +656,10 @@ def test_it_trains_through_joint_transform_and_collate(photos, mixed_set):
     [
         ({"p": 1.1}, r"'p' must be in \[0, 1\], got 1.1."),
         ({"p": 0.3, "replacement": "concat"}, "'p' must be None where nothing is replaced .* 0.3"),
-        ({"replacement": "all"}, "'replacement' must be one of global, local, concat, got 'all'."),
+        (
+            {"replacement": "all"},
+            "'replacement' must be one of global, class, local, concat, got 'all'.",
+        ),
         ({"replacement": "local", "long_tail": True}, "'long_tail' must be False where"),
         ({"replacement": "concat", "long_tail": True}, "'long_tail' must be False where"),
         ({"gamma": -1}, "'gamma' must be at least 0, got -1."),

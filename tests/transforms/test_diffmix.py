@@ -420,12 +420,36 @@ def test_a_matrix_or_a_sampler_says_which_targets_there_are():
         assert expected == [request.prompt for request in backend.requests]
 
 
-def test_targets_are_only_among_the_classes_named():
+def test_targets_are_only_among_the_classes_named_and_images_of_others_stay():
+    backend, given = RecordingBackend(16), torch.arange(90) % 3
+    cat, other = NAMES.index("cat"), 0
+    mix = always(targets=["Cat", NAMES[other]], backend=backend)
+    images = torch.rand(90, 3, 8, 8)
+    made, labels = mix(images, given)
+    prompts = {f"a photo of a {NAMES[number]}" for number in (cat, other)}
+    assert prompts == {request.prompt for request in backend.requests}
+    stays = ~torch.isin(given, torch.tensor([cat, other]))
+    assert torch.equal(stays, (made == images).flatten(1).all(1)) and 30 == int(stays.sum())
+    assert torch.equal(labels[stays], torch.eye(3)[given[stays]])
+    # So no class becomes rarer: what one of the named classes gives, it gets from the other.
+    assert torch.allclose(labels.sum(0), torch.full((3,), 30.0), atol=9)
+    assert not list(mix.choices(images[:1], int(given[stays][0])))
+    assert mix.pool == len(list(mix.choices(images[:1], cat)))
+
+
+def test_no_image_of_a_batch_may_be_of_the_targets():
+    images = torch.rand(4, 3, 8, 8)
+    mix = always(targets=["Cat"], backend=RecordingBackend(16))
+    made, labels = mix(images, torch.zeros(4, dtype=torch.long))
+    assert torch.equal(images, made) and torch.equal(labels, torch.eye(3)[[0] * 4])
+
+
+def test_a_sampler_with_targets_translates_images_of_every_class():
     backend = RecordingBackend(16)
-    mix = always(targets=["Cat"], backend=backend)
+    cat = NAMES.index("cat")
+    mix = always(pairs=ClassPairSampler(3, targets=[cat]), backend=backend)
     _, labels = mix(torch.rand(9, 3, 8, 8), torch.arange(9) % 3)
-    assert {"a photo of a cat"} == {request.prompt for request in backend.requests}
-    assert bool((labels[:, NAMES.index("cat")] >= 0.7).all())
+    assert 9 == len(backend.requests) and bool((labels[:, cat] >= 0.7).all())
 
 
 def test_a_soft_source_is_paired_by_its_likeliest_class():
