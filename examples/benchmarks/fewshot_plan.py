@@ -7,7 +7,7 @@ unit of work, and units of one lane share generated images, so only one of a lan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from diffaug.comparison.arms import NAMED, Arm
@@ -79,15 +79,23 @@ KNOWN = arms(
     Arm("real-mix + cutmix", "real-mix", mix="cutmix"),
     "real-aug", Arm("real-gen + cutmix", "real-gen", mix="cutmix"), "mixup",
     "randaugment", "fractal",
+    Arm("randaugment + cutmix", randaugment=True, mix="cutmix"),
+    Arm("real-mix + randaugment", "real-mix", randaugment=True),
+    Arm("real-mix + randaugment + cutmix", "real-mix", randaugment=True, mix="cutmix"),
 )  # fmt: skip
 NEW = arms(
     "none", "diff-mix", "diff-aug", "cutmix",
     "real-mix", "diffusemix", Arm("diff-mix + cutmix", "diff-mix", mix="cutmix"),
-    "diff-gen", Arm("diff-mix .9", "diff-mix", strength=0.9), "mixup",
+    "diff-gen", Arm("diff-gen + cutmix", "diff-gen", mix="cutmix"),
+    Arm("diff-mix .9", "diff-mix", strength=0.9), "mixup",
     "randaugment", "fractal",
+    Arm("randaugment + cutmix", randaugment=True, mix="cutmix"),
+    Arm("diff-mix + randaugment", "diff-mix", randaugment=True),
+    Arm("diff-mix + randaugment + cutmix", "diff-mix", randaugment=True, mix="cutmix"),
 )  # fmt: skip
 FIVE_KNOWN = arms("none", "cutmix", "diffusemix", "real-mix", "real-gen")
 FIVE_NEW = arms("none", "cutmix", "diffusemix", "diff-mix", "diff-aug")
+PRETRAINED_NEW = (*FIVE_NEW, *(arm for arm in NEW if arm.name in ("diff-gen", "diff-mix + cutmix")))
 FILTERS = {
     "{arm}, best half": "half", "{arm}, weighted by score": "weights",
     "{arm}, best half by an oracle": "oracle",
@@ -119,7 +127,7 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
             Slice("drawn-5", "drawn", KNOWN, seeds=full, robust=True),
             Slice("new-5", "new", NEW, seeds=full, robust=True),
             Slice("drawn-5-pretrained", "drawn", FIVE_KNOWN, seeds=full, classifier="pretrained"),
-            Slice("new-5-pretrained", "new", FIVE_NEW, seeds=full, classifier="pretrained"),
+            Slice("new-5-pretrained", "new", PRETRAINED_NEW, seeds=full, classifier="pretrained"),
             Slice("mixed-5", "mixed", _mixed(classes), seeds=full),
             *_shots("drawn", FIVE_KNOWN, half, numbers),
             *_shots("new", FIVE_NEW, half, numbers),
@@ -134,10 +142,11 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
 def _mixed(classes: Mapping[str, Sequence[str]]) -> tuple[Arm, ...]:
     """Compare targets among all classes with targets among those that the base knows."""
     known = sorted(set(classes.get("mixed", ())) & set(classes.get("drawn", ())))
-    return arms(
-        "none", "cutmix", "real-mix",
-        Arm("real-mix, known targets", "real-mix", options={"targets": known}),
-    )  # fmt: skip
+    options = {"targets": known}
+    arm = Arm("real-mix, known targets", "real-mix", options=options, replacement="global")
+    same = replace(arm, name=f"{arm.name}, by class", replacement="class")
+    mixed = (replace(other, name=f"{other.name} + cutmix", mix="cutmix") for other in (arm, same))
+    return arms("none", "cutmix", "real-mix", arm, same, *mixed)
 
 
 def _shots(setting: str, five: tuple[Arm, ...], seeds: int, numbers: Sequence[int]) -> list[Slice]:
