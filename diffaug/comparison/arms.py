@@ -146,17 +146,46 @@ DEFAULT = (
 )
 
 
+def named(text: str) -> Arm:
+    """Return the arm of a name, or of several names with ``+`` between them.
+
+    Raises:
+        ValueError: there is no such arm, or two of them do the same part of the work.
+
+    Example:
+        >>> arm = named("real-mix+CutMix")
+        >>> arm.name, arm.generate, arm.mix
+        ('real-mix + cutmix', 'real-mix', 'cutmix')
+    """
+    names = []
+    for part in text.split("+") if isinstance(text, str) else [text]:
+        if (name := same_name(part.strip() if isinstance(part, str) else part, NAMED)) is None:
+            raise ValueError(
+                f"'arms' must be among {', '.join(NAMED)}, or several with + between them, got "
+                f"{text!r}."
+            )
+        names.append(name)
+    if len(names) == 1:
+        return NAMED[names[0]]
+    joined: dict[str, Any] = {}
+    for name in names:
+        own = {key: value for key, value in vars(NAMED[name]).items() if value}
+        for key in ("name", "replacement"):
+            del own[key]
+        if not own or own.keys() & joined.keys():
+            raise ValueError(
+                f"'arms' with + between them must each add something of its own, got {text!r}."
+            )
+        joined |= own
+    return Arm(" + ".join(names), **joined)
+
+
 def find_arms(given: str | Arm | Iterable[str | Arm]) -> list[Arm]:
     """Return the arms of these names, each once; ``none`` is always among them, and first."""
     listed = [given] if isinstance(given, (str, Arm)) else list(given)
     arms = [NAMED["none"]]
     for item in listed:
-        if isinstance(item, Arm):
-            arm = item
-        elif (name := same_name(item, NAMED)) is not None:
-            arm = NAMED[name]
-        else:
-            raise ValueError(f"'arms' must be among {', '.join(NAMED)}, got {item!r}.")
+        arm = item if isinstance(item, Arm) else named(item)
         if arm.name == "none" and arm != arms[0]:
             raise ValueError("'arms' must have one arm 'none', which changes nothing; rename it.")
         if arm.name != "none":

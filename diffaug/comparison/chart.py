@@ -52,10 +52,12 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
     top, advice = 84, images.wrap_text(said, SIZE, WIDTH - 48)
     height = top + ROW * len(rows) + 56 + 26 * len(advice) + 20
     canvas = Canvas(height)
-    room = WIDTH - LEFT - RIGHT
+    names = [f"{row.arm}, {row.shots or 'all'}" if several else row.arm for row in rows]
+    left = min(max(LEFT, 40 + max(map(_width, names))), WIDTH - RIGHT - LEFT)
+    room = WIDTH - left - RIGHT
 
     def across(value: float) -> float:
-        return LEFT + room * (min(max(value, first), last) - first) / (last - first)
+        return left + room * (min(max(value, first), last) - first) / (last - first)
 
     canvas.text(
         "Accuracy on photographs that no arm has seen (%), with 95 % intervals", 24, 16, INK, 20
@@ -69,8 +71,7 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
     for place, row in enumerate(rows):
         middle = top + ROW * place + ROW / 2
         colour = _colour(row)
-        name = f"{row.arm}, {row.shots or 'all'}" if several else row.arm
-        canvas.text(name, 24, middle - 12, INK)
+        canvas.text(names[place], 24, middle - 12, INK)
         if row.arm == "none":  # a line through all arms that are compared with it
             group = sum(other.shots == row.shots for other in rows)
             start, dot = top + ROW * place, across(100 * row.mean)
@@ -91,6 +92,12 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
         canvas.text(line, 24, down, INK)
         down += 26
     return canvas.pixels
+
+
+def _width(name: str) -> int:
+    """Return how wide a name is as ``Canvas.text`` writes it, in pixels."""
+    inked = images.render_text(name, SIZE, WIDTH).amax(0).nonzero()
+    return int(inked.max()) if len(inked) else 0
 
 
 def by_gain(rows: Iterable[Row]) -> list[Row]:

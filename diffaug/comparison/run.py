@@ -80,8 +80,9 @@ def compare(
         test: such a folder with other photographs; None to divide the source into folds.
         folds: parts of the source, each of which is tested once; 5 by default, or fewer where a
             class has fewer images.
-        arms: names, or :class:`Arm` for those of your own; ``none`` is always among them. A
-            ``diff-`` arm needs a fine-tuned folder as ``backend``.
+        arms: names, several with ``+`` between them (``"real-mix+cutmix"``), or :class:`Arm` for
+            those of your own; ``none`` is always among them. A ``diff-`` arm needs a fine-tuned
+            folder as ``backend``.
         backend: translates. A path may hold ``{seed}`` and ``{shots}``, for a folder that was
             fine-tuned on the photographs of each.
         editor: edits, for ``diffusemix``.

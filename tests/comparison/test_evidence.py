@@ -9,7 +9,7 @@ import torch
 from diffaug.backends.presets import PRESETS
 from diffaug.comparison import pictures, probe
 from diffaug.comparison.advice import advise
-from diffaug.comparison.chart import by_gain
+from diffaug.comparison.chart import INK, LINE, by_gain, chart
 from diffaug.comparison.intervals import Estimate, Marks, critical, ranks_apart
 from diffaug.comparison.probe import Probe, by_its_card, listed_classes, verdicts
 from diffaug.comparison.rows import Row
@@ -210,3 +210,16 @@ def test_a_picture_begins_with_none_and_the_largest_gain():
     assert ["none", "cutmix", "real-mix"] == [found.arm for found in by_gain(rows)]
     few = [replace(found, shots=1) for found in rows]
     assert [None] * 3 + [1] * 3 == [found.shots for found in by_gain(rows + few)]
+
+
+@pytest.mark.parametrize(
+    "name", ["a", " ", "real-mix, known targets, by class + cutmix", "long " * 40]
+)
+def test_the_scale_of_a_picture_begins_behind_the_names(name):
+    pixels = chart([row("none", 0.0, 0.0), row(name, 0.1, 0.05)], "Use it.").permute(1, 2, 0)
+    line, ink = torch.tensor(LINE), torch.tensor(INK)
+    scale = (pixels[86] == line).all(1).nonzero().min()
+    written = (pixels[90:170] == ink).all(2).any(0).nonzero()
+    assert 200 <= scale <= 1020 - 270 - 200
+    if len(name) < 100:
+        assert written.max() < scale

@@ -1,5 +1,6 @@
 """Classifiers by name, from a file of weights, or of the caller's own; and how they are trained."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diffaug.comparison import training
-from diffaug.comparison.arms import NAMED, Arm, find_arms
+from diffaug.comparison.arms import NAMED, Arm, find_arms, named
 from diffaug.comparison.batches import Batches, Data
 from diffaug.comparison.networks import Normalized, SmallResNet, build
 from diffaug.errors import ModelError
@@ -95,6 +96,29 @@ def test_a_photograph_stays_where_nothing_may_replace_it():
     white = images.amin((1, 2, 3)) > 0.9
     assert torch.equal(white, labels.amax(1) == 0.5) and 160 == int(white.sum())
     assert {0} == set(labels[~white].argmax(1).tolist())
+
+
+def test_arms_may_be_joined():
+    joined = named("Real_Mix+randaugment + cutmix")
+    assert joined == Arm(
+        "real-mix + randaugment + cutmix", "real-mix", randaugment=True, mix="cutmix"
+    )
+    assert "local" == named("diffusemix+mixup").replacement and named("fractal").fractal
+    assert joined in find_arms(["cutmix", joined.name])
+
+
+@pytest.mark.parametrize("name", ["cutmix+mixup", "real-mix+edit", "none+cutmix", "cutmix+cutmix"])
+def test_arms_that_do_the_same_part_cannot_be_joined(name):
+    with pytest.raises(ValueError, match="'arms' with . between them must each add something of"):
+        named(name)
+
+
+@pytest.mark.parametrize("name", ["cutmix+", "+", "magic+cutmix", 3])
+def test_what_is_no_arm_is_named(name):
+    with pytest.raises(
+        ValueError, match=f"'arms' must be among none, .*got {re.escape(repr(name))}"
+    ):
+        named(name)
 
 
 def test_targets_are_for_arms_that_draw_them_and_have_none_of_their_own():
