@@ -148,6 +148,21 @@ def tail(part: Found, counts: Mapping[str, int]) -> str:
         "medium": [n for n, count in counts.items() if FEW <= count < MANY],
         f"few (below {FEW})": [n for n, count in counts.items() if count < FEW],
     }
+    return by_band(part, bands)
+
+
+def mixed(part: Found, known: Sequence[str]) -> str:
+    """Return the table of classes that the base knows, beside others."""
+    names = part["rows"]["none"]["recall"]
+    bands = {
+        "classes that the base knows": [name for name in names if name in known],
+        "classes that are new to it": [name for name in names if name not in known],
+    }
+    return by_band(part, bands)
+
+
+def by_band(part: Found, bands: Mapping[str, Sequence[str]]) -> str:
+    """Return the table of a slice with the accuracy on the classes of each band."""
     rows = [
         [
             arm,
@@ -167,6 +182,8 @@ def fewshot(found: Found) -> str:
     """Return all tables, the main ones first."""
     parts = found["slices"]
     done = [arms(parts[name]) for name in FIRST if name in parts]
+    if "mixed-5" in parts:
+        done.append(mixed(parts["mixed-5"], found["classes"]["drawn"]))
     done += [made for setting in ("drawn", "new") if (made := by_shots(parts, setting))]
     done += [
         attacks(parts[name])

@@ -119,6 +119,7 @@ def _row(arm: str, units: list[Mapping[str, Any]], marks: Marks) -> dict[str, An
     return {
         **_figures(arm, marks),
         "seeds": [unit["seed"] for unit in units],
+        "machines": sorted({run["on"] for run in runs}),
         "accuracies": [float(run.mean()) for run in marks.right[arm]],
         "recall": {n: float(right[labels == k].mean()) for k, n in enumerate(classes)},
         "recall_change": {
