@@ -61,9 +61,9 @@ class DiffMix(ImageTransform):
         pairs: ``"uniform"`` (the default), ``"other"``, ``"same"`` (the default of a strategy that
             keeps the class), a ``(C, C)`` matrix of weights, or a :class:`ClassPairSampler`.
         targets: names of the classes that an image may be translated to, such as those that the
-            model knows; by default all. Images of other classes stay, or they would become rarer;
-            a set has all as sources. A :class:`ClassPairSampler` has its own ``targets``, and
-            translates all.
+            model knows; by default all. Images of other classes stay, so that these do not become
+            rarer; but a set is made from all images. A :class:`ClassPairSampler` has its own
+            ``targets``, and images of every class are translated.
         metaclass: a word for what all classes are, for the prompt (``"bird"``); by default that of
             the fine-tuned folder.
         strength: how far to translate, in [0, 1]: a number, a list to draw from, a range ``(low,
