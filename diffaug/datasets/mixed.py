@@ -196,17 +196,18 @@ class MixedDataset(Dataset):
     def _check_classes(self, real: set[int]) -> None:
         """Warn where replacing makes classes rarer, or refuse where it would do nothing."""
         absent = sorted(real.difference(self.generated.targets))
+        names = dict(enumerate(self.classes))  # a label may be beyond them
         if self.replacement == "class" and 0 < len(absent) == len(real):
             raise ValueError(
                 "'generated' must have images of the classes of 'dataset' for replacement='class', "
-                f"and has none of any, such as '{self.classes[absent[0]]}'."
+                f"and has none of them, such as {names.get(absent[0], absent[0])!r}."
             )
         by_chance = len(real) * (1 - 1 / max(1, len(real))) ** len(self.generated)
         if self.replacement == "global" and absent and self.p and by_chance < ACCIDENT:
             warnings.warn(
                 f"'generated' has images of {len(real) - len(absent)} of {len(real)} classes, and "
-                f"none of '{self.classes[absent[0]]}': the others become rarer as images are "
-                "replaced. replacement='class' replaces images of the same class alone.",
+                f"none of {names.get(absent[0], absent[0])!r}: what it lacks becomes rarer as "
+                "images are replaced. replacement='class' takes an image of the same class.",
                 UserWarning,
                 stacklevel=4,
             )

@@ -483,6 +483,11 @@ def test_class_is_refused_where_it_would_replace_nothing(photos, two_of_three, t
     ants = Subset(ImageFolder(photos), range(4))
     with pytest.raises(ValueError, match="images of the classes of 'dataset' .* such as 'ant'"):
         MixedDataset(ants, two_of_three, replacement="class", own_sources=False)
+    other = TensorDataset(torch.zeros(9, 3, 1, 1), torch.full((9,), 3))
+    with pytest.raises(ValueError, match="images of the classes of 'dataset' .* such as 3"):
+        MixedDataset(other, two_of_three, classes=NAMES, replacement="class", num_classes=4)
+    with pytest.warns(UserWarning, match="of 0 of 1 classes, and none of 3: what it lacks"):
+        MixedDataset(other, two_of_three, classes=NAMES, p=0.3, num_classes=4)
     folder = labelled(tmp_path / "set", [[0, 1]])
     with pytest.raises(ValueError, match=r"'replacement' must not be 'class' .* as \[0, 1\]; 'glo"):
         MixedDataset([(picture(0), [0, 1])], folder, replacement="class")
