@@ -29,8 +29,8 @@ def compare(
         str | None,
         typer.Option(
             help="With commas: none, randaugment, mixup, cutmix, fractal, diffusemix, real-mix, "
-            "real-aug, real-gen, or diff-mix and its like, which need a fine-tuned --backend; or "
-            "several together, as real-mix+cutmix. Default: all named but the last."
+            "real-aug, real-gen, or diff-mix and its like, which need a fine-tuned --backend; "
+            "real-mix+cutmix does both. Default: all that need no fine-tuned one."
         ),
     ] = None,
     backend: Annotated[

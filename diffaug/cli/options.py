@@ -417,6 +417,7 @@ def read_prompts(texts: list[str]) -> list[str]:
 
 
 def split(texts: list[str]) -> list[str]:
+    """Return what stands between the commas of texts."""
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 

@@ -9,6 +9,9 @@ from diffaug.checked import checked
 from diffaug.labels.label import check_gamma
 from diffaug.transforms.strategies import STRATEGIES
 
+#: Those of :class:`MixedDataset` that replace an image, and add none.
+REPLACEMENTS = ("global", "class", "local")
+
 
 @checked
 @dataclass(frozen=True)
@@ -64,11 +67,14 @@ class Arm:
             )
         if self.mix not in ("", "mixup", "cutmix"):
             raise ValueError(f"'mix' must be '', mixup or cutmix, got {self.mix!r}.")
-        given = self.replacement or self._usual_replacement()
-        found = choice("replacement", given, ("global", "class", "local"))
-        object.__setattr__(self, "replacement", found)
+        if self.replacement is not None:
+            choice("replacement", self.replacement, REPLACEMENTS)
 
-    def _usual_replacement(self) -> str:
+    @property
+    def replaced_by(self) -> str:
+        """Which generated image replaces a photograph: ``replacement``, or what None stands for."""
+        if self.replacement is not None:
+            return choice("replacement", self.replacement, REPLACEMENTS)
         if self.generate == "edit":
             return "local"
         # Where not all classes may be targets, the others must not become rarer.
@@ -88,12 +94,9 @@ class Arm:
         targets: Iterable[str] | None = None,
     ) -> "Arm":
         """Return the arm with the settings of a comparison where it has none of its own."""
+        options = dict(self.options)
         if targets is not None and self._draws_targets():
-            usual = self.replacement == self._usual_replacement()
-            options = {**self.options, "targets": texts("targets", targets)}
-            return replace(
-                self, options=options, replacement=None if usual else self.replacement
-            ).filled(p, strength, gamma, per_image)
+            options["targets"] = texts("targets", targets)
         own = {"p": p, "strength": strength, "gamma": gamma, "per_image": per_image}
         given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
         values = own | given
@@ -103,6 +106,7 @@ class Arm:
             strength=unit("strength", values["strength"]),
             gamma=check_gamma(values["gamma"]),
             per_image=whole("per_image", values["per_image"], 1),
+            options=options,
         )
 
     def _draws_targets(self) -> bool:
@@ -119,8 +123,9 @@ class Arm:
             del values["p"]
         if self.generate not in STRATEGIES:
             del values["gamma"]
-        if self.replacement == ("local" if self.generate == "edit" else "global"):
-            del values["replacement"]
+        del values["replacement"]
+        if self.replaced_by != ("local" if self.generate == "edit" else "global"):
+            values["replacement"] = self.replaced_by
         return values
 
 
@@ -169,9 +174,7 @@ def named(text: str) -> Arm:
         return NAMED[names[0]]
     joined: dict[str, Any] = {}
     for name in names:
-        own = {key: value for key, value in vars(NAMED[name]).items() if value}
-        for key in ("name", "replacement"):
-            del own[key]
+        own = {key: value for key, value in vars(NAMED[name]).items() if value and key != "name"}
         if not own or own.keys() & joined.keys():
             raise ValueError(
                 f"'arms' with + between them must each add something of its own, got {text!r}."

@@ -213,7 +213,7 @@ def training_data(task: Task) -> Data:
         for source, target, strength in zip(*columns.values(), strict=True)
     ]
     own = None
-    if task.arm.replacement == "local":
+    if task.arm.replaced_by == "local":
         origins = [pool.facts["sources"][place] for place in pool.columns["origin"].tolist()]
         keys = photos.facts["keys"]
         own = _places(keys, origins)
@@ -223,7 +223,7 @@ def training_data(task: Task) -> Data:
                 "the generated set must have images of every photograph, and has none of "
                 f"'{missing[0]}'; remove the set, and it is made again."
             )
-    elif task.arm.replacement == "class":
+    elif task.arm.replaced_by == "class":
         own = _places(numbers.tolist(), columns["target"])
     return Data(photos.images, labels, pool.images, torch.stack(mixed), own)
 

@@ -103,7 +103,7 @@ def test_arms_may_be_joined():
     assert joined == Arm(
         "real-mix + randaugment + cutmix", "real-mix", randaugment=True, mix="cutmix"
     )
-    assert "local" == named("diffusemix+mixup").replacement and named("fractal").fractal
+    assert "local" == named("diffusemix+mixup").replaced_by and named("fractal").fractal
     assert joined in find_arms(["cutmix", joined.name])
 
 
@@ -130,7 +130,9 @@ def test_targets_are_for_arms_that_draw_them_and_have_none_of_their_own():
     assert [arm.options.get("targets") for arm in filled] == [
         ("bee",), ("bee",), None, None, ["ant"], None, None,
     ]  # fmt: skip
-    assert ["class", "local", "global"] == [arm.replacement for arm in filled[:3]]
+    assert ["class", "local", "global"] == [arm.replaced_by for arm in filled[:3]]
+    explicit = Arm("h", "real-mix", replacement="global").filled(0.5, 0.7, 0.5, 5, ["bee"])
+    assert "global" == explicit.replaced_by
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,12 @@ def test_targets_are_for_arms_that_draw_them_and_have_none_of_their_own():
     ],
 )
 def test_what_replaces_a_photograph_follows_from_what_is_generated(arm, expected):
-    assert expected == arm.replacement == replace(arm, p=0.5).replacement
+    assert expected == arm.replaced_by == replace(arm, p=0.5).replaced_by
+
+
+def test_a_replacement_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="'replacement' must be one of global, class, local, got"):
+        Arm("a", "real-mix", replacement="concat")
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
