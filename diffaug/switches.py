@@ -7,7 +7,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+#: The kernels of attention, the preferred one first, and where cuDNN's are the fastest.
+_ATTENTION = (
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+    SDPBackend.CUDNN_ATTENTION,
+)
+_ATTENTION_BY_CUDNN = (SDPBackend.CUDNN_ATTENTION, *_ATTENTION[:-1])
+#: Torch prefers cuDNN's on these GPUs (data centres' Hopper and Blackwell), from a version on.
+_CUDNN_GPUS, _CUDNN_VERSION = ((9, 0), (10, 0)), 91501
 #: Most switches are of the whole process, so that one thread at a time may set them aside. By
 #: process: a fork may copy a lock while a thread of the parent holds it.
 _locks: dict[int, threading.RLock] = {}
@@ -70,10 +81,23 @@ def own_switches(device: torch.device, exact: bool, *, learn: bool = False) -> I
         for name in ("flash", "mem_efficient", "math", "cudnn"):
             enabled, enable = f"{name}_sdp_enabled", f"enable_{name}_sdp"
             _set(stack, getattr(cuda, enabled), getattr(cuda, enable), True)
+        # After that, since torch gives back the order of those alone that were enabled.
+        stack.enter_context(sdpa_kernel(list(_attention_of(device)), set_priority=True))
         if not learn:  # what is not deterministic is in the way back
             debug = torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode
             _set(stack, *debug, 0)
         yield
+
+
+def _attention_of(device: torch.device) -> tuple[SDPBackend, ...]:
+    """Return the order of torch's own rule, which a caller can change."""
+    if (
+        device.type == "cuda"
+        and (torch.backends.cudnn.version() or 0) >= _CUDNN_VERSION
+        and torch.cuda.get_device_capability(device) in _CUDNN_GPUS
+    ):
+        return _ATTENTION_BY_CUDNN
+    return _ATTENTION
 
 
 def _lock() -> threading.RLock:

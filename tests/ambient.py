@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+#: As torch would not have it.
+ORDER = [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+
 
 @contextmanager
 def changed(get: Callable[[], Any], put: Callable[[Any], None], value: Any) -> Iterator[None]:
@@ -45,6 +48,7 @@ AMBIENT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         changed, torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False
     ),
     "one kind of attention": partial(sdpa_kernel, SDPBackend.MATH),
+    "an order of attention": partial(sdpa_kernel, ORDER, set_priority=True),
     "anomalies": partial(torch.autograd.set_detect_anomaly, True),
     "errors of numpy": partial(np.errstate, all="raise"),
 }
@@ -73,6 +77,7 @@ def settings() -> dict[str, Any]:
             backends.cuda.mem_efficient_sdp_enabled(),
             backends.cuda.math_sdp_enabled(),
             backends.cuda.cudnn_sdp_enabled(),
+            tuple(torch._C._get_sdp_priority_order()),
         ),
         "anomalies": torch.is_anomaly_enabled(),
         "numpy": np.geterr(),

@@ -7,6 +7,7 @@ import torch
 from ambient import AMBIENT, settings
 from image_folders import contents, save_photos
 from tiny_pipelines import make_request, make_requests, tiny_spec
+from torch.nn.attention import SDPBackend
 from torchvision.transforms import v2
 
 from diffaug import (
@@ -48,6 +49,26 @@ def test_a_model_runs_under_settings_of_its_own_and_the_caller_s_come_back(train
     assert (True, False, True, not exact) == inside["cuDNN"]
     assert ("highest", False) == (inside["precision"], inside["autocast"][0])
     assert before == settings()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cudnn", "first"),
+    [
+        ((9, 0), 91900, "CUDNN"),
+        ((9, 0), 90501, "FLASH"),
+        ((8, 6), 91900, "FLASH"),
+        (None, 91900, "FLASH"),
+    ],
+)
+def test_attention_is_chosen_by_torch_s_rule_and_not_by_the_caller(monkeypatch, gpu, cudnn, first):
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu)
+    before = torch._C._get_sdp_priority_order()
+    device = torch.device("cuda", 0) if gpu else CPU
+    with AMBIENT["an order of attention"](), own_switches(device, exact=False):
+        inside = torch._C._get_sdp_priority_order()
+    assert int(getattr(SDPBackend, f"{first}_ATTENTION")) == inside[0]
+    assert before == torch._C._get_sdp_priority_order()
 
 
 def test_the_caller_s_settings_come_back_after_an_error(training):

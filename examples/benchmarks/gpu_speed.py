@@ -35,6 +35,7 @@ from gpu_models import (
     spec_for,
     stacked,
 )
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from diffaug import (
@@ -64,6 +65,12 @@ ARMS = {"edit": 3, "translate": 2}
 BATCHES = (1, 8, 32) if CUDA else (1, 2)
 LARGEST_BATCH = 64 if CUDA else 4
 RELEASED_STEPS = 100 if CUDA else 6
+#: Kernels of attention, in two orders.
+_OTHERS = SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH
+ATTENTIONS = {
+    "FlashAttention": (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, *_OTHERS),
+    "cuDNN": (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, *_OTHERS),
+}
 #: Against the released loop with its defaults, at the shipped batch size.
 GOALS = {256: 20, 512: 10}
 #: Of the card's measured rate of products, compiled.
@@ -349,6 +356,9 @@ def parts(report: Report, work: Path) -> None:
             apart = ((first - second).abs().max() / first.abs().max()).item()
             report.add(f"{what} in both layouts", relative_difference=round(apart, 6))
         plain = _time_call(report, f"the U-Net, {rows} rows", evaluate)
+        for first, kernels in ATTENTIONS.items():
+            with sdpa_kernel(list(kernels), set_priority=True):
+                _time_call(report, f"the U-Net, {rows} rows, attention by {first} first", evaluate)
         _add_lora(unet)
         beside = _time_call(report, f"the U-Net, {rows} rows, LoRA of rank 64 beside it", evaluate)
         pipe.fuse_lora(components=["unet"], safe_fusing=True)
