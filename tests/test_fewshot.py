@@ -90,7 +90,9 @@ def test_no_two_slices_of_a_plan_share_a_name_and_all_have_a_baseline(size):
     assert len(slices) == len({part.name for part in slices})
     assert all("none" in {arm.name for arm in part.arms} for part in slices)
     units = list(fewshot.units_of(slices))
-    assert sum(part.seeds for part in slices) == len({unit.name for unit in units})
+    first = sum(part.seeds for part in slices)
+    assert all(unit.seed < unit.slice.seeds for unit in units[:first])
+    assert first + sum(part.more for part in slices) == len({unit.name for unit in units})
 
 
 def test_a_unit_writes_which_test_images_each_classifier_named_rightly(parquet, tmp_path):
@@ -192,3 +194,5 @@ def test_units_of_one_seed_share_a_lane():
     slices = plan({"drawn": ["a", "b"]}, "gpu")
     first = {unit.lane for unit in (Unit(part, 0) for part in slices if part.shots == 5)}
     assert {("drawn", 5, 0)} == first
+    tail = Slice("tail", "tail", arms("none"), shots=None)
+    assert Unit(tail, 0).lane == Unit(tail, 1).lane

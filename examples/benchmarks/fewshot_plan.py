@@ -27,6 +27,7 @@ class Slice:
         arms: with ``none`` among them.
         shots: images of each class; None for all.
         seeds: how many.
+        more: how many besides, after those of all other slices.
         classifier: "scratch", or "pretrained" on other classes.
         robust: whether its classifiers are attacked, too.
         tune: steps of fine-tuning, for arms that need it.
@@ -38,10 +39,21 @@ class Slice:
     arms: tuple[Arm, ...]
     shots: int | None = 5
     seeds: int = 5
+    more: int = 0
     classifier: str = "scratch"
     robust: bool = False
     tune: int = 600
     filters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def later(self) -> range:
+        """The seeds that come after those of all other slices."""
+        return range(self.seeds, self.seeds + self.more)
+
+    @property
+    def kind(self) -> str:
+        """What is the same in slices that differ in setting alone."""
+        return self.name.removeprefix(self.setting)
 
 
 class Unit(NamedTuple):
@@ -56,9 +68,10 @@ class Unit(NamedTuple):
         return f"{self.slice.name}.{self.seed}"
 
     @property
-    def lane(self) -> tuple[str, int | None, int]:
-        """What it shares generated images with."""
-        return self.slice.setting, self.slice.shots, self.seed
+    def lane(self) -> tuple[str, int | None, int | None]:
+        """What it shares generated images with: those of all photographs serve all seeds."""
+        shots = self.slice.shots
+        return self.slice.setting, shots, self.seed if shots else None
 
 
 def arms(*names: str | Arm) -> tuple[Arm, ...]:
@@ -116,8 +129,8 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
         ]  # fmt: skip
     else:
         gpu = size == "gpu"
-        full, half = (5, 3) if gpu else (3, 3)
-        numbers = (1, 20, 10, 50) if gpu else (1, 10)
+        full, half = (5 if gpu else 3), 3
+        numbers = (1, 20, 10) if gpu else (1, 10)
         started: dict[str, Any] = {"seeds": full, "classifier": "pretrained"}
         listed = [
             Slice("drawn-5", "drawn", KNOWN, seeds=full, robust=True),
@@ -131,7 +144,10 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
             *_ablations(half),
             Slice("seen-5", "seen", KNOWN, seeds=full),
             Slice("tail", "tail", FIVE_NEW, shots=None, seeds=half),
+            *_shots("drawn", FIVE_KNOWN, half, (50,) if gpu else ()),
+            *_shots("new", FIVE_NEW, half, (50,) if gpu else ()),
         ]
+        listed = [replace(part, more=full - part.seeds) for part in listed]
     return [part for part in listed if part.setting in classes]
 
 
