@@ -18,8 +18,8 @@ from diffaug.files import cache_root
 _BLOCKS = ("ResnetBlock2D", "Transformer2DModel")
 #: Where torch keeps what it compiled.
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
-#: So many images repay the minute that compiling takes, if it makes a model 1.3 times as fast. A
-#: GPU makes about 4 images of 512 px a second (docs/benchmarks.md), so that each gains 0.06 s.
+#: So many images repay the minute that compiling takes. It makes a model 1.6 times as fast, so that
+#: 640 images of 512 px are enough (docs/benchmarks.md); a smaller image gains less.
 REPAID = 1000
 
 
