@@ -81,9 +81,13 @@ class Run:
     arms: tuple[str, ...] = ()
 
     def is_done(self, unit: Unit) -> bool:
-        """Tell whether all of a unit was done."""
+        """Tell whether all arms of a unit were done that are to be done now."""
         file = self.result(unit)
-        return file.is_file() and "complete" in json.loads(file.read_text())
+        if not file.is_file():
+            return False
+        wanted = {arm.name for arm in unit.slice.arms} | set(unit.slice.filters)
+        wanted &= {*self.arms, "none"} if self.arms else wanted
+        return wanted <= set(json.loads(file.read_text())["rows"])
 
     def result(self, unit: Unit) -> Path:
         """Return the file that says what came out of a unit."""
@@ -130,8 +134,6 @@ def do(unit: Unit, run: Run) -> str:
     }  # fmt: skip
     if any(arm.learned for arm in part.arms):
         facts["tune_steps"] = part.tune if run.tune is None else run.tune
-    if not run.arms:
-        facts["complete"] = True
     for place in range(0, len(others), AT_ONCE):
         found = compare(
             source, test=test, arms=others[place : place + AT_ONCE], backend=backend,
@@ -143,23 +145,18 @@ def do(unit: Unit, run: Run) -> str:
         for row in found.rows:
             if row.arm not in facts["rows"]:
                 facts["rows"][row.arm] = _row(row, out, photos, truth, part.robust, run.device)
-        _write(unit, run, facts, started, part_of_it=True)
+        _write(unit, run, facts, started)
     for name, kind in part.filters.items():
         if name in facts["rows"] or run.arms:
             continue
         right = filtered(kind, part.arms[-1], unit, run, backend, editor) == truth
         facts["rows"][name] = {"right": _bits(right), "on": machine(run.device)}
-        _write(unit, run, facts, started, part_of_it=True)
-    _write(unit, run, facts, started)
+        _write(unit, run, facts, started)
     return unit.name
 
 
-def _write(
-    unit: Unit, run: Run, facts: dict[str, Any], started: float, part_of_it: bool = False
-) -> None:
+def _write(unit: Unit, run: Run, facts: dict[str, Any], started: float) -> None:
     facts = {**facts, "seconds": time.monotonic() - started}
-    if part_of_it:
-        facts.pop("complete", None)
     run.result(unit).parent.mkdir(parents=True, exist_ok=True)
     write_whole(run.result(unit), json.dumps(facts).encode())
 
@@ -267,6 +264,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--tune-steps", type=int, help="of fine-tuning [the plan's]")
     parser.add_argument("--only", nargs="+", help="names of slices [all]")
     parser.add_argument("--arms", nargs="+", default=(), help="names of arms to do now [all]")
+    parser.add_argument("--seeds", type=int, help="of a slice at most [the plan's]")
     parser.add_argument("--base", default="tiny-translate")
     parser.add_argument("--editor", default="tiny")
     parser.add_argument("--collect", type=Path, help="folder for all results in a few files")
@@ -291,7 +289,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         tuple(args.arms),
     )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    failed = work_off(list(units_of(slices)), run, args.workers or (15 if args.gpu else 1), ends)
+    units = [unit for unit in units_of(slices) if args.seeds is None or unit.seed < args.seeds]
+    failed = work_off(units, run, args.workers or (15 if args.gpu else 1), ends)
     results = [json.loads(file.read_text()) for file in sorted((work / "units").glob("*.json"))]
     figures: dict[str, object] = {
         "command": f"python examples/benchmarks/fewshot.py --{size}",

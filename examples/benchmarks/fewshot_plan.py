@@ -102,6 +102,9 @@ NEW = arms(
 )  # fmt: skip
 FIVE_KNOWN = arms("none", "cutmix", "diffusemix", "real-mix", "real-gen")
 FIVE_NEW = arms("none", "cutmix", "diffusemix", "diff-mix", "diff-aug")
+# The strongest arm without generated images, and the best one with them, as far as we know.
+SHOTS_KNOWN = (*FIVE_KNOWN, *arms("randaugment + cutmix", "real-mix + randaugment"))
+SHOTS_NEW = (*FIVE_NEW, *arms("randaugment + cutmix", "diff-mix + randaugment"))
 PRETRAINED_KNOWN = (*FIVE_KNOWN, *arms("randaugment", "real-gen + randaugment"))
 PRETRAINED_NEW = (*FIVE_NEW, *arms("diff-gen", "diff-mix + cutmix", "randaugment"))
 FILTERS = {
@@ -138,14 +141,14 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
             Slice("drawn-5-pretrained", "drawn", PRETRAINED_KNOWN, **started),
             Slice("new-5-pretrained", "new", PRETRAINED_NEW, **started),
             Slice("mixed-5", "mixed", _mixed(classes), seeds=full),
-            *_shots("drawn", FIVE_KNOWN, half, numbers),
-            *_shots("new", FIVE_NEW, half, numbers),
+            *_shots("drawn", SHOTS_KNOWN, half, numbers),
+            *_shots("new", SHOTS_NEW, half, numbers),
             *_why(half),
             *_ablations(half),
             Slice("seen-5", "seen", KNOWN, seeds=full),
-            Slice("tail", "tail", FIVE_NEW, shots=None, seeds=half),
-            *_shots("drawn", FIVE_KNOWN, half, (50,) if gpu else ()),
-            *_shots("new", FIVE_NEW, half, (50,) if gpu else ()),
+            Slice("tail", "tail", SHOTS_NEW, shots=None, seeds=half),
+            *_shots("drawn", SHOTS_KNOWN, half, (50,) if gpu else ()),
+            *_shots("new", SHOTS_NEW, half, (50,) if gpu else ()),
         ]
         listed = [replace(part, more=full - part.seeds) for part in listed]
     return [part for part in listed if part.setting in classes]
