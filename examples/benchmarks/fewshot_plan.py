@@ -171,9 +171,10 @@ def _shots(setting: str, five: tuple[Arm, ...], seeds: int, numbers: Sequence[in
 def _why(seeds: int) -> list[Slice]:
     """Why it hurts on new classes, and what may help."""
     both = arms("none", "diff-mix", "diff-aug")
+    longer = (*both, *arms("diff-mix + randaugment", "diff-mix + randaugment + cutmix"))
     return [
         Slice("new-5-tune-200", "new", both, seeds=seeds, tune=200),
-        Slice("new-5-tune-2000", "new", both, seeds=seeds, tune=2000),
+        Slice("new-5-tune-2000", "new", longer, seeds=seeds, tune=2000),
         Slice(
             "new-5-strength", "new", varied("diff-mix", "strength", (0.3, 0.5, 0.7, 0.9)),
             seeds=seeds,
