@@ -125,20 +125,30 @@ def by_shots(parts: Mapping[str, Found], setting: str) -> str:
     some, shared = _with_shots(parts, setting)
     if len(some) < 2:
         return ""
-    rows = [
-        [arm, *(f"{percent(p['rows'][arm]['mean'])} {gain(p['rows'][arm])}" for p in some)]
-        for arm in shared
-    ]
+    rows = [[arm, *(_cell(part, arm) for part in some)] for arm in shared]
     titles = [f"{part['shots']} ({_seeds(len(part['seeds']))})" for part in some]
     shown = f"![Accuracy by images a class, {setting}](images/fewshot-{setting}-shots.png)"
     return f"{table([f'{setting}: images a class', *titles], rows)}\n\n{shown}"
 
 
+def _cell(part: Found, arm: str) -> str:
+    """Return accuracy and gain of an arm; empty where it was not tried."""
+    row = part["rows"].get(arm)
+    if row is None:
+        return ""
+    fewer = "" if row["seeds"] == part["seeds"] else f" ({_seeds(len(row['seeds']))})"
+    return f"{percent(row['mean'])} {gain(row)}{fewer}".strip()
+
+
 def _with_shots(parts: Mapping[str, Found], setting: str) -> tuple[list[Found], list[str]]:
-    """Return the slices of a setting that differ in the number of images, and their arms."""
+    """Return the slices of a setting that differ in the number of images, and their arms.
+
+    Those are the arms that most of the slices have.
+    """
     some = [parts[name] for k in SHOTS if (name := f"{setting}-{k}") in parts]
-    shared = [arm for arm in some[0]["rows"] if all(arm in part["rows"] for part in some)]
-    return some, shared
+    names = dict.fromkeys(arm for part in some for arm in part["rows"])
+    enough = len(some) / 2
+    return some, [arm for arm in names if sum(arm in part["rows"] for part in some) > enough]
 
 
 def tail(part: Found, counts: Mapping[str, int]) -> str:
@@ -273,6 +283,12 @@ def _hours(seconds: float) -> str:
     return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
 
 
+def _drawn(part: Found, names: Sequence[str]) -> dict[str, Found]:
+    """Return those of some arms that have all seeds of a slice."""
+    complete = full(part)
+    return {name: complete[name] for name in names if name in complete}
+
+
 def draw(found: Found) -> list[Path]:
     """Draw the charts of the main slices; return their files."""
     from diffaug.comparison.chart import by_gain, chart
@@ -291,9 +307,7 @@ def draw(found: Found) -> list[Path]:
         some, shared = _with_shots(found["slices"], setting)
         if len(some) > 1:
             few = [
-                row
-                for part in some
-                for row in comparison_rows({n: part["rows"][n] for n in shared}, part["shots"])
+                row for part in some for row in comparison_rows(_drawn(part, shared), part["shots"])
             ]
             files.append(DOCS / "images" / f"fewshot-{setting}-shots.png")
             said = "The number behind an arm is that of the photographs of each class."
