@@ -19,6 +19,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxKontextPipeline,
+    FluxTransformer2DModel,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -169,6 +171,45 @@ def save_klein(folder: Path, seed: int = 0) -> Path:
         )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def make_kontext(seed: int = 0) -> FluxKontextPipeline:
+    """Return a FLUX.1-Kontext-shaped pipeline with random weights, which reads no prompt."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipe = FluxKontextPipeline(
+            tokenizer=None,
+            tokenizer_2=None,
+            text_encoder=None,
+            text_encoder_2=None,
+            vae=AutoencoderKL(
+                block_out_channels=(4, 4, 4, 4),
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                norm_num_groups=2,
+                latent_channels=1,
+                layers_per_block=1,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+                shift_factor=0.0,
+                scaling_factor=1.0,
+            ),
+            transformer=FluxTransformer2DModel(
+                in_channels=4,
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=8,
+                pooled_projection_dim=8,
+                axes_dims_rope=(2, 2, 4),
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+        )
+    words = torch.zeros(1, 2, 8), torch.zeros(1, 8), torch.zeros(2, 3)
+    pipe.encode_prompt = lambda *arguments, **settings: words
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 #: Two classes, as a fine-tuned folder names them; the first of two spellings of one name.

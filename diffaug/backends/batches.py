@@ -146,7 +146,9 @@ def launch(pipe: Any, spec: ModelSpec, batch: Batch) -> Launched:
     if spec.task == "translate":
         # Pipelines run int(steps * strength) steps: aim at the middle, where rounding is harmless.
         settings["strength"] = min(1.0, (steps + 0.5) / scheduler_steps)
-    settings |= {"height": height, "width": width}
+    # Kontext works on a megapixel unless it is told not to; the others do not know this.
+    area = {"max_area": height * width, "_auto_resize": False}
+    settings |= {"height": height, "width": width, **area}
     if type(pipe).__name__.startswith("QwenImageEdit"):
         # They ignore 'guidance_scale', and use the other only with a negative prompt.
         settings["true_cfg_scale"] = settings.pop("guidance_scale")

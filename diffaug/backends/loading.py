@@ -62,9 +62,11 @@ _LIKE_INSTRUCT_PIX2PIX = ("StableDiffusion", "LatentConsistencyModel")
 _PROBES = ("snowy", "a red car", "q", "z")
 #: transformers says 10**30 where a tokenizer has no longest text.
 _NO_LIMIT = 10**9
-#: From this side in pixels on, an autoencoder takes one image at a time. It is not slower, and 32
-#: images of 512 px would be a tensor of 2**31 elements, too many for kernels that count in 32 bits.
+#: From this side in pixels on, an autoencoder takes one image at a time, which is not slower.
 SLICING = 512
+#: Or from so many pixels in a batch on: those of 32 images of 512 px are a tensor of 2**31 elements
+#: in it, too many for kernels that count in 32 bits.
+SLICED_PIXELS = 32 * 512**2
 
 
 def load_pipeline(spec: ModelSpec) -> Any:
@@ -377,7 +379,9 @@ def _move(pipe: Any, device: torch.device, spec: ModelSpec) -> Any:
     round_noise(pipe)
     if hasattr(pipe, "watermark"):
         pipe.watermark = None  # it needs a package, so images would differ between machines
-    if spec.side >= SLICING and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+    most = 1 if spec.batch_size == "auto" else spec.batch_size  # it chooses small ones
+    is_large = spec.side >= SLICING or most * spec.side**2 >= SLICED_PIXELS
+    if is_large and hasattr(getattr(pipe, "vae", None), "enable_slicing"):
         pipe.vae.enable_slicing()
     if spec.offload and device.type == "cuda":
         require("accelerate")

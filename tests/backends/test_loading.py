@@ -552,7 +552,9 @@ def test_an_autoencoder_takes_large_images_one_by_one():
     """So their pixels do not depend on the batch, and the batch not on the decoder's memory."""
     small = load_pipeline(pin(tiny_spec("edit", size=256)))
     large = load_pipeline(pin(tiny_spec("edit", size=512)))
-    assert (False, True) == (small.vae.use_slicing, large.vae.use_slicing)
+    many = load_pipeline(pin(tiny_spec("edit", size=256, batch_size=128)))
+    slicing = [pipe.vae.use_slicing for pipe in (small, large, many)]
+    assert [False, True, True] == slicing
     counts = []
     large.vae.decoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """The backend over diffusers, on tiny random pipelines through the real classes."""
 
+import inspect
 import json
 import pickle
 import shutil
@@ -9,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from contracts import check_backend, check_error, same_images
 from tiny_pipelines import (
     SIZE,
+    make_kontext,
     make_request,
     make_requests,
     model_folder,
@@ -630,6 +633,28 @@ def test_a_real_klein_runs_and_its_chat_template_is_part_of_it(tmp_path):
     (folder / "tokenizer" / "chat_template.jinja").unlink()
     with pytest.raises(GenerationError, match="tokenizer.chat_template is not set"):
         DiffusersBackend(spec).generate(make_requests(count=1))
+
+
+def test_a_real_kontext_works_at_the_size_that_is_asked_for():
+    pipe = make_kontext()
+    seen = []
+    pipe.vae.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-2:]))
+    pipe.vae.decoder.register_forward_hook(lambda _, given, made: seen.append(made.shape[-2:]))
+    backend = DiffusersBackend(ModelSpec("org/kontext", size=64, steps=1, device="cpu"))
+    backend._pipe = pipe
+    [made] = backend.generate([make_request()])
+    assert [(64, 64)] * 2 == seen and (3, 64, 64) == tuple(made.image.shape)
+
+
+def test_editors_know_the_settings_that_they_need():
+    def accepted(name):
+        return set(inspect.signature(getattr(diffusers, name).__call__).parameters)
+
+    assert {"max_area", "_auto_resize", "height", "width"} <= accepted("FluxKontextPipeline")
+    for name in ("QwenImageEditPipeline", "QwenImageEditPlusPipeline"):
+        assert {"true_cfg_scale", "negative_prompt", "height", "width"} <= accepted(name)
+    assert {"guidance_scale", "height", "width"} <= accepted("Flux2KleinPipeline")
+    assert "guidance_scale" in accepted("LongCatImageEditPipeline")
 
 
 class QwenImageEditPipeline:
