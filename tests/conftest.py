@@ -56,6 +56,16 @@ def _shared_folder(tmp_path_factory):
         _kill_servers()
 
 
+@pytest.fixture
+def no_launcher(monkeypatch):
+    """Take away what launchers and schedulers of GPUs say about this process."""
+    from diffaug.backends import ranks
+
+    for name in (*ranks.LAUNCHERS, *ranks.VISIBLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ranks, "_inherited", None)
+
+
 def _kill_servers():
     for pid in servers():
         os.kill(pid, signal.SIGKILL)

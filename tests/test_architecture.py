@@ -222,14 +222,14 @@ def test_contributing_shows_every_module_on_its_floor():
     assert shown == set(MODULES) - packages
 
 
-def test_state_that_changes_lives_in_the_registry_alone():
+def test_state_that_changes_lives_in_the_registry_and_what_a_process_inherited_with_the_ranks():
     writers = [
         name
         for name in MODULES
         for node in ast.walk(ast.parse(SOURCES[name]))
         if isinstance(node, ast.Global)
     ]
-    assert {"backends.registry"} == set(writers)
+    assert {"backends.registry", "backends.ranks"} == set(writers)
 
 
 def test_transforms_know_what_every_backend_is_and_no_concrete_one():

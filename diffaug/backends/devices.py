@@ -1,11 +1,11 @@
 """The device that a model runs on: which one, why none, and whether its memory is full."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from diffaug.backends.ranks import chosen_gpu, local_rank
 from diffaug.errors import GenerationError, first_line
 
 #: What to do where torch cannot use a GPU.
@@ -63,25 +63,6 @@ def free_unused() -> None:
         torch.mps.empty_cache()
 
 
-def local_rank() -> int:
-    """Return this process's number among those on this machine that train together, or else 0.
-
-    Raises:
-        ValueError: a launcher's variable is not a number.
-    """
-    for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
-        value = os.environ.get(name)
-        if value is None:
-            continue
-        if not value.isdecimal():
-            raise ValueError(
-                f"'{name}' must be the number of a process on this machine, got {value!r}; unset "
-                "it, or start with torchrun, which sets it."
-            )
-        return int(value)
-    return 0
-
-
 def why_no_gpu() -> str:
     """Return why torch cannot use the GPU of this machine; '' if it can, or there is no GPU."""
     if torch.cuda.is_available():
@@ -112,7 +93,8 @@ def settle_device(pipe: Any) -> None:
 def choose_device(device: str) -> torch.device:
     """Turn ``"auto"`` into a device that is there: this rank's GPU, the first one, MPS, the CPU.
 
-    The rank is that of torchrun (``LOCAL_RANK``), Slurm or Open MPI.
+    A rank's GPU is the one that it trains on, or else its number by torchrun (``LOCAL_RANK``),
+    Slurm or MPI. A worker's is that of the process whose worker it is.
 
     Raises:
         GenerationError: a GPU that is not there.
@@ -120,8 +102,7 @@ def choose_device(device: str) -> torch.device:
     if device == "auto":
         if torch.cuda.is_available():
             # A process that has chosen its GPU for training generates on that one.
-            number = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
-            number = number or local_rank()
+            number = chosen_gpu() or local_rank()
             device = f"cuda:{number if number < torch.cuda.device_count() else 0}"
         else:
             device = "mps" if torch.backends.mps.is_available() else "cpu"

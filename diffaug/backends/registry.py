@@ -1,4 +1,4 @@
-"""One live model per process: the only module with state that changes."""
+"""One live model per process: with ``ranks``, the only modules with state that changes."""
 
 import atexit
 import os

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+from diffaug.backends.ranks import Choice, choice_for_child, inherit
 from diffaug.checked import checked
 from diffaug.seeds import digest
 
@@ -16,6 +17,8 @@ FORMAT_VERSION = 1
 Task = Literal["edit", "translate", "generate"]
 #: The most steps that the schedule of a model for few steps may have.
 _MOST_STEPS = 50
+#: Under this name, a pickled spec brings the GPU of the process that has started a worker.
+_CHOICE = "choice of a GPU"
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
@@ -60,7 +63,8 @@ class ModelSpec:
             and LoRAs that cannot be added, need False.
         safety_checker: run the model's own safety checker; refused images are generated again.
         dtype: ``"auto"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
-        device: ``"auto"`` (this rank's GPU, cuda:0, mps, cpu, in this order) or a torch device.
+        device: ``"auto"`` (the GPU that this process or its parent trains on, this rank's, cuda:0,
+            mps, cpu, in this order) or a torch device.
         batch_size: images in one call of the model, >= 1; or ``"auto"``: when the model is loaded,
             what fits into the free memory of its GPU, 32 at most, and 8 elsewhere.
         pad: always call the model with exactly ``batch_size`` images, so that an image is the same
@@ -151,6 +155,16 @@ class ModelSpec:
             raise ValueError(
                 f"'image_guidance_scale' must be at least 1, got {self.image_guidance_scale}."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Also tell a worker that is started with this spec which GPU "auto" is here."""
+        choice = choice_for_child()
+        return vars(self) if choice is None else {**vars(self), _CHOICE: tuple(choice)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if _CHOICE in state:
+            inherit(Choice(*state[_CHOICE]))
+        vars(self).update({name: value for name, value in state.items() if name != _CHOICE})
 
     @cached_property
     def fingerprint(self) -> str:

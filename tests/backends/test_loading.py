@@ -22,7 +22,7 @@ from tiny_pipelines import (
 
 from diffaug import DiffusersBackend, ModelSpec
 from diffaug.backends import loading
-from diffaug.backends.devices import choose_device, is_out_of_memory, local_rank, why_no_gpu
+from diffaug.backends.devices import choose_device, is_out_of_memory, why_no_gpu
 from diffaug.backends.hub import download, downloaded, pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
@@ -452,13 +452,6 @@ def test_loading_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
     load(model_folder("edit"))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("value", ["", "first", "-1"])
-def test_a_rank_that_is_no_number_is_one_line(monkeypatch, value):
-    monkeypatch.setenv("LOCAL_RANK", value)
-    with pytest.raises(ValueError, match=f"'LOCAL_RANK' must be .*, got '{value}'; unset it, or"):
-        local_rank()
 
 
 def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypatch):

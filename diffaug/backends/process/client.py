@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from diffaug.backends.base import BATCH_SIZE, ModelBackend
-from diffaug.backends.devices import has_lost_cuda, local_rank
+from diffaug.backends.devices import has_lost_cuda
 from diffaug.backends.hub import pin
 from diffaug.backends.pipeline import check_requests
 from diffaug.backends.process import connecting, protocol
@@ -36,6 +36,7 @@ from diffaug.backends.process.private_folder import (
     write_private,
 )
 from diffaug.backends.process.watchdog import Owner, process_started, sweep
+from diffaug.backends.ranks import MULTIPROCESSING, chosen_gpu, local_rank, visible_gpus
 from diffaug.backends.request import Generated, GenerationRequest
 from diffaug.backends.spec import ModelSpec
 from diffaug.errors import DiffaugError, GenerationError, remade
@@ -50,8 +51,6 @@ START_SECONDS = 180.0
 WORD_SECONDS = 60.0
 #: The line of a log after which another process writes.
 _ANOTHER = "-- another process was started --"
-#: Modules that start processes; the second one is what ``datasets.map(num_proc=...)`` uses.
-_MULTIPROCESSING = ("multiprocessing", "multiprocess")
 #: A process forked later has another number.
 _IMPORTED_IN = os.getpid()
 #: What such a process runs.
@@ -79,7 +78,7 @@ def _parent() -> int | None:
     """Return the process whose worker this one is; None if it is nobody's."""
     from torch.utils.data import get_worker_info
 
-    modules = [sys.modules[name] for name in _MULTIPROCESSING if name in sys.modules]
+    modules = [sys.modules[name] for name in MULTIPROCESSING if name in sys.modules]
     parents = [parent.pid for module in modules if (parent := module.parent_process()) is not None]
     if not parents and os.getpid() != _IMPORTED_IN and process_started(_IMPORTED_IN):
         parents.append(_IMPORTED_IN)  # forked by other means; a daemon's parent has ended
@@ -314,11 +313,14 @@ class _Address:
     """Where a model's process listens, and how it is started."""
 
     def __init__(self, spec: ModelSpec, owner: Owner | None = None) -> None:
+        # The model's process is a fresh one, which does not know on which GPU its owner trains.
+        if spec.device == "auto" and (gpu := chosen_gpu()):
+            spec = dataclasses.replace(spec, device=f"cuda:{gpu}")
         self.spec = spec
         self.owner, self.started = owner or owner_here()
         # Processes that have a GPU each, started by torchrun or by hand, do not share a model.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        fields = json.dumps([dataclasses.asdict(spec), local_rank(), visible], sort_keys=True)
+        identity = [dataclasses.asdict(spec), local_rank(), visible_gpus()]
+        fields = json.dumps(identity, sort_keys=True)
         name = hashlib.sha256(f"{self.started} {fields}".encode()).hexdigest()[:12]
         self.path = private_folder() / f"{self.owner}-{name}.sock"
 
@@ -388,14 +390,6 @@ class _Address:
                 sweep(str(orphan))
         remove_old_logs(self.path.parent)
         write_private(self.path.with_suffix(".key"), key)
-        job = {
-            "spec": dataclasses.asdict(self.spec),
-            "socket": str(self.path),
-            "key": key.hex(),
-            "owner": [self.owner, self.started],
-            "path": [str(path) for path in sys.path],
-            "call": ["diffaug.backends.process.server", "run_server"],
-        }
         with self.path.with_suffix(".log").open("ab") as log:
             if log.tell():  # so that the last words of an earlier process are not this one's
                 log.write(f"{_ANOTHER}\n".encode())
@@ -407,7 +401,7 @@ class _Address:
                 start_new_session=True,  # Ctrl-C ends the owner, and then the process ends
             )
         with suppress(BrokenPipeError), process.stdin as pipe:  # type: ignore[union-attr]
-            pipe.write(json.dumps(job).encode() + b"\n")
+            pipe.write(json.dumps(self.job(key)).encode() + b"\n")
         deadline = time.monotonic() + START_SECONDS
         while not self.path.exists():
             if (code := process.poll()) is not None:
@@ -418,6 +412,17 @@ class _Address:
                 process.kill()
                 raise self.failed(f"did not listen within {START_SECONDS:.0f} s")
             time.sleep(0.02)
+
+    def job(self, key: bytes) -> dict[str, Any]:
+        """Return what the process is told when it starts."""
+        return {
+            "spec": dataclasses.asdict(self.spec),
+            "socket": str(self.path),
+            "key": key.hex(),
+            "owner": [self.owner, self.started],
+            "path": [str(path) for path in sys.path],
+            "call": ["diffaug.backends.process.server", "run_server"],
+        }
 
     def failed(self, what: str) -> GenerationError:
         log = self.path.with_suffix(".log")

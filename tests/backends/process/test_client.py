@@ -22,6 +22,7 @@ import torch
 from child_process import command, environment
 from contracts import check_backend, check_error, same_images
 from model_processes import Photos, servers, set_environment, wait_for, where
+from fake_cuda import train_on
 from tiny_pipelines import make_request, make_requests, tiny_spec
 from torch.utils.data import DataLoader, Dataset
 
@@ -361,19 +362,70 @@ def test_processes_of_a_map_over_a_hugging_face_dataset_share_one_model(monkeypa
     assert 1 == len(servers())
 
 
-def test_processes_with_a_gpu_each_have_a_model_each(monkeypatch):
-    for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
+def test_processes_with_a_gpu_each_have_a_model_each(monkeypatch, no_launcher):
     paths = [_Address(SPEC).path]
     for name, value in (
         ("CUDA_VISIBLE_DEVICES", "1"),
         ("CUDA_VISIBLE_DEVICES", "2"),
+        ("HIP_VISIBLE_DEVICES", "1"),
+        ("ROCR_VISIBLE_DEVICES", "1"),
+        ("MV2_COMM_WORLD_LOCAL_RANK", "3"),
         ("SLURM_LOCALID", "1"),
         ("LOCAL_RANK", "2"),
     ):
         monkeypatch.setenv(name, value)
         paths.append(_Address(SPEC).path)
-    assert 5 == len(set(paths))
+    assert 8 == len(set(paths))
+
+
+class _Jobs(Dataset):
+    """What a worker would tell the model's process, and where that would listen."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        address = _Address(self.transform.backend)
+        return json.dumps([address.job(b"")["spec"]["device"], address.owner, address.path.name])
+
+
+def _told_by_workers(transform, method):
+    environment = partial(set_environment, dict(os.environ))
+    [[job]] = DataLoader(
+        _Jobs(transform),
+        num_workers=1,
+        multiprocessing_context=method,
+        worker_init_fn=environment,
+    )
+    return json.loads(job)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_the_model_of_a_rank_s_workers_runs_on_the_gpu_that_the_rank_trains_on(
+    method, monkeypatch, no_launcher
+):
+    """As under `torch.multiprocessing.spawn`, or after `torch.cuda.set_device(1)` alone."""
+    edit, rank = PromptEdit(["snowy"], backend=replace(SPEC, device="auto")), os.getpid()
+    train_on(monkeypatch, 1)
+    told = _told_by_workers(edit, method)
+    assert ["cuda:1", rank, _Address(edit.backend).path.name] == told
+    train_on(monkeypatch, 0)  # as another rank
+    assert told[2] != _Address(edit.backend).path.name
+
+
+def test_loaders_of_one_rank_share_a_process_and_a_device_that_was_named_stays(
+    monkeypatch, no_launcher
+):
+    edit = PromptEdit(["snowy"], backend=replace(SPEC, device="auto"))
+    assert "auto" == _told_by_workers(edit, "fork")[0]  # CUDA is not used, and not started
+    train_on(monkeypatch, 1)
+    assert _told_by_workers(edit, "fork") == _told_by_workers(edit, "fork")
+    named = PromptEdit(["snowy"], backend=replace(SPEC, device="cuda:2"))
+    assert "cuda:2" == _told_by_workers(named, "fork")[0]
+    assert pin(edit.backend).fingerprint == pin(SPEC).fingerprint
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
