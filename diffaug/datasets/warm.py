@@ -25,6 +25,7 @@ from diffaug.labels.class_names import check_order
 from diffaug.labels.map_style import check_dataset
 from diffaug.labels.origins import image_paths
 from diffaug.offline.sources import Skipped
+from diffaug.offline.success import check_success
 from diffaug.progress import progress_bar
 from diffaug.switches import own_defaults
 from diffaug.transforms.base import ImageTransform
@@ -96,6 +97,8 @@ def warm_cache(
             ``choices`` lack what it draws, a step before it is random, or the cache is too small.
         UnreadableImageError: nothing could be read; or, with ``strict``, an item could not.
         DestinationError: the cache cannot be written to, as on a full disk; what it holds stays.
+        GenerationError: everything that was made came out blank or refused, in four images or
+            more, or in fewer if the cache holds none for this transform.
         DiffaugError: the model cannot be loaded or run.
 
     Example:
@@ -154,6 +157,15 @@ def warm_cache(
                 pending.remove(request)
             if bar is not None:
                 bar.update(len(answers))
+    check_success(
+        "the cache",
+        now=made + refused,
+        originals=refused,
+        generated=counts.cached + made,
+        all_originals=refused,
+        instead="none of them is kept; see the warnings, and choose another model or "
+        "dtype='float32'.",
+    )
     counts = replace(counts, made=made, refused=refused, skipped=items.skipped)
     return replace(counts, seconds=time.monotonic() - started)
 

@@ -7,8 +7,6 @@ from itertools import chain
 from typing import Any
 
 from diffaug.backends.compiling import warn_of_few
-from diffaug.backends.pipeline import ENOUGH_TO_JUDGE
-from diffaug.errors import GenerationError
 from diffaug.file_warnings import naming_files
 from diffaug.offline.card import FILES
 from diffaug.offline.destination import Destination
@@ -18,6 +16,7 @@ from diffaug.offline.generate import Made, Maker
 from diffaug.offline.manifest import Row
 from diffaug.offline.plan import Planned, There, order, plan, planned_of
 from diffaug.offline.sources import Skipped
+from diffaug.offline.success import check_success
 from diffaug.offline.summary import Summary, Tally
 from diffaug.progress import progress_bar
 from diffaug.transforms.base import ImageTransform
@@ -82,25 +81,16 @@ class Run:
         self.destination.make_folders(self._folders())
         tally = Tally()
         self.destination.finish(self._record(), order, tally)
-        self._check_success(tally)
+        check_success(
+            f"'{self.destination.folder}'",
+            now=self.made,
+            originals=self.fallbacks,
+            generated=tally.generated if self.options.shard is None else None,
+            all_originals=tally.fallbacks,
+            instead="are copies of their originals; see the warnings, and choose another model, "
+            "dtype='float32', or another folder for a new run.",
+        )
         return self.told(self.summary(), tally)
-
-    def _check_success(self, tally: Tally) -> None:
-        """Raise where nothing was generated; of a part, and of a few new images, it may be chance.
-
-        Raises:
-            GenerationError: the set, or enough that was made now, holds no image of the model.
-        """
-        folder = self.destination.folder
-        copies = self.made if self.fallbacks == self.made >= ENOUGH_TO_JUDGE else 0
-        if self.options.shard is None and not tally.generated:
-            copies = tally.fallbacks
-        if copies:
-            raise GenerationError(
-                f"all {copies} images that were made for '{folder}' came out blank or refused, and "
-                "are copies of their originals; see the warnings, and choose another model, "
-                "dtype='float32', or another folder for a new run."
-            )
 
     def missing(self) -> Iterator[Planned]:
         """List the planned images that are not there."""

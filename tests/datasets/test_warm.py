@@ -32,7 +32,7 @@ from diffaug import (
 )
 from diffaug.backends import cache
 from diffaug.backends.base import BATCH_SIZE
-from diffaug.errors import DestinationError, UnreadableImageError
+from diffaug.errors import DestinationError, GenerationError, UnreadableImageError
 
 BANK = FractalBank(2, 16)
 NAMES = ["cat", "dog", "owl"]
@@ -214,6 +214,26 @@ def test_what_the_model_refuses_is_counted(tmp_path):
     edit = PromptEdit(["good", "bad"], backend=CachedBackend(model, folder=tmp_path))
     done = warm_cache(photos(), edit)
     assert (5, 5) == (done.made, done.refused)
+
+
+@pytest.mark.parametrize(("count", "outright"), [(5, False), (5, True), (1, False)])
+def test_a_cache_that_holds_nothing_afterwards_is_no_success(tmp_path, count, outright):
+    model = RecordingBackend(16, answer=refuse("bad", outright=outright))
+    edit = PromptEdit(["bad"], backend=CachedBackend(model, folder=tmp_path))
+    with pytest.raises(GenerationError, match=f"all {count} images that were made for the cache"):
+        warm_cache(photos(count), edit)
+
+
+def test_of_a_few_images_after_a_success_it_may_be_chance(tmp_path):
+    model = RecordingBackend(16, answer=refuse("bad"))
+    cached = CachedBackend(model, folder=tmp_path)
+    warm_cache(photos(3), PromptEdit(["good"], backend=cached))
+    both = PromptEdit(["good", "bad"], backend=cached)
+    done = warm_cache(photos(3), both)
+    assert (3, 0, 3) == (done.cached, done.made, done.refused)
+    warm_cache(photos(5), PromptEdit(["good"], backend=cached))
+    with pytest.raises(GenerationError, match="all 5 images that were made for the cache"):
+        warm_cache(photos(5), both)
 
 
 @pytest.mark.parametrize(
