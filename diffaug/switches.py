@@ -78,9 +78,12 @@ def own_switches(device: torch.device, exact: bool, *, learn: bool = False) -> I
             *_precision(exact),
         ):
             _set_attribute(stack, owner, name, value)
+        _choose_freely(stack, cuda.preferred_blas_library)
         for name in ("flash", "mem_efficient", "math", "cudnn"):
             enabled, enable = f"{name}_sdp_enabled", f"enable_{name}_sdp"
             _set(stack, getattr(cuda, enabled), getattr(cuda, enable), True)
+        reduced = cuda.fp16_bf16_reduction_math_sdp_allowed
+        _set(stack, reduced, cuda.allow_fp16_bf16_reduction_math_sdp, False)
         # After that, since torch gives back the order of those alone that were enabled.
         stack.enter_context(sdpa_kernel(list(_attention_of(device)), set_priority=True))
         if not learn:  # what is not deterministic is in the way back
@@ -109,6 +112,17 @@ def _set(stack: ExitStack, get: Callable[[], Any], put: Callable[[Any], Any], va
     if before != value:
         stack.callback(put, before)
         put(value)
+
+
+def _choose_freely(stack: ExitStack, preferred: Callable[..., Any]) -> None:
+    """Let torch choose a library by its own rule."""
+    before = preferred()
+    try:
+        preferred("default")
+    except RuntimeError:  # an older torch, whose rule has no name
+        preferred("cublas")
+    if preferred() != before:  # asked, torch names what it chose, and never "default"
+        stack.callback(preferred, before)
 
 
 def _set_attribute(stack: ExitStack, owner: Any, name: str, value: Any) -> None:

@@ -49,6 +49,18 @@ AMBIENT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     ),
     "one kind of attention": partial(sdpa_kernel, SDPBackend.MATH),
     "an order of attention": partial(sdpa_kernel, ORDER, set_priority=True),
+    "a library for products": partial(
+        changed,
+        torch.backends.cuda.preferred_blas_library,
+        torch.backends.cuda.preferred_blas_library,
+        torch._C._BlasBackend.Cublaslt,
+    ),
+    "attention in half precision": partial(
+        changed,
+        torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed,
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp,
+        True,
+    ),
     "anomalies": partial(torch.autograd.set_detect_anomaly, True),
     "errors of numpy": partial(np.errstate, all="raise"),
 }
@@ -79,6 +91,8 @@ def settings() -> dict[str, Any]:
             backends.cuda.cudnn_sdp_enabled(),
             tuple(torch._C._get_sdp_priority_order()),
         ),
+        "half precision in attention": backends.cuda.fp16_bf16_reduction_math_sdp_allowed(),
+        "library for products": backends.cuda.preferred_blas_library(),
         "anomalies": torch.is_anomaly_enabled(),
         "numpy": np.geterr(),
         "threads": torch.get_num_threads(),
