@@ -139,7 +139,7 @@ def warm_cache(
         return replace(counts, seconds=time.monotonic() - started)
     if isinstance(ours.backend, ModelSpec):
         check_prompts(spec_of(backend), ours.all_prompts())
-    warn_of_few(spec_of(backend), range(cached.count(False)), stacklevel=3)
+    warn_of_few(spec_of(backend), range(cached.count(False)), stacklevel=4)
     made = refused = 0
     pending: set[GenerationRequest] = set()
     batches = _batches(backend, _requests(items, ours), pending)

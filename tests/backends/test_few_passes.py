@@ -33,6 +33,17 @@ def test_the_larger_sibling_has_the_same_images_too(tmp_path, monkeypatch):
     assert torch.equal(images_of(spec, make_requests("translate", 3)), made)
 
 
+@pytest.mark.parametrize("task", ["edit", "translate"])
+def test_a_model_takes_and_gives_images_without_the_passes_of_diffusers(task, monkeypatch):
+    from diffusers.image_processor import VaeImageProcessor
+
+    backend, passes = DiffusersBackend(tiny_spec(task)), []
+    for name in ("normalize", "denormalize", "resize"):
+        monkeypatch.setattr(VaeImageProcessor, name, lambda *_, name=name: passes.append(name))
+    assert 3 == len(backend.generate(make_requests(task, 3)))
+    assert [] == passes
+
+
 def test_images_in_other_ways_still_take_the_way_of_diffusers():
     backend = DiffusersBackend(tiny_spec("edit"))
     backend.generate(make_requests(count=1))

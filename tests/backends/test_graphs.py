@@ -4,6 +4,7 @@ A fake records on the CPU: to repeat a call, it runs the call again, on the inpu
 """
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -204,6 +205,25 @@ def test_memory_of_recordings_is_given_up_before_the_batch_is_halved(recorder, m
     assert torch.equal(expected, images_of(backend, requests))
     assert backend.batch_size == spec.batch_size
     assert recorder.repeated == failures[0]  # and none was made since
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_to_close_frees_the_model_and_its_recordings_and_gives_the_memory_back(
+    recorded, recorder, monkeypatch
+):
+    if not recorded:
+        monkeypatch.setattr(pipeline, "use_graphs", lambda *_: None)
+    given_back = []
+    backend = DiffusersBackend(tiny_spec("edit", pad=True))
+    images_of(backend, make_requests("edit", 9))
+    assert recorded == (recorder.recorded > 0)
+    parts = [weakref.ref(backend._pipe.unet), weakref.ref(backend._pipe.vae)]
+    # By then nothing may hold the memory that is to be given back.
+    monkeypatch.setattr(
+        pipeline, "free_unused", lambda: given_back.append([part() for part in parts])
+    )
+    backend.close()
+    assert [[None, None]] == given_back
 
 
 def test_gradients_are_never_recorded():

@@ -22,6 +22,7 @@ from tiny_pipelines import (
 
 from diffaug import DiffusersBackend, ModelSpec
 from diffaug.backends import loading
+from diffaug.backends import devices
 from diffaug.backends.devices import choose_device, is_out_of_memory, why_no_gpu
 from diffaug.backends.hub import download, downloaded, pin
 from diffaug.backends.loading import load_pipeline
@@ -501,6 +502,22 @@ def test_a_gpu_that_torch_cannot_use_is_said_with_the_next_step(monkeypatch):
     assert "" == why_no_gpu()
     with pytest.raises(ValueError, match="'device' must be 'auto' or a torch device .* got 'gpu'"):
         ModelSpec("a/b", device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "card", "reason"),
+    [(None, True, "this torch was built for CPUs"), (None, False, ""), ("13.0", True, "")],
+)
+def test_a_torch_without_cuda_beside_a_gpu_is_said(monkeypatch, cuda, card, reason):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(devices.Path, "exists", lambda path: card and str(path) == "/dev/nvidia0")
+    assert reason == why_no_gpu()
+    if reason:
+        with pytest.raises(GenerationError, match=f"torch sees 0 CUDA devices \\({reason}\\); set"):
+            choose_device("cuda")
 
 
 def test_the_editors_named_here_are_classes_of_diffusers():

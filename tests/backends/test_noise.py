@@ -5,6 +5,7 @@ import torch
 from tiny_pipelines import make_requests, tiny_spec
 
 from diffaug import DiffusersBackend
+from diffaug.backends import noise
 from diffaug.backends.noise import Generator, round_noise
 
 
@@ -73,6 +74,16 @@ def test_noise_drawn_ahead_is_that_drawn_one_by_one(shape, dtype):
         for _ in range(3):
             assert torch.equal(expected(generator), drawn(one, single)[0])
     check_batches(9)
+
+
+def test_a_model_draws_the_noise_of_all_steps_at_once(monkeypatch):
+    spec = tiny_spec("edit", steps=8, scheduler="EulerAncestralDiscreteScheduler")
+    backend, draw, counts = DiffusersBackend(spec), noise._draw, []
+    monkeypatch.setattr(
+        noise, "_draw", lambda ours, kind, count: counts.append(count) or draw(ours, kind, count)
+    )
+    backend.generate(make_requests(count=3))
+    assert [1, 8] == counts  # the noise to begin with, and then that of each step
 
 
 @pytest.mark.parametrize(

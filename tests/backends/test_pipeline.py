@@ -335,6 +335,33 @@ def test_out_of_memory_halves_the_batch_for_good_and_warns_once(error):
     assert batches.sizes == [1] * 10
 
 
+def test_an_autoencoder_that_was_decoding_in_float32_as_memory_ended_is_cast_back(
+    tmp_path, monkeypatch
+):
+    """As that of SDXL does, which diffusers casts back only if nothing fails."""
+    folder = save_xl_pipeline(tmp_path / "model", "translate")
+    spec = ModelSpec(
+        folder, task="translate", size=SIZE, steps=2, batch_size=4, pad=True, device="cpu",
+        dtype="bfloat16",
+    )  # fmt: skip
+    requests = make_requests("translate", 2)
+    expected = DiffusersBackend(replace(spec, batch_size=2)).generate(requests)
+    run, dtypes = pipeline.launch, []
+
+    def launch(pipe, *arguments):
+        dtypes.append(pipe.vae.dtype)
+        if len(dtypes) == 1:
+            torch.nn.Module.to(pipe.vae, torch.float32)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(pipe, *arguments)
+
+    monkeypatch.setattr(pipeline, "launch", launch)
+    with pytest.warns(UserWarning, match="a batch of 4 does not fit"):
+        made = DiffusersBackend(spec).generate(requests)
+    assert [torch.bfloat16] * 2 == dtypes
+    assert all(torch.equal(a.image, b.image) for a, b in zip(expected, made, strict=True))
+
+
 def test_padded_batches_keep_one_size_after_halving():
     backend = DiffusersBackend(tiny_spec("edit", guidance_scale=1.0, batch_size=4, pad=True))
     run_out_of_memory(backend, above=2)

@@ -209,6 +209,15 @@ def test_a_disk_that_fills_ends_it_in_one_line_and_what_is_kept_stays(tmp_path, 
     assert (10, 4, 6) == (done.requests, done.cached, done.made)
 
 
+def test_to_compile_for_a_few_images_is_warned_of_where_the_caller_stands(tmp_path):
+    model = RecordingBackend(16)
+    model.spec = tiny_spec("edit", compile=True)
+    edit = PromptEdit(["a"], backend=CachedBackend(model, folder=tmp_path))
+    with pytest.warns(UserWarning, match="and 5 are to be made; set compile=False") as caught:
+        warm_cache(photos(5), edit)
+    assert [__file__] == [warning.filename for warning in caught]
+
+
 def test_what_the_model_refuses_is_counted(tmp_path):
     model = RecordingBackend(16, answer=refuse("bad"))
     edit = PromptEdit(["good", "bad"], backend=CachedBackend(model, folder=tmp_path))
