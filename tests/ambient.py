@@ -64,6 +64,8 @@ AMBIENT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "anomalies": partial(torch.autograd.set_detect_anomaly, True),
     "errors of numpy": partial(np.errstate, all="raise"),
 }
+if torch.cuda.is_available():
+    AMBIENT["autocast on a GPU"] = partial(torch.autocast, "cuda", torch.bfloat16)
 
 
 def settings() -> dict[str, Any]:

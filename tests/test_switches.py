@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from ambient import AMBIENT, settings
+from gpus import on_each_device
 from image_folders import contents, save_photos
 from tiny_pipelines import make_request, make_requests, tiny_spec
 from torch.nn.attention import SDPBackend
@@ -105,12 +106,13 @@ def test_a_model_runs_as_in_a_fresh_process_and_the_caller_s_state_comes_back(st
         assert fresh[name] == inside[name], name
 
 
+@on_each_device
 @in_each_state
 @pytest.mark.parametrize("task", ["edit", "translate"])
-def test_a_model_makes_the_same_images_and_leaves_the_state_alone(task, state):
-    requests = make_requests(task)
-    expected = DiffusersBackend(tiny_spec(task)).generate(requests)
-    backend = DiffusersBackend(tiny_spec(task))
+def test_a_model_makes_the_same_images_and_leaves_the_state_alone(task, state, device):
+    requests, spec = make_requests(task), tiny_spec(task, device=device, pad=True)
+    expected = DiffusersBackend(spec).generate(requests)
+    backend = DiffusersBackend(spec)
     with AMBIENT[state]():
         before = settings()
         made = backend.generate(requests)  # loads, too

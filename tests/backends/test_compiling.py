@@ -1,7 +1,10 @@
 """Compiling: block by block, into diffaug's cache, and only where something can compile."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from gpus import CUDA
 from image_folders import save_photos
 from tiny_pipelines import make_requests, save_klein, tiny_spec
 
@@ -96,10 +99,11 @@ def test_a_run_of_too_few_images_is_told_that_they_do_not_repay_it(eager, monkey
     augment_folder(photos, tmp_path / "plain", plain, per_image=1)
 
 
-@pytest.mark.slow
-def test_compiled_images_are_those_of_the_model_to_a_level():
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), CUDA])
+def test_compiled_images_are_those_of_the_model_to_a_level(device):
     requests = make_requests(count=6)
-    expected = DiffusersBackend(tiny_spec("edit", pad=True)).generate(requests)
-    made = DiffusersBackend(tiny_spec("edit", compile=True)).generate(requests)
+    spec = tiny_spec("edit", device=device, dtype="float32", pad=True)
+    expected = DiffusersBackend(spec).generate(requests)
+    made = DiffusersBackend(replace(spec, compile=True)).generate(requests)
     for one, other in zip(expected, made, strict=True):
         assert (one.image.int() - other.image.int()).abs().max() <= 1

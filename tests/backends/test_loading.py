@@ -21,8 +21,7 @@ from tiny_pipelines import (
 )
 
 from diffaug import DiffusersBackend, ModelSpec
-from diffaug.backends import loading
-from diffaug.backends import devices
+from diffaug.backends import devices, loading
 from diffaug.backends.devices import choose_device, is_out_of_memory, why_no_gpu
 from diffaug.backends.hub import download, downloaded, pin
 from diffaug.backends.loading import load_pipeline

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import threading
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import diffusers
 import pytest
 import torch
 from contracts import check_backend, check_error, same_images
+from gpus import on_each_device
 from tiny_pipelines import (
     SIZE,
     make_kontext,
@@ -360,6 +362,42 @@ def test_an_autoencoder_that_was_decoding_in_float32_as_memory_ended_is_cast_bac
         made = DiffusersBackend(spec).generate(requests)
     assert [torch.bfloat16] * 2 == dtypes
     assert all(torch.equal(a.image, b.image) for a, b in zip(expected, made, strict=True))
+
+
+@contextmanager
+def room_for(backend, requests):
+    """Let a loaded backend have memory for so many requests, and for hardly any more."""
+    if backend.spec.device == "cpu":
+        run_out_of_memory(backend, above=len(requests))
+        yield
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    backend.generate(requests)
+    room = 1.3 * torch.cuda.max_memory_reserved()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(room / total)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@on_each_device
+def test_where_memory_is_really_short_the_batch_is_halved_until_it_fits(device, monkeypatch):
+    monkeypatch.setenv("DIFFAUG_GRAPHS", "never")  # which have memory of their own
+    size = SIZE if device == "cpu" else 512
+    spec = tiny_spec("edit", device=device, size=size, steps=1, guidance_scale=1.0, batch_size=32)
+    backend, requests = DiffusersBackend(spec), make_requests(count=32)
+    backend.generate(requests[:1])
+    with (
+        room_for(backend, requests[:8]),
+        pytest.warns(UserWarning, match="a batch of 32 does not fit into memory"),
+    ):
+        made = backend.generate(requests)
+    assert 32 == len(made) and backend.batch_size < 32
+    assert 0 == backend.fallbacks
 
 
 def test_padded_batches_keep_one_size_after_halving():

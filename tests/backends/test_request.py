@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from contracts import check_backend
+from gpus import on_each_device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug import GenerationRequest, ModelSpec, RecordingBackend
+from diffaug import GenerationRequest, ModelSpec, PromptEdit, RecordingBackend
 from diffaug.seeds import MAX_SEED, derive_seed
 
 IMAGE = torch.arange(60, dtype=torch.uint8).reshape(3, 4, 5)
@@ -122,6 +123,23 @@ def test_fusing_adapters_is_part_of_the_fingerprint_and_not_fusing_is_as_it_alwa
     assert fused.fingerprint != beside.fingerprint
     assert fused.identity()["fuse_adapters"] is True
     assert "fuse_adapters" not in beside.identity()
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+def test_an_image_has_one_key_wherever_it_lies(device, dtype):
+    """Or else a cache that was filled from files is never hit by images on a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 40, 50), generator=generator, dtype=torch.uint8)
+    if dtype.is_floating_point:
+        image = (image / 255).to(dtype)
+    keys = []
+    for place in ("cpu", device):
+        backend = RecordingBackend(size=16)  # images are resized first
+        edited = PromptEdit(["snowy"], backend=backend)(image.to(place))
+        assert (place, dtype) == (edited.device.type, edited.dtype)
+        keys += [request.key("") for request in backend.requests]
+    assert 2 == len(keys) and 1 == len(set(keys))
 
 
 def test_a_hashed_folder_has_one_fingerprint_wherever_it_lies():

@@ -1,6 +1,7 @@
 """Fine-tuning from a folder of classes to a folder that works, with and without stops."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from ambient import AMBIENT, settings
+from gpus import on_each_device
 from image_folders import contents
 from safetensors.torch import load_file
 from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_pipeline
@@ -166,6 +168,22 @@ def test_a_stopped_run_resumes_to_the_same_folder_bit_for_bit(
     resumed = run(tree, stopped)
     assert (4, 4, 4 - int(kept)) == (done.trained, resumed.steps, resumed.trained)
     assert contents(straight) == contents(stopped)
+
+
+@on_each_device
+def test_a_stopped_run_resumes_and_works_on_the_device_that_it_ran_on(
+    tree, tmp_path, monkeypatch, device
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(tree, tmp_path / "run", device=device)
+    resumed = run(tree, tmp_path / "run", device=device)
+    assert (4, 1) == (resumed.steps, resumed.trained) and math.isfinite(resumed.loss)
+    spec = replace(resolve(tmp_path / "run"), device=device)
+    request = make_request("translate", prompt="a photo of a <class_1> bird")
+    [made] = DiffusersBackend(spec).generate([request])
+    assert (3, SIZE, SIZE) == tuple(made.image.shape) and not made.fallback
 
 
 def test_a_run_stopped_before_its_end_may_be_made_longer(tree, tmp_path, monkeypatch):

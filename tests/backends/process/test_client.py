@@ -21,8 +21,9 @@ import pytest
 import torch
 from child_process import command, environment
 from contracts import check_backend, check_error, same_images
-from model_processes import Photos, servers, set_environment, wait_for, where
 from fake_cuda import train_on
+from gpus import on_each_device
+from model_processes import Photos, servers, set_environment, wait_for, where
 from tiny_pipelines import make_request, make_requests, tiny_spec
 from torch.utils.data import DataLoader, Dataset
 
@@ -422,16 +423,22 @@ def test_loaders_of_one_rank_share_a_process_and_a_device_that_was_named_stays(
     edit = PromptEdit(["snowy"], backend=replace(SPEC, device="auto"))
     assert "auto" == _told_by_workers(edit, "fork")[0]  # CUDA is not used, and not started
     train_on(monkeypatch, 1)
-    assert _told_by_workers(edit, "fork") == _told_by_workers(edit, "fork")
+    told = _told_by_workers(edit, "fork")
+    assert "cuda:1" == told[0] and told == _told_by_workers(edit, "fork")
     named = PromptEdit(["snowy"], backend=replace(SPEC, device="cuda:2"))
     assert "cuda:2" == _told_by_workers(named, "fork")[0]
     assert pin(edit.backend).fingerprint == pin(SPEC).fingerprint
 
 
+@on_each_device
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_of_a_loader_share_one_process(method, monkeypatch):
-    monkeypatch.setenv("DIFFAUG_WORKER", "process")
-    edit = PromptEdit(["snowy"], backend=SPEC, cache=False)
+def test_workers_of_a_loader_share_one_process(method, device, monkeypatch):
+    spec = replace(SPEC, device=device, pad=True)
+    if device == "cpu":
+        monkeypatch.setenv("DIFFAUG_WORKER", "process")
+    else:  # as a training script does before it makes its loader
+        torch.zeros(1, device=device)
+    edit = PromptEdit(["snowy"], backend=spec, cache=False)
     loader = DataLoader(
         Photos(edit),
         4,
@@ -441,6 +448,8 @@ def test_workers_of_a_loader_share_one_process(method, monkeypatch):
     )
     images = torch.cat(list(loader))
     assert 1 == len(servers())
+    here = Photos(PromptEdit(["snowy"], backend=DiffusersBackend(spec)))
+    assert torch.equal(images, torch.stack([here[index] for index in range(8)]))
     if method == "fork":  # workers of another kind take seconds to start
         assert torch.equal(images, torch.cat(list(loader)))
         assert 1 == len(servers())
