@@ -40,6 +40,9 @@ def test_sections_pass_and_add_up_over_calls(tmp_path):
     assert "PASS an image has one key wherever it lies" in printed
     printed, results = rehearse(tmp_path, "memory")
     assert "PASS a chosen batch size fits, 32 px  batch_size=8" in printed
+    for card in ("8 GB", "6 GB, offloaded"):
+        assert f"PASS batches of 8 on a card of {card}  images=24" in printed
+    assert "peak memory, batch 8  gb=0.0  goal=6" in printed  # of a GPU, which is not there
     assert "machine" not in printed.split()
     assert ["machine", "tensors", "parts", "memory"] == list(results["sections"])
     assert "cpu" == results["machine"]["device"]
@@ -53,6 +56,21 @@ def test_every_section_passes(tmp_path):
     sections = ["graphs", "speed", "same", "tuning", "works", "processes", "compiled"]
     _, results = rehearse(tmp_path, *sections)
     assert sections == list(results["sections"])
+    checks = [row["check"] for row in results["sections"]["speed"]["rows"]]
+    for how in ("", " at equal steps"):
+        assert f"shipped defaults beside the released loop{how}, 32 px" in checks
+
+
+def test_what_is_short_of_a_goal_fails(benchmark, tmp_path):
+    models, speed = benchmark("gpu_models"), benchmark("gpu_speed")
+    report = models.Report(tmp_path, 60, {})
+    released = {(256, speed.RELEASED_STEPS): 0.5, (256, speed.STEPS): 2.0}
+    for rate in (19.0, 21.0):
+        with report.section(f"{rate} images/s"):
+            speed.judge_speed(report, 256, rate, released)
+    judged = [[row["ok"] for row in part["rows"]] for part in report.results["sections"].values()]
+    assert [[True, False], [True, True]] == judged
+    assert ["shipped defaults beside the released loop at equal steps, 256 px"] == report.failed
 
 
 def test_a_section_that_fails_is_reported_and_the_others_run(benchmark, tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ from gpu_models import (
     free_memory,
     loaded,
     machine_facts,
+    memory_of,
     peak_gigabytes,
     requests_for,
     reserved_gigabytes,
@@ -70,6 +71,10 @@ from diffaug.finetuning import trainer
 from diffaug.images import encode_image
 from diffaug.transforms.base import drawing_from
 
+#: What eight images of the larger size may take at most, in GB.
+PEAK_GB = 6
+#: The memory of cards on which these images must run, in GB, and whether offloading helps there.
+CARDS = {8: False, 6: True}
 #: How the CUDA libraries say that memory is short.
 MEMORY_ERRORS = (
     "CUDA error: out of memory",
@@ -259,25 +264,18 @@ def memory(report: Report, work: Path) -> None:
     with warnings.catch_warnings(record=True) as told, loaded(spec) as backend:
         warnings.simplefilter("always")
         backend.generate(requests[:1])
-        before = 0
-        if CUDA:
-            finish_kernels()
-            before = torch.cuda.memory_allocated()
-            reset_peak()
-            backend.generate(requests[:8])
-            report.add("peak memory, batch 8", None, gb=peak_gigabytes())
-            # Room for 8 images and not for 32.
-            total = torch.cuda.get_device_properties(0).total_memory
-            room = 1.3 * torch.cuda.max_memory_reserved()
-            torch.cuda.empty_cache()
-            torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
-        else:
+        finish_kernels()
+        before = torch.cuda.memory_allocated() if CUDA else 0
+        reset_peak()
+        backend.generate(requests[:8])
+        peak = peak_gigabytes()
+        fits = peak <= PEAK_GB if CUDA else None
+        report.add("peak memory, batch 8", fits, gb=peak, goal=PEAK_GB)
+        if not CUDA:
             _refuse_batches_over(backend, 3)
-        try:
+        # Room for 8 images and not for 32.
+        with memory_of(1.3e9 * reserved_gigabytes()):
             count = len(backend.generate(requests))
-        finally:
-            if CUDA:
-                torch.cuda.set_per_process_memory_fraction(1.0)
         report.add(
             "a batch that does not fit is halved",
             count == len(requests) and backend._batch_size < spec.batch_size,
@@ -291,6 +289,8 @@ def memory(report: Report, work: Path) -> None:
             report.add("its memory is free again", kept < 64, kept_mb=round(kept, 1))
     for size in (SMALL, LARGE):
         _chosen(report, work, size)
+    for gigabytes, offload in CARDS.items():
+        _on_a_card_of(report, work, gigabytes, offload)
     for text in MEMORY_ERRORS:
         known = is_out_of_memory(RuntimeError(text), images=2)
         report.add(f"taken for short memory: {text[:60]}", known)
@@ -317,6 +317,24 @@ def _chosen(report: Report, work: Path, size: int) -> None:
         )
 
 
+def _on_a_card_of(report: Report, work: Path, gigabytes: int, offload: bool) -> None:
+    """Run batches of eight where torch may take no more memory than a small card has."""
+    spec = spec_for(work, size=LARGE, steps=2, batch_size=8, pad=True, offload=offload)
+    count, figures = 0, {}
+    with memory_of(1e9 * gigabytes), loaded(spec) as backend:
+        reset_peak()
+        try:
+            for first in (0, 8, 16):  # calls are recorded from the second one on, if they fit
+                made = backend.generate(requests_for(8, LARGE, first=first))
+                count += sum(not answer.fallback for answer in made)
+        except Exception as error:
+            figures["error"] = f"{type(error).__name__}: {error}"[:300]
+        figures |= {"batch_size": backend.batch_size, "reserved_gb": reserved_gigabytes()}
+    how = ", offloaded" if offload else ""
+    fine = (24, 8) == (count, figures["batch_size"])
+    report.add(f"batches of 8 on a card of {gigabytes} GB{how}", fine, images=count, **figures)
+
+
 def _refuse_batches_over(backend, most: int) -> None:
     forward = backend._pipe.unet.forward
 
@@ -331,16 +349,13 @@ def _refuse_batches_over(backend, most: int) -> None:
 def _no_room_for_the_model(report: Report, spec) -> None:
     """Load the model where only a tenth of it fits."""
     free_memory()
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2e8) / total)
     message = ""
-    try:
-        with loaded(spec) as backend:
-            backend.generate(requests_for(1, LARGE))
-    except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+    with memory_of(torch.cuda.memory_reserved() + 2e8):
+        try:
+            with loaded(spec) as backend:
+                backend.generate(requests_for(1, LARGE))
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
     fine = message.startswith("GenerationError") and "offload=True" in message
     report.add("a model that does not fit is one line", fine, message=message[:200])
 

@@ -271,6 +271,20 @@ def seconds_of(call: Callable[[], Any], most_calls: int = 3, enough: float = 1.5
     return min(times)
 
 
+@contextmanager
+def memory_of(size: float) -> Iterator[None]:
+    """Let torch take no more than so many bytes of the GPU, as on a card that has no more."""
+    if CUDA:
+        free_memory()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, size / total))
+    try:
+        yield
+    finally:
+        if CUDA:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+
 def peak_gigabytes() -> float:
     return round(torch.cuda.max_memory_allocated() / 1e9, 2) if CUDA else 0.0
 
