@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,10 @@ def test_a_unit_writes_which_test_images_each_classifier_named_rightly(parquet, 
     assert [0, 0, 1, 1, 2, 2] == found["labels"] and 6 == found["train_images"]
     assert 6 == found["rows"]["diff-mix"]["generated"]
     assert 6 == len(found["rows"]["diff-mix"]["attacked"]["fgsm 4/255"])
+    # A filter that comes to a unit later needs the model that its images were made by.
+    more = replace(part, filters={**part.filters, "diff-mix, weighted": "weights"})
+    fewshot.do(Unit(more, 0), run)
+    assert "diff-mix, weighted" in json.loads(run.result(Unit(part, 0)).read_text())["rows"]
 
 
 @pytest.mark.slow

@@ -116,7 +116,11 @@ def do(unit: Unit, run: Run) -> str:
     done = json.loads(run.result(unit).read_text())["rows"] if run.result(unit).is_file() else {}
     others = [arm for arm in part.arms if arm.name not in {"none", *done}]
     others = [arm for arm in others if not run.arms or arm.name in run.arms]
-    learned = any(arm.learned for arm in others)
+    filters = {name: kind for name, kind in part.filters.items() if name not in done}
+    if run.arms:
+        filters = {}
+    # Filters choose among the images of the last arm.
+    learned = any(arm.learned for arm in (*others, *(part.arms[-1:] if filters else ())))
     base = tuned(run, part, seed) if learned else run.base
     tuning = time.monotonic() - started
     backend = replace(resolve(base, "translate"), batch_size=run.batch, device=run.device)
@@ -146,9 +150,7 @@ def do(unit: Unit, run: Run) -> str:
             if row.arm not in facts["rows"]:
                 facts["rows"][row.arm] = _row(row, out, photos, truth, part.robust, run.device)
         _write(unit, run, facts, started)
-    for name, kind in part.filters.items():
-        if name in facts["rows"] or run.arms:
-            continue
+    for name, kind in filters.items():
         right = filtered(kind, part.arms[-1], unit, run, backend, editor) == truth
         facts["rows"][name] = {"right": _bits(right), "on": machine(run.device)}
         _write(unit, run, facts, started)
