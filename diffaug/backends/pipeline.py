@@ -98,7 +98,8 @@ class DiffusersBackend(ModelBackend):
         self._pipe: Any = None
         self._graphs: Graphs | None = None
         self._reader: PromptReader | None = None
-        self._on_cuda = False
+        #: Chosen as the model is loaded: then CUDA is in use, and "auto" might be another GPU.
+        self._device = torch.device("cpu")
         #: None until it is chosen, when the model is loaded.
         self._batch_size = None if spec.batch_size == "auto" else spec.batch_size
         #: The most that others, which make the same set, can take.
@@ -143,8 +144,7 @@ class DiffusersBackend(ModelBackend):
         with self._lock, own_defaults(), own_gradients(False), quiet():
             pipe = self._loaded()
             self._check_prompts(pipe, requests)
-            device = choose_device(self.spec.device)
-            with own_switches(device, exact=pipe.dtype == torch.float32):
+            with own_switches(self._device, exact=pipe.dtype == torch.float32):
                 return self._generate(pipe, requests)
 
     def close(self) -> None:
@@ -171,13 +171,12 @@ class DiffusersBackend(ModelBackend):
         if self._pipe is None:
             self._pinned = pin(self.spec)
             self.spec = replace(self.spec, size=self._pinned.size)
+            device = self._device = choose_device(self.spec.device)
             pipe = load_pipeline(self._pinned)
             keep_encodings(pipe)
             use_few_passes(pipe)
             if not self.spec.offload:
                 settle_device(pipe)
-            device = choose_device(self.spec.device)
-            self._on_cuda = device.type == "cuda"
             if self._batch_size is None:
                 self._batch_size = self._fitting(pipe, device)
             self._graphs = use_graphs(pipe, self.spec, device)
@@ -191,7 +190,7 @@ class DiffusersBackend(ModelBackend):
                     f"machine ({reason}); {REPAIR}.",
                 )
             big = sum(map(_parameters, self._pipe.components.values())) > _BIG
-            if big and choose_device(self.spec.device).type == "cpu":
+            if big and device.type == "cpu":
                 self._warn(
                     "cpu",
                     f"'{self.spec.model}' runs on the CPU: expect minutes an image; "
@@ -342,7 +341,7 @@ class DiffusersBackend(ModelBackend):
         # Editors get one image in each call, so there is no batch to fill.
         is_batched = type(pipe).__name__ not in EDITORS
         size = self.batch_size if (self.spec.pad or self.spec.compile) and is_batched else 1
-        return prepare(self.spec, jobs, size, pinned=is_batched and self._on_cuda)
+        return prepare(self.spec, jobs, size, pinned=is_batched and self._device.type == "cuda")
 
     def _launch(self, pipe: Any, batch: Batch) -> Iterator[Launched]:
         """Run a batch; if it does not fit into memory, run smaller ones in its place."""

@@ -184,7 +184,7 @@ def pipeline_of(spec: ModelSpec, graphs: bool = True) -> Iterator[Any]:
 
 def backend_around(pipe: Any, spec: ModelSpec) -> DiffusersBackend:
     backend = DiffusersBackend(spec)
-    backend._pipe = pipe
+    backend._pipe, backend._device = pipe, torch.device(DEVICE)
     return backend
 
 

@@ -657,6 +657,15 @@ def test_cuda_in_a_forked_process_says_what_to_do(monkeypatch, device):
     assert DiffusersBackend(tiny_spec("edit")).generate(make_requests(count=1))
 
 
+def test_a_model_stays_where_it_was_loaded_though_auto_is_another_gpu_by_then(monkeypatch):
+    """A worker's parent says which GPU that is, until loading starts CUDA in the worker."""
+    places = iter([torch.device("cpu")])
+    monkeypatch.setattr(pipeline, "choose_device", lambda device: next(places))
+    backend = DiffusersBackend(tiny_spec("edit", device="auto"))
+    assert 1 == len(backend.generate(make_requests(count=1)))
+    assert 1 == len(backend.generate(make_requests(count=1)))
+
+
 def test_a_model_on_the_cpu_though_there_is_a_gpu_says_why(monkeypatch):
     monkeypatch.setattr(pipeline, "why_no_gpu", lambda: "its driver is too old")
     with pytest.warns(UserWarning, match=r"runs on the CPU: .* \(its driver is too old\); update"):
