@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from diffaug.backends import finetuned
+from diffaug.backends.devices import is_out_of_memory
 from diffaug.backends.hub import adapter_file
 from diffaug.backends.revisions import weight_of
 from diffaug.backends.spec import ModelSpec
@@ -72,6 +73,8 @@ def add_adapters(pipe: Any, spec: ModelSpec) -> None:
                     stacklevel=1,
                 )
         except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             # Diffusers looks up what the weights of another model have not.
             bare = isinstance(error, LookupError)
             reason = "its weights are those of another model." if bare else first_line(error)
@@ -89,6 +92,8 @@ def _fuse(pipe: Any, names: list[str], spec: ModelSpec) -> None:
             components=_components_with_lora(pipe), adapter_names=names, safe_fusing=True
         )
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"the adapters cannot be added to the weights of '{spec.model}' "
             f"({first_line(error)}); set fuse_adapters=False."

@@ -5,7 +5,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from diffaug.backends import finetuned
 from diffaug.backends.adapters import add_adapters
 from diffaug.backends.compiling import compile_blocks, prepare_compiler
-from diffaug.backends.devices import choose_device, is_out_of_memory
+from diffaug.backends.devices import choose_device, fitting, is_out_of_memory
 from diffaug.backends.hub import download, is_revision, pin
 from diffaug.backends.kinds import refuse_other_kind, settings_of
 from diffaug.backends.model_files import (
@@ -69,10 +69,11 @@ SLICING = 512
 SLICED_PIXELS = 32 * 512**2
 
 
-def load_pipeline(spec: ModelSpec) -> Any:
+def load_pipeline(spec: ModelSpec, *, offloads: bool = True) -> Any:
     """Load a pinned spec's pipeline onto its device; whatever is missing or unsafe is an error.
 
-    The global random state does not change. The licence is logged.
+    The global random state does not change. The licence is logged. ``offloads`` says whether the
+    caller can set ``offload``, which errors then advise.
 
     Raises:
         ModelError: the model is of another task, incomplete or pickled, or needs code of its own;
@@ -88,30 +89,36 @@ def load_pipeline(spec: ModelSpec) -> Any:
     prepare_compiler(spec, device)
     show_licence(spec)
     _loading_log.info("loading %s on %s ...", name_of(spec.model), device)
-    try:
-        with torch.random.fork_rng(devices=[]), quiet():
+    with _fitting(spec, device, offloads), torch.random.fork_rng(devices=[]), quiet():
+        try:
             pipe = _assemble(folder, index, spec, _choose_dtype(spec.dtype, device, index))
             add_adapters(pipe, spec)
             return _move(pipe, device, spec)
-    except Exception as error:
-        if is_out_of_memory(error):
-            reason = f"does not fit on {device}; set offload=True, or free the device."
-        elif isinstance(error, RuntimeError) and device.type != "cpu":
+        except RuntimeError as error:
+            if device.type == "cpu" or is_out_of_memory(error):
+                raise
             # The device is busy, or its driver does not fit torch.
-            reason = (
-                f"cannot be loaded onto {device} ({first_line(error)}); see nvidia-smi, or set "
-                "device='cpu'."
-            )
-        else:
-            raise
-        raise GenerationError(f"'{spec.model}' {reason}") from error
+            raise GenerationError(
+                f"'{spec.model}' cannot be loaded onto {device} ({first_line(error)}); see "
+                "nvidia-smi, or set device='cpu'."
+            ) from error
+
+
+def _fitting(
+    spec: ModelSpec, device: torch.device, offloads: bool = True
+) -> AbstractContextManager[None]:
+    """Say which model does not fit into memory, and what to do."""
+    offloads = offloads and device.type == "cuda" and not spec.offload
+    step = "set offload=True" if offloads else None
+    return fitting(f"'{spec.model}'", device, "choose a smaller model", step)
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
     """Load a pinned spec's tokenizer alone, after fetching the model if it is not here."""
     folder = download(spec)
     library, kind = components(read_index(folder), spec)["tokenizer"]
-    return _load_part(folder / "tokenizer", library, kind, torch.float32, spec.variant)
+    with _fitting(spec, torch.device("cpu")):
+        return _load_part(folder / "tokenizer", library, kind, torch.float32, spec.variant)
 
 
 def tokens_of(prompt: str, tokenizer: Any) -> list[int]:
@@ -278,6 +285,8 @@ def _load_part(
     except DiffaugError:
         raise
     except Exception as error:  # damaged files trip any of the parsers below
+        if is_out_of_memory(error):
+            raise  # it may be whole
         reason = first_line(error).rstrip(".")
         raise ModelError(
             f"'{folder}' could not be loaded: {reason}; {next_step(folder)}."

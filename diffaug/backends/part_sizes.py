@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from diffaug.backends.devices import is_out_of_memory
 from diffaug.backends.model_files import read_json
 from diffaug.errors import ModelError, first_line
 
@@ -92,6 +93,8 @@ def _elements_of(kind: Any, config: dict[str, Any], folder: Path) -> int:
             else:
                 part = kind(kind.config_class.from_dict(config))
     except Exception as error:  # whatever the settings may hold
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"'{folder / 'config.json'}' describes no {kind.__name__}: {first_line(error)}; get it "
             "again, or choose another model."

@@ -28,13 +28,13 @@ from diffaug.backends.batches import (
     sized,
 )
 from diffaug.backends.devices import (
-    REPAIR,
     choose_device,
+    does_not_fit,
     free_unused,
     is_out_of_memory,
+    is_slow,
     refuse_forked_cuda,
     settle_device,
-    why_no_gpu,
 )
 from diffaug.backends.encodings import keep_encodings
 from diffaug.backends.few_passes import use_few_passes
@@ -57,9 +57,6 @@ ATTEMPTS = 4
 ENOUGH_TO_JUDGE = 4
 #: Prompts that are remembered as checked.
 MOST_CHECKED = 10_000
-
-#: From this many parameters on, a CPU takes minutes for an image.
-_BIG = 100_000_000
 
 
 @checked
@@ -171,8 +168,8 @@ class DiffusersBackend(ModelBackend):
         if self._pipe is None:
             self._pinned = pin(self.spec)
             self.spec = replace(self.spec, size=self._pinned.size)
-            device = self._device = choose_device(self.spec.device)
-            pipe = load_pipeline(self._pinned)
+            self._device = device = choose_device(self.spec.device)
+            pipe = load_pipeline(replace(self._pinned, device=str(device)))
             keep_encodings(pipe)
             use_few_passes(pipe)
             if not self.spec.offload:
@@ -183,14 +180,7 @@ class DiffusersBackend(ModelBackend):
             tokenizer = getattr(pipe, "tokenizer", None)
             self._reader = tokenizer and PromptReader(self.spec.model, tokenizer)
             self._pipe = pipe
-            if self.spec.device == "auto" and (reason := why_no_gpu()):
-                self._warn(
-                    "gpu",
-                    f"'{self.spec.model}' runs on the CPU: torch cannot use the GPU of this "
-                    f"machine ({reason}); {REPAIR}.",
-                )
-            big = sum(map(_parameters, self._pipe.components.values())) > _BIG
-            if big and device.type == "cpu":
+            if is_slow(pipe, device):
                 self._warn(
                     "cpu",
                     f"'{self.spec.model}' runs on the CPU: expect minutes an image; "
@@ -319,40 +309,44 @@ class DiffusersBackend(ModelBackend):
         for job in jobs:
             groups.setdefault(kind(self.spec, job.request), []).append(job)
         if len(groups) <= 1 and len(jobs) <= self.batch_size:  # a thread would only cost time
-            for part in self._parts(jobs):
+            for part in self._parts(pipe, jobs):
                 for launched in self._launch(pipe, self._prepare(pipe, part)):
                     yield from _fetched(launched)
             return
         with ThreadPoolExecutor(2) as side:
-            parts = (part for group in groups.values() for part in self._parts(group))
+            parts = (part for group in groups.values() for part in self._parts(pipe, group))
             batches = map_ahead(partial(self._prepare, pipe), parts, side, 1)
             running = (launched for batch in batches for launched in self._launch(pipe, batch))
             for fetched in map_ahead(_fetched, running, side, 1):
                 yield from fetched
 
-    def _parts(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-        """Cut jobs into batches, by the size that fits at the time."""
+    def _parts(self, pipe: Any, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+        """Cut jobs into batches, by the size that fits at the time; editors get one image each."""
         while jobs:
-            size = self.batch_size
+            size = self.batch_size if _takes_batches(pipe) else 1
             yield jobs[:size]
             jobs = jobs[size:]
 
     def _prepare(self, pipe: Any, jobs: Sequence[Job]) -> Batch:
-        # Editors get one image in each call, so there is no batch to fill.
-        is_batched = type(pipe).__name__ not in EDITORS
+        is_batched = _takes_batches(pipe)
         size = self.batch_size if (self.spec.pad or self.spec.compile) and is_batched else 1
-        return prepare(self.spec, jobs, size, pinned=is_batched and self._device.type == "cuda")
+        on_cuda = self._device.type == "cuda"
+        return prepare(self.spec, jobs, size, pinned=is_batched and on_cuda)
 
-    def _launch(self, pipe: Any, batch: Batch) -> Iterator[Launched]:
-        """Run a batch; if it does not fit into memory, run smaller ones in its place."""
-        launched = self._try(pipe, batch) if len(batch.jobs) <= self.batch_size else None
+    def _launch(self, pipe: Any, batch: Batch, *, again: bool = False) -> Iterator[Launched]:
+        """Run a batch; if it does not fit into memory, run smaller ones in its place.
+
+        One image is tried twice, the second time (``again``) after memory was freed.
+        """
+        size = len(batch.jobs)
+        launched = self._try(pipe, batch, again) if size <= self.batch_size else None
         if launched is not None:
             yield launched
             return
-        for part in self._parts(batch.jobs[: batch.count]):
-            yield from self._launch(pipe, self._prepare(pipe, part))
+        for part in self._parts(pipe, batch.jobs[: batch.count]):
+            yield from self._launch(pipe, self._prepare(pipe, part), again=size == 1)
 
-    def _try(self, pipe: Any, batch: Batch) -> Launched | None:
+    def _try(self, pipe: Any, batch: Batch, again: bool) -> Launched | None:
         """Run one batch; if it does not fit into memory, make room and return None.
 
         Graphs go first. Without any, later batches are half as large.
@@ -371,17 +365,15 @@ class DiffusersBackend(ModelBackend):
             torch.nn.Module.to(pipe.vae, pipe.unet.dtype)
         if had_graphs:  # their memory may be what was missing
             return None
-        if size == 1:
+        if size > 1:
+            self._batch_size = size // 2
+            self._warn("memory", does_not_fit(size))
+        elif again:
+            can_move = self._device.type == "cuda" and not self.spec.offload
             raise GenerationError(
                 f"'{self.spec.model}' does not have the memory for one image of {self.size} px; "
-                "set offload=True, or choose a smaller 'size' or model."
+                f"{'set offload=True, or ' * can_move}choose a smaller 'size' or model."
             )
-        self._batch_size = size // 2
-        self._warn(
-            "memory",
-            f"a batch of {size} does not fit into memory; later ones have {self._batch_size} "
-            "(halved again if that is too many).",
-        )
         return None
 
     def _warn(self, topic: str, message: str) -> None:
@@ -416,6 +408,10 @@ def _check_request(request: GenerationRequest, spec: ModelSpec) -> None:
             )
 
 
+def _takes_batches(pipe: Any) -> bool:
+    return type(pipe).__name__ not in EDITORS
+
+
 def _is_damaged(part: Any) -> bool:
     """Return whether weights of a part are no numbers, so that no setting can help."""
     module = isinstance(part, torch.nn.Module)
@@ -426,7 +422,3 @@ def _fetched(launched: Launched) -> list[tuple[Job, Output]]:
     """Wait for a batch, and return its jobs, without those that fill it, with their outputs."""
     jobs = launched.batch.jobs[: launched.batch.count]
     return list(zip(jobs, launched.outputs(), strict=False))
-
-
-def _parameters(part: Any) -> int:
-    return sum(p.numel() for p in part.parameters()) if isinstance(part, torch.nn.Module) else 0

@@ -22,7 +22,7 @@ from tiny_pipelines import (
 
 from diffaug import DiffusersBackend, ModelSpec
 from diffaug.backends import devices, loading
-from diffaug.backends.devices import choose_device, is_out_of_memory, why_no_gpu
+from diffaug.backends.devices import choose_device, why_no_gpu
 from diffaug.backends.hub import download, downloaded, pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
@@ -473,6 +473,9 @@ def test_auto_takes_this_ranks_gpu_then_the_first_then_mps_then_the_cpu(monkeypa
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="runs on the CPU: torch cannot use the GPU of this mach"):
+        assert choose_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert choose_device("auto") == torch.device("cpu")
 
 
@@ -526,35 +529,6 @@ def test_the_editors_named_here_are_classes_of_diffusers():
 
 
 # ------------------------------------------------------------------------------------------ memory
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "CUDA error: out of memory",
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
-        "CUDNN_BACKEND_TENSOR_DESCRIPTOR cudnnFinalize failed: CUDNN_STATUS_ALLOC_FAILED",
-        "[enforce fail] DefaultCPUAllocator: can't allocate memory",
-    ],
-)
-def test_every_wording_of_short_memory_is_known(text):
-    assert is_out_of_memory(RuntimeError(text))
-    assert not is_out_of_memory(ValueError(text))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
-        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
-        "GET was unable to find an engine to execute this computation",
-        "FIND was unable to find an engine to execute this computation",
-    ],
-)
-def test_an_error_that_mostly_means_short_memory_counts_for_more_than_one_image(text):
-    assert is_out_of_memory(RuntimeError(text), images=2)
-    assert not is_out_of_memory(RuntimeError(text), images=1)
 
 
 def test_an_autoencoder_takes_large_images_one_by_one():

@@ -29,7 +29,7 @@ from tiny_pipelines import (
 )
 
 from diffaug import DiffusersBackend, ModelSpec
-from diffaug.backends import batches, pipeline
+from diffaug.backends import batches, devices, pipeline
 from diffaug.errors import GenerationError, ModelError, RefusedError
 from diffaug.functional import resize
 
@@ -415,9 +415,29 @@ def test_no_memory_for_one_image_is_an_error_with_the_next_step():
     run_out_of_memory(backend, above=0)
     with (
         pytest.warns(UserWarning, match="a batch of 2"),
-        pytest.raises(GenerationError, match="memory for one image of 16 px; set offload"),
+        pytest.raises(GenerationError, match="memory for one image of 16 px; choose a smaller"),
     ):
         backend.generate(make_requests())
+    request = make_request()
+    batch = backend._prepare(backend._pipe, [batches.Job(0, request, None, 0)])
+    backend._device = torch.device("cuda:0")  # where the memory of the machine can help
+    with pytest.raises(GenerationError, match="16 px; set offload=True, or choose a smaller"):
+        list(backend._launch(backend._pipe, batch, again=True))
+
+
+def test_an_image_that_did_not_fit_is_tried_again_after_memory_was_freed(monkeypatch):
+    backend = DiffusersBackend(tiny_spec("edit", guidance_scale=1.0, batch_size=1))
+    expected = backend.generate(make_requests(count=2))
+    full = [True]
+
+    def fill(_, __):
+        if full[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    backend._pipe.unet.register_forward_pre_hook(fill)
+    monkeypatch.setattr(pipeline, "free_unused", lambda: full.__setitem__(0, False))
+    made = backend.generate(make_requests(count=2))
+    assert all(torch.equal(a.image, b.image) for a, b in zip(expected, made, strict=True))
 
 
 def test_any_other_failure_is_one_line_that_travels():
@@ -667,13 +687,19 @@ def test_a_model_stays_where_it_was_loaded_though_auto_is_another_gpu_by_then(mo
 
 
 def test_a_model_on_the_cpu_though_there_is_a_gpu_says_why(monkeypatch):
-    monkeypatch.setattr(pipeline, "why_no_gpu", lambda: "its driver is too old")
-    with pytest.warns(UserWarning, match=r"runs on the CPU: .* \(its driver is too old\); update"):
-        DiffusersBackend(tiny_spec("edit", device="auto")).generate(make_requests(count=1))
+    monkeypatch.setattr(devices, "why_no_gpu", lambda: "its driver is too old")
+    backend = DiffusersBackend(tiny_spec("edit", device="auto"))
+    with pytest.warns(
+        UserWarning, match=r"runs on the CPU: .* \(its driver is too old\); update"
+    ) as caught:
+        backend.generate(make_requests(count=1))
+        backend.generate(make_requests(count=1))
+    assert 1 == len(caught)
+    DiffusersBackend(tiny_spec("edit", device="cpu")).generate(make_requests(count=1))
 
 
 def test_a_big_model_on_a_cpu_says_once_what_to_expect(monkeypatch):
-    monkeypatch.setattr(pipeline, "_BIG", 1000)
+    monkeypatch.setattr(devices, "MOST_FOR_CPU", 1000)
     backend = DiffusersBackend(tiny_spec("edit"))
     with pytest.warns(UserWarning, match="runs on the CPU: expect minutes an image"):
         backend.generate(make_requests(count=1))
@@ -804,6 +830,49 @@ def test_editors_that_take_one_image_a_call_get_one_image_a_call():
         ValueError, match="'negative_prompt' must be empty: Flux2KleinPipeline takes"
     ):
         backend.generate([make_request(negative_prompt="grey")])
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_what_an_editor_made_of_one_image_is_kept_where_the_next_does_not_fit(pad):
+    spec = ModelSpec("org/klein", size=SIZE, steps=4, pad=pad)
+    backend, pipe = DiffusersBackend(spec), Flux2KleinPipeline()
+    backend._pipe = pipe
+    expected = backend.generate(make_requests(count=8))
+    fills = [5]
+
+    class Full(Flux2KleinPipeline):
+        def __call__(self, image, prompt, height, width, num_inference_steps, guidance_scale,
+                     generator, output_type):  # fmt: skip
+            if len(self.calls) + 1 in fills:
+                fills.clear()
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().__call__(image, prompt, height, width, num_inference_steps,
+                                    guidance_scale, generator, output_type)  # fmt: skip
+
+    Full.__name__ = Flux2KleinPipeline.__name__
+    backend._pipe = pipe = Full()
+    made = backend.generate(make_requests(count=8))  # without a warning that a batch was halved
+    assert [f"prompt {n}" for n in range(8)] == [prompt for prompt, *_ in pipe.calls]
+    assert all(torch.equal(a.image, b.image) for a, b in zip(expected, made, strict=True))
+    assert spec.batch_size == backend.batch_size
+
+
+def test_an_editor_that_fails_on_one_image_fails_at_once():
+    """Its calls never hold more than one image, so a batch of several proves nothing."""
+    calls = []
+
+    class Flux2KleinPipeline:
+        tokenizer, dtype, components = None, torch.bfloat16, {}  # noqa: RUF012
+
+        def __call__(self, image, prompt, generator, output_type):
+            calls.append(prompt)
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    backend = DiffusersBackend(ModelSpec("org/klein", size=SIZE))
+    backend._pipe = Flux2KleinPipeline()
+    with pytest.raises(GenerationError, match="failed with RuntimeError: GET was unable"):
+        backend.generate(make_requests(count=8))
+    assert 1 == len(calls)
 
 
 def test_two_pipelines_of_one_seed_are_equal(tmp_path):

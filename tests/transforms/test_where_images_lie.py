@@ -1,15 +1,9 @@
 """A request does not depend on where its image lies: a GPU resizes by other arithmetic."""
 
 import torch
+from elsewhere import Elsewhere
 
 from diffaug import PromptEdit, RecordingBackend, functional
-
-
-class Elsewhere(torch.Tensor):
-    """A tensor that plays one on a GPU, until ``cpu`` is called."""
-
-    def cpu(self, *_, **__):
-        return self.as_subclass(torch.Tensor)
 
 
 def test_an_image_is_made_small_on_the_cpu_and_has_one_key(monkeypatch):
