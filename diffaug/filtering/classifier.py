@@ -9,6 +9,7 @@ from torch import nn
 
 from diffaug import functional, images
 from diffaug.arguments import whole
+from diffaug.backends.devices import AsManyAsFit
 from diffaug.checked import checked
 from diffaug.offline.manifest import Row
 
@@ -33,6 +34,7 @@ class ClassifierFilter:
     Raises:
         TypeError, ValueError: an argument has a wrong type or value, or a label is not among the
             classes.
+        GenerationError: not even one image fits into the memory of the model's device.
 
     Example:
         >>> import torch
@@ -68,6 +70,7 @@ class ClassifierFilter:
         self.model, self.transform = model, transform
         self.size = None if size is None else whole("size", size, 1)
         self.batch_size = whole("batch_size", batch_size, 1)
+        self._in_parts = AsManyAsFit("the classifier")
         self.classes = tuple(classes)
         if not self.classes or len({*self.classes}) < len(self.classes):
             raise ValueError(f"'classes' must hold different names, got {list(self.classes)}.")
@@ -79,20 +82,15 @@ class ClassifierFilter:
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         """Return the probability of each row's label."""
         targets = self._targets(rows)
-        batch = self._batch(images)
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
             with torch.no_grad():
-                logits = self.model(batch)
+                logits = self._in_parts(self._logits, self._inputs(images), self._like().device)
         finally:
             for module, training in modes:
                 module.training = training
-        expected = (len(batch), len(self.classes))
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        if shape != expected:
-            raise ValueError(f"'model' must return logits of shape {expected}, got {shape}.")
-        return logits.double().softmax(1).cpu().gather(1, targets[:, None])[:, 0]
+        return logits.double().softmax(1).gather(1, targets[:, None])[:, 0]
 
     def _targets(self, rows: Sequence[Row]) -> torch.Tensor:
         for label in dict.fromkeys(row.get("label") for row in rows):
@@ -103,9 +101,23 @@ class ClassifierFilter:
                 )
         return torch.tensor([self.classes.index(row["label"]) for row in rows])
 
-    def _batch(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _like(self) -> torch.Tensor:
+        """Return a tensor of the dtype and on the device that images must have."""
         weights = chain(self.model.parameters(), self.model.buffers())
-        like = next((weight for weight in weights if weight.is_floating_point()), torch.zeros(()))
+        return next((weight for weight in weights if weight.is_floating_point()), torch.zeros(()))
+
+    def _logits(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        batch, like = torch.stack(list(inputs)), self._like()  # (B, 3, H, W)
+        batch = images.to_dtype(batch, like) if self.transform is None else batch.to(like)
+        logits: torch.Tensor = self.model(batch)
+        expected = (len(batch), len(self.classes))
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if shape != expected:
+            raise ValueError(f"'model' must return logits of shape {expected}, got {shape}.")
+        return logits
+
+    def _inputs(self, pixels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return images of one size, as the model takes them."""
         if self.transform is not None:
             pixels = [self.transform(image) for image in pixels]
         elif self.size is not None:
@@ -118,5 +130,4 @@ class ClassifierFilter:
                 else "'size' must be given for images of several sizes"
             )
             raise ValueError(f"{rule}, got {shapes[0]} and {shapes[1]}.")
-        batch = torch.stack(list(pixels))  # (B, 3, H, W)
-        return images.to_dtype(batch, like) if self.transform is None else batch.to(like)
+        return list(pixels)

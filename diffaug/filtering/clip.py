@@ -52,6 +52,7 @@ class ClipFilter:
         ValueError: an argument is outside its range.
         ModelUnavailableError: on first use, the model is not here and cannot be fetched.
         ModelError: on first use, the model is unknown, incomplete, pickled, or not a CLIP model.
+        GenerationError: the model, or one image, does not fit into memory.
 
     Example:
         >>> from diffaug import ClipFilter
@@ -122,28 +123,25 @@ class ClipFilter:
 
     def score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
         """Return the probability that each image shows what its captions say."""
-        with own_switches(devices.choose_device(self._spec.device), exact=True):
-            return self._score(images, rows)
+        if self._loaded is None:
+            self._loaded = _load_clip(self._spec)
+        with own_switches(self._loaded.device, exact=True):
+            return self._score(self._loaded, images, rows)
 
-    def _score(self, images: Sequence[torch.Tensor], rows: Sequence[Row]) -> torch.Tensor:
+    def _score(
+        self, clip: "_Clip", images: Sequence[torch.Tensor], rows: Sequence[Row]
+    ) -> torch.Tensor:
         if self.target_class and not {str(row.get("label")) for row in rows} <= {*self._classes}:
             self.prepare(Path(), rows)  # without a set, the classes of the rows are all classes
-        clip = self._load()
-        pixels = clip.pixels(images)
         captions = self.captions
         if self._embedded is None or captions != self._embedded[0]:
-            self._embedded = captions, clip.embedded(captions, pixels)
-        logits = clip.logits(pixels, self._embedded[1], captions[:1])
+            self._embedded = captions, clip.embedded(captions, images[:1])
+        logits = clip.logits(images, self._embedded[1], captions[:1])
         scores = logits[:, :2].softmax(1)[:, 0]
         if self.target_class:
             own = torch.tensor([self._classes.index(str(row.get("label"))) for row in rows])
             scores = scores * logits[:, 2:].softmax(1).gather(1, own[:, None])[:, 0]
         return scores
-
-    def _load(self) -> "_Clip":
-        if self._loaded is None:
-            self._loaded = _load_clip(self._spec)
-        return self._loaded
 
 
 class _Clip(NamedTuple):
@@ -152,12 +150,18 @@ class _Clip(NamedTuple):
     model: Any
     tokenizer: Any
     processor: Any
+    in_parts: devices.AsManyAsFit
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
 
     def pixels(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
         inputs = self.processor(
             list(pictures), return_tensors="pt", input_data_format="channels_first"
         )
-        return inputs["pixel_values"].to(self.model.device)
+        return inputs["pixel_values"].to(self.device)
 
     def tokens(self, captions: Sequence[str]) -> Any:
         longest = self.model.config.text_config.max_position_embeddings
@@ -168,25 +172,33 @@ class _Clip(NamedTuple):
             max_length=longest,
             return_tensors="pt",
         )
-        return inputs.to(self.model.device)
+        return inputs.to(self.device)
 
-    def embedded(self, captions: Sequence[str], pixels: torch.Tensor) -> torch.Tensor:
-        """Return captions as vectors (C, D); the model needs an image in each call."""
-        texts: torch.Tensor = self.model(
-            pixel_values=pixels[:1], **self.tokens(captions)
-        ).text_embeds
-        return texts
+    def embedded(self, captions: Sequence[str], some: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return captions as vectors (C, D) on the CPU; each call of the model needs ``some``."""
+        pixels = self.pixels(some)
+
+        def embed(part: Sequence[str]) -> torch.Tensor:
+            texts: torch.Tensor = self.model(pixel_values=pixels, **self.tokens(part)).text_embeds
+            return texts
+
+        return self.in_parts(embed, captions, self.device)
 
     def logits(
-        self, pixels: torch.Tensor, texts: torch.Tensor, some: Sequence[str]
+        self, pictures: Sequence[torch.Tensor], texts: torch.Tensor, some: Sequence[str]
     ) -> torch.Tensor:
         """Compare images with captions, (N, C) on the CPU.
 
         The model needs ``some`` captions in each call; one is cheaper than those of all classes.
         """
-        shown = self.model(pixel_values=pixels, **self.tokens(some)).image_embeds
-        compared: torch.Tensor = self.model.logit_scale.exp() * shown @ texts.T
-        return compared.cpu()
+        texts, words = texts.to(self.device), self.tokens(some)
+
+        def compare(part: Sequence[torch.Tensor]) -> torch.Tensor:
+            shown = self.model(pixel_values=self.pixels(part), **words).image_embeds
+            compared: torch.Tensor = self.model.logit_scale.exp() * shown @ texts.T
+            return compared
+
+        return self.in_parts(compare, pictures, self.device)
 
 
 def caption_scores(
@@ -206,24 +218,40 @@ def caption_scores(
         device, batch_size: as for :class:`ClipFilter`.
 
     Raises:
-        ModelUnavailableError, ModelError: as for :class:`ClipFilter`.
+        ModelUnavailableError, ModelError, GenerationError: as for :class:`ClipFilter`.
     """
     revision = CLIP_REVISION if str(model) == CLIP else None
     spec = ModelSpec(str(model), revision=revision, size=_CLIP_SIZE, device=device)
-    with own_switches(devices.choose_device(device), exact=True):
-        clip = _load_clip(spec)
+    clip = _load_clip(spec)
+    with own_switches(clip.device, exact=True):
         batches = [images[at : at + batch_size] for at in range(0, len(images), batch_size)]
-        texts = clip.embedded(captions, clip.pixels(batches[0]))
-        scores = [clip.logits(clip.pixels(part), texts, captions[:1]) for part in batches]
+        texts = clip.embedded(captions, images[:1])
+        scores = [clip.logits(part, texts, captions[:1]) for part in batches]
     return torch.cat(scores).log_softmax(1)
 
 
 def _load_clip(spec: ModelSpec) -> _Clip:
     """Load a CLIP model onto its device; raise for anything that is missing or unsafe."""
     device = devices.choose_device(spec.device)
+    # A default dtype of the caller would be that of the weights.
+    with (
+        devices.fitting(f"'{spec.model}'", device, "choose a smaller model", "set device='cpu'"),
+        own_switches(device, exact=True),
+    ):
+        clip, missing = _read_whole(spec)
+        if missing:
+            raise ModelError(
+                f"'{spec.model}' lacks {len(missing)} weights that a CLIP model needs "
+                f"({missing[0]}, ...); it is another kind of model, or was saved incomplete: "
+                "choose another, or get it again."
+            )
+        return clip._replace(model=clip.model.to(device).eval())
+
+
+def _read_whole(spec: ModelSpec) -> tuple[_Clip, list[str]]:
+    """Read a CLIP model on the CPU, after fetching it if it is not here; say what is wrong."""
     try:
-        spec = pin(spec)
-        clip, missing = _read_or_fetch(spec)
+        return _read_or_fetch(pin(spec))
     except ModelUnavailableError as error:
         raise ModelUnavailableError(
             f"'{spec.model}' is not on this machine and could not be fetched "
@@ -233,16 +261,11 @@ def _load_clip(spec: ModelSpec) -> _Clip:
     except DiffaugError:
         raise
     except Exception as error:  # damaged files trip any of the parsers inside
+        if devices.is_out_of_memory(error):
+            raise  # it may be whole
         raise ModelError(
             f"'{spec.model}' is not a whole CLIP model: {_reason(error)}; get it again."
         ) from error
-    if missing:
-        raise ModelError(
-            f"'{spec.model}' lacks {len(missing)} weights that a CLIP model needs ({missing[0]}, "
-            "...); it is another kind of model, or was saved incomplete: choose another, or get it "
-            "again."
-        )
-    return clip._replace(model=clip.model.to(device).eval())
 
 
 def _read_or_fetch(spec: ModelSpec) -> tuple[_Clip, list[str]]:
@@ -253,7 +276,9 @@ def _read_or_fetch(spec: ModelSpec) -> tuple[_Clip, list[str]]:
         return _read_clip(folder)
     try:
         return _read_clip(folder)
-    except OSError:
+    except OSError as error:
+        if devices.is_out_of_memory(error):
+            raise
         return _read_clip(download_flat(spec))
 
 
@@ -272,7 +297,7 @@ def _read_clip(folder: Path) -> tuple[_Clip, list[str]]:
     # A tokenizer is read even without its vocabulary, and then all letters are the same to it.
     if tokenizer("a").input_ids == tokenizer("b").input_ids:
         raise OSError("its tokenizer has no vocabulary")
-    return _Clip(model, tokenizer, processor), missing
+    return _Clip(model, tokenizer, processor, devices.AsManyAsFit("CLIP")), missing
 
 
 def _reason(cause: BaseException | str) -> str:

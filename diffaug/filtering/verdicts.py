@@ -190,7 +190,7 @@ def _score_batch(scorer: Scorer, read: Sequence[tuple[Row, torch.Tensor]]) -> li
             f"'scorer' must return one number for each image, got shape {tuple(scores.shape)} for "
             f"{len(read)} images."
         )
-    return [float(score) for score in scores.detach().double().cpu()]
+    return [float(score) for score in scores.detach().cpu().double()]
 
 
 def _read_ahead(

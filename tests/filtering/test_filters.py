@@ -1,5 +1,6 @@
 """What each scorer thinks of an image, against formulas written out here, and what it refuses."""
 
+import errno
 import json
 import shutil
 import threading
@@ -8,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from ambient import AMBIENT, settings
+from elsewhere import OnMps
 from image_folders import picture
 from PIL import Image
 from tiny_pipelines import save_clip
@@ -15,6 +17,7 @@ from torch import nn
 from torchvision.transforms import v2
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from diffaug.backends import devices, loading
 from diffaug.errors import GenerationError, ModelError, ModelUnavailableError
 from diffaug.filtering.classifier import ClassifierFilter
 from diffaug.filtering.clip import CLIP, ClipFilter, caption_scores
@@ -135,6 +138,81 @@ def test_clip_loads_once_and_leaves_the_global_random_state_alone(clip, tmp_path
     shutil.rmtree(tmp_path / "clip")
     assert torch.equal(first, judge.score([picture(1)], rows("a")))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_clip_takes_the_cpu_aloud_where_there_is_a_gpu(clip, monkeypatch):
+    monkeypatch.setattr(devices, "why_no_gpu", lambda: "its driver is too old")
+    judge = ClipFilter("bird", model=clip)
+    with pytest.warns(UserWarning, match=r"on the CPU: .* \(its driver is too old\)") as caught:
+        judge.score([picture(1)], rows("a"))
+        judge.score([picture(1)], rows("a"))
+    assert 1 == len(caught)
+    with pytest.warns(UserWarning, match=r"on the CPU: .* \(its driver is too old\)") as caught:
+        caption_scores(clip, [picture(1)], ["a", "b"])
+    assert 1 == len(caught)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_clip_that_is_read_without_the_memory_for_it_is_neither_damaged_nor_fetched(
+    clip, own_hub, tmp_path, monkeypatch, error
+):
+    def fail(*_, **__):
+        raise error
+
+    shutil.copytree(clip, in_cache(tmp_path / "cache"))
+    monkeypatch.setattr(loading, "read_module", fail)
+    for model in (clip, CLIP):
+        message = f"'{model}' does not fit into the memory of this machine; end other programs, or"
+        with pytest.raises(GenerationError, match=f"^{message} choose a smaller model.$"):
+            ClipFilter("bird", model=model).score([picture(1)], rows("a"))
+    assert [] == own_hub
+
+
+def test_a_clip_that_does_not_fit_onto_its_device_is_one_line(clip, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(devices, "choose_device", lambda _: torch.device("mps"))
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    message = "clip.*' does not fit on mps; set device='cpu', or free the device.$"
+    with pytest.raises(GenerationError, match=message):
+        ClipFilter("bird", model=clip).score([picture(1)], rows("a"))
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_batch_that_clip_has_no_memory_for_is_divided(clip, monkeypatch, most):
+    """So are the captions of many classes."""
+    from transformers import CLIPModel
+
+    pictures, labels = [picture(n) for n in range(5)], ["wren", "owl", "robin", "wren", "owl"]
+    expected = ClipFilter("bird", model=clip, target_class=True).score(pictures, rows(*labels))
+    forward, sizes = CLIPModel.forward, []
+
+    def full(self, input_ids, pixel_values, **settings):
+        sizes.append((len(pixel_values), len(input_ids)))
+        if max(sizes[-1]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, input_ids, pixel_values, **settings)
+
+    monkeypatch.setattr(CLIPModel, "forward", full)
+    judge = ClipFilter("bird", model=clip, target_class=True)
+    with pytest.warns(UserWarning, match="a batch of 5 does not fit into memory") as caught:
+        scores = judge.score(pictures, rows(*labels))
+        sizes.clear()
+        assert torch.equal(scores, judge.score(pictures, rows(*labels)))
+    assert 1 == len(caught)
+    torch.testing.assert_close(expected, scores, atol=1e-5, rtol=0)
+    assert most == max(images for images, _ in sizes)
+    most = 0
+    with pytest.raises(GenerationError, match="one image for CLIP does not fit into the memory of"):
+        judge.score(pictures, rows(*labels))
 
 
 def test_long_captions_are_cut_to_what_clip_reads(clip):
@@ -431,6 +509,37 @@ def test_a_classifier_in_another_precision_gets_images_in_it():
     expected = ClassifierFilter(Colours(), NAMES).score([picture(1)], rows("red"))
     actual = ClassifierFilter(model, NAMES).score([picture(1)], rows("red"))
     assert float(expected) == pytest.approx(float(actual), abs=1e-6)
+
+
+def test_logits_may_lie_on_mps_which_has_no_float64():
+    pictures = [picture(1), picture(2)]
+    expected = ClassifierFilter(Colours(), NAMES).score(pictures, rows("red", "blue"))
+    model = Colours()
+    model.register_forward_hook(lambda _, __, logits: logits.as_subclass(OnMps))
+    assert torch.equal(
+        expected, ClassifierFilter(model, NAMES).score(pictures, rows("red", "blue"))
+    )
+
+
+def test_a_batch_that_a_classifier_has_no_memory_for_is_divided():
+    model, sizes = Colours(), []
+    judge, labels = ClassifierFilter(model, NAMES), ("red", "blue", "green", "red", "red")
+    pictures = [picture(n) for n in range(5)]
+    expected = judge.score(pictures, rows(*labels))
+
+    def full(_, inputs):
+        sizes.append(len(inputs[0]))
+        if sizes[-1] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.register_forward_pre_hook(full)
+    most = 2
+    with pytest.warns(UserWarning, match="a batch of 5 does not fit into memory; later ones have"):
+        torch.testing.assert_close(expected, judge.score(pictures, rows(*labels)))
+    assert [5, 2, 2, 1] == sizes
+    most = 0
+    with pytest.raises(GenerationError, match="one image for the classifier does not fit into"):
+        judge.score(pictures, rows(*labels))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from elsewhere import OnMps
 from image_folders import contents, picture, save, save_photos
 
 from diffaug import FractalBank, FractalBlend, PromptEdit, RecordingBackend, augment_folder
@@ -47,6 +48,16 @@ def column(folder, name):
 @pytest.fixture
 def photos(tmp_path):
     return save_photos(tmp_path / "photos", ["cat/1.png", "cat/2.png", "dog/1.png"])
+
+
+def test_scores_may_lie_on_mps_which_has_no_float64(tmp_path):
+    class OnAnApple(Given):
+        def score(self, images, rows):
+            return super().score(images, rows).as_subclass(OnMps)
+
+    folder = make_set(tmp_path / "set", quality=[0.25, 0.5, 0.75])
+    filter_set(folder, OnAnApple("quality"))
+    assert [0.25, 0.5, 0.75] == column(folder, "quality_score")
 
 
 @pytest.mark.parametrize("keep", [None, 0.9, 0.5, 0.33, 1])
