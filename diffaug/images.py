@@ -107,8 +107,8 @@ def _check_dtype(image: torch.Tensor) -> None:
         return
     if image.dtype == torch.bool or image.is_complex() or not image.numel():
         low, white = 0, 1
-    else:  # as floats, since torch finds no maximum of unsigned integers
-        low, high = (int(value) for value in image.double().aminmax())
+    else:  # as floats, since torch finds no maximum of unsigned integers; MPS has no float64
+        low, high = (int(value) for value in image.cpu().double().aminmax())
         low, white = min(0, low), pil_modes.likely_white(high)
     if image.dtype == torch.bool:
         advice = "turn it into floats: image.float(), or v2.ToDtype(torch.float32)"

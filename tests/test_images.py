@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from elsewhere import OnMps
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
@@ -159,6 +160,12 @@ def test_the_advice_for_numbers_below_zero_is_right(dtype):
     levels = torch.tensor([[[-100, 0, 100, 127]]], dtype=dtype)
     for floats in (followed(levels, "got torch.int"), in_a_compose(levels)):
         torch.testing.assert_close(torch.tensor([[[0.0, 100 / 227, 200 / 227, 1.0]]]), floats)
+
+
+def test_the_advice_for_whole_numbers_is_the_same_on_mps():
+    levels = torch.tensor([[[0, 4095]]], dtype=torch.int32)
+    with pytest.raises(TypeError, match=r"got torch.int32; scale it .* image.float\(\) / 4095, or"):
+        images.check_image(levels.as_subclass(OnMps))
 
 
 def test_the_advice_for_yes_and_no_is_right():

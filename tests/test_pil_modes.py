@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from elsewhere import OnMps, play_mps
 from PIL import ExifTags, Image
 from pil_photos import MODES, in_mode, make_photo
 from torchvision.transforms import v2
@@ -77,6 +78,14 @@ def test_new_colours_are_as_near_as_the_mode_allows(mode):
     again = images.to_uint8(images.unpack(result)[0]).float()
     expected = new if mode in ("RGB", "RGBA", "RGBX", *COLOURS) else pil_modes.luma(new)
     assert (again - expected * 255).abs().mean() < (3 if mode in ("HSV", "YCbCr") else 1.5)
+
+
+def test_the_grey_of_colours_on_mps_is_the_same_and_stays_there(monkeypatch):
+    play_mps(monkeypatch)
+    pixels = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
+    grey = pil_modes.luma(pixels.as_subclass(OnMps))
+    assert isinstance(grey, OnMps)
+    assert torch.equal(pil_modes.luma(pixels), grey.cpu())
 
 
 def test_one_bit_has_greys_as_patterns():
