@@ -3,6 +3,7 @@
 import gc
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,14 @@ from pathlib import Path
 
 import torch
 
-from diffaug.backends.devices import choose_device
+from diffaug.backends.devices import (
+    choose_device,
+    fitting,
+    free_unused,
+    is_out_of_memory,
+    is_slow,
+    local_rank,
+)
 from diffaug.backends.hub import download
 from diffaug.backends.loading import load_pipeline, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
@@ -89,9 +97,9 @@ def finetune(
 ) -> FinetuneSummary:
     """Teach a model a word for each class of a folder: textual inversion and LoRA together.
 
-    After an interruption the same call resumes from the last checkpoint, and the result is that of
-    a run without a stop. With ``accelerate launch`` several GPUs share each step; all of them must
-    see ``destination``.
+    After an interruption the same call resumes from the last checkpoint; on a CPU, the result is
+    that of a run without a stop, bit for bit. With ``accelerate launch`` several GPUs share each
+    step; all of them must see ``destination``.
 
     Args:
         source: a folder with one folder per class.
@@ -126,7 +134,7 @@ def finetune(
         DestinationError: the destination holds something else or another run, or another process
             is writing to it.
         ModelError: the base is incomplete.
-        GenerationError: a batch does not fit into memory, or the loss is not a number.
+        GenerationError: the base or a batch does not fit into memory, or the loss is not a number.
 
     Example:
         >>> from diffaug import finetune
@@ -147,6 +155,7 @@ def finetune(
         initial_token=initial_token, shots=shots, checkpoint_every=checkpoint_every,
         sample_every=sample_every,
     )  # fmt: skip
+    local_rank()  # accelerate says nothing useful of one that is no number
     spec = base_spec(base, size, device)
     spec = replace(spec, device=str(choose_device(spec.device)))
     precision = choose_precision(mixed_precision, torch.device(spec.device))
@@ -163,10 +172,15 @@ def finetune(
         check_words(load_tokenizer(folder.spec), settings, len(images.names))
         if stage == "new":
             folder.skipped = images.unreadable(strict)
-        with naming_files(), own_switches(torch.device(spec.device), exact=False, learn=True):
+        where = torch.device(spec.device)
+        with (
+            naming_files(),
+            fitting(f"the fine-tuning of '{name}'", where, "choose a smaller 'base'"),
+            own_switches(where, exact=False, learn=True),
+        ):
             losses = _train(folder, precision, progress)
         gc.collect()
-        torch.cuda.empty_cache()  # nothing where CUDA was never used
+        free_unused()
     last = losses[-100:]
     return FinetuneSummary(
         folder=folder.folder,
@@ -216,7 +230,7 @@ def _train(folder: RunFolder, precision: str, progress: bool) -> list[float]:
 
 def _train_steps(folder: RunFolder, trainer: Trainer, first: bool, progress: bool) -> list[float]:
     """Do the remaining steps, and write checkpoints and pictures between them."""
-    settings, losses = folder.settings, list[float]()
+    settings, losses, skips = folder.settings, list[float](), False
     total, done = settings.steps * settings.batch_size, trainer.step * settings.batch_size
     try:
         with progress_bar(progress and first, total, done=done) as bar:
@@ -225,15 +239,39 @@ def _train_steps(folder: RunFolder, trainer: Trainer, first: bool, progress: boo
                 if bar is not None:
                     bar.set_postfix(step=trainer.step, loss=f"{losses[-1]:.4f}")
                     bar.update(settings.batch_size)
-                if first and settings.sample_every and trainer.step % settings.sample_every == 0:
-                    folder.sample(trainer)
                 if first and trainer.step % settings.checkpoint_every == 0:
                     folder.save(trainer)
-    except KeyboardInterrupt:
-        if first and trainer.whole and trainer.step:
+                if first and settings.sample_every and trainer.step % settings.sample_every == 0:
+                    whole = _sample(folder, trainer)
+                    if not (whole or skips):
+                        skips = True
+                        warnings.warn(
+                            f"the picture of samples after step {trainer.step} does not fit into "
+                            "memory beside the training; it is skipped, and so are later ones "
+                            "that do not fit.",
+                            UserWarning,
+                            stacklevel=1,
+                        )
+    except BaseException as error:
+        # The same run can be resumed, by smaller parts of a batch.
+        resumes = isinstance(error, KeyboardInterrupt) or is_out_of_memory(error, 2)
+        if resumes and first and trainer.whole and trainer.step:
             folder.save(trainer)
         raise
     return losses
+
+
+def _sample(folder: RunFolder, trainer: Trainer) -> bool:
+    """Write a picture of samples; return whether there was the memory for it."""
+    try:
+        folder.sample(trainer)
+        return True
+    except Exception as error:
+        if not is_out_of_memory(error, 2):
+            raise
+    # Here and not above, because the exception held tensors until now.
+    free_unused()
+    return False
 
 
 def _trainer(folder: RunFolder, precision: str, rank: int, world: int) -> Trainer:
@@ -246,6 +284,12 @@ def _trainer(folder: RunFolder, precision: str, rank: int, world: int) -> Traine
     )  # fmt: skip
     images, settings = folder.images, folder.settings
     sampler = images.sampler(folder.skipped, spec.side, settings.balanced)
-    return Trainer(
-        load_pipeline(spec), sampler, len(images.names), settings, precision, rank, world
-    )
+    pipe = load_pipeline(spec, offloads=False)
+    if rank == 0 and is_slow(pipe, torch.device(spec.device)):
+        warnings.warn(
+            f"'{folder.base}' learns on the CPU: expect minutes for each of {settings.steps} "
+            "steps; use a GPU, or base='tiny-translate'.",
+            UserWarning,
+            stacklevel=1,
+        )
+    return Trainer(pipe, sampler, len(images.names), settings, precision, rank, world)

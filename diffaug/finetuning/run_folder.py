@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from diffaug.backends import finetuned
+from diffaug.backends.devices import is_out_of_memory
 from diffaug.backends.hub import pin
 from diffaug.backends.presets import PRESETS
 from diffaug.backends.spec import ModelSpec
@@ -133,6 +134,8 @@ class RunFolder(OutputFolder):
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 trainer.restore(tensors, opened.metadata() or {})
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise  # it may be whole
             raise DestinationError(
                 f"'{self.checkpoint}' is damaged ({type(error).__name__}: {first_line(error)}); "
                 "remove it to start from the first step, or put back a whole one."

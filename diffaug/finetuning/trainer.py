@@ -21,7 +21,7 @@ from diffaug.backends.devices import is_out_of_memory
 from diffaug.backends.finetuned import class_prompt
 from diffaug.backends.request import GenerationRequest
 from diffaug.backends.spec import ModelSpec
-from diffaug.errors import GenerationError
+from diffaug.errors import GenerationError, first_line
 from diffaug.finetuning.data import ImageSampler
 from diffaug.finetuning.loss import Denoiser, NoisedImage, min_snr_weights
 from diffaug.finetuning.settings import Settings
@@ -170,8 +170,11 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error, len(items)):
                 raise
+            fault = f"does not fit on {self.device}"
+            if not is_out_of_memory(error):  # no smaller batch is tried, which could show it
+                fault = f"fails on {self.device}, mostly for want of memory ({first_line(error)})"
             raise GenerationError(
-                f"a batch of {len(items)} images does not fit on {self.device}; raise "
+                f"a batch of {len(items)} images {fault}; raise "
                 "'gradient_accumulation', set gradient_checkpointing=True, or lower 'size'."
             ) from error
 

@@ -8,6 +8,7 @@ from image_folders import contents
 from planted import CLASSES, QUICK, Planted, confused, network, noise, photo, photos, real
 
 from diffaug import Arm, Comparison, compare
+from diffaug.backends import devices
 from diffaug.comparison import pools, run, training
 from diffaug.comparison.split import photographs
 from diffaug.images import read_image
@@ -33,6 +34,16 @@ def test_a_perfect_model_is_recommended(source, test, tmp_path):
     assert 0 < best.simultaneous[0] < best.difference_interval[0] < best.difference
     assert done.advice.startswith("Use 'real-gen': it gains ")
     assert True in done.known.values() and False not in done.known.values()
+
+
+def test_classifiers_on_a_cpu_though_there_is_a_gpu_are_trained_aloud(source, test, monkeypatch):
+    monkeypatch.setattr(devices, "why_no_gpu", lambda: "its driver is too old")
+    with (
+        pytest.warns(UserWarning, match=r"on the CPU: .* \(its driver is too old\)") as caught,
+        pytest.raises(ValueError, match="'size' must be at least 8"),  # before anything is trained
+    ):
+        compare(source, test=test, arms=[], size=1)
+    assert 1 == len(caught)
 
 
 def test_a_useless_model_is_advised_against(source, test, tmp_path):

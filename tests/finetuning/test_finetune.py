@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from ambient import AMBIENT, settings
+from contracts import check_error
 from gpus import on_each_device
 from image_folders import contents
 from safetensors.torch import load_file
@@ -18,12 +19,13 @@ from tiny_pipelines import SIZE, make_request, model_folder, save_classes, save_
 from torchvision.datasets import ImageFolder
 
 from diffaug import DiffusersBackend
-from diffaug.backends import finetuned
+from diffaug.backends import devices, finetuned
 from diffaug.backends.hub import pin
 from diffaug.backends.loading import load_pipeline
 from diffaug.backends.presets import resolve
-from diffaug.errors import DestinationError, ModelError, UnreadableImageError
+from diffaug.errors import DestinationError, GenerationError, ModelError, UnreadableImageError
 from diffaug.finetuning import run as finetuning_run
+from diffaug.finetuning import trainer
 from diffaug.finetuning.data import square
 from diffaug.finetuning.loss import Denoiser
 from diffaug.finetuning.run import finetune
@@ -253,11 +255,112 @@ def test_an_unreadable_image_is_skipped_with_its_reason_or_refused(tmp_path):
         run(tree, tmp_path / "other", steps=1, strict=True)
 
 
+# --------------------------------------------------------------------------------- CPU and memory
+
+
+def test_training_on_a_cpu_though_there_is_a_gpu_says_why(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "why_no_gpu", lambda: "its driver is too old")
+    with pytest.warns(UserWarning, match=r"on the CPU: .* \(its driver is too old\)") as caught:
+        run(tree, tmp_path / "run", steps=1, device="auto")
+    assert 1 == len(caught)
+
+
+def test_training_of_a_big_model_on_a_cpu_says_what_to_expect(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "MOST_FOR_CPU", 1000)
+    message = "'.*' learns on the CPU: expect minutes for each of 1 steps; use a GPU, or base='tiny"
+    with pytest.warns(UserWarning, match=message):
+        run(tree, tmp_path / "run", steps=1)
+
+
+def test_a_rank_that_is_no_number_is_one_line_of_the_command(tree, tmp_path):
+    command = [sys.executable, "-m", "diffaug", "finetune", tree, tmp_path / "run", "--steps", "1"]
+    command += ["--base", model_folder("translate"), "--device", "cpu"]
+    done = subprocess.run(
+        list(map(str, command)),
+        env={**os.environ, "LOCAL_RANK": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert 2 == done.returncode
+    [line] = done.stderr.splitlines()
+    assert line.startswith("diffaug: error: 'LOCAL_RANK' must be the number of a process on this")
+
+
+def fill(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_pictures_of_samples_that_do_not_fit_are_skipped_with_one_warning(
+    finished, tree, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trainer, "run_batch", fill)
+    with pytest.warns(UserWarning, match="samples after step 2 does not fit into mem") as caught:
+        run(tree, tmp_path / "run", embedding_learning_rate=1e-1, sample_every=2)
+    assert 1 == len(caught)
+    expected = {name: file for name, file in contents(finished).items() if "sample" not in name}
+    assert expected == contents(tmp_path / "run")
+
+
+def test_steps_are_saved_before_a_picture_is_made_of_them(tree, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(trainer, "run_batch", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        run(tree, tmp_path / "run", sample_every=2, checkpoint_every=2)
+    assert "2" == saved_step(tmp_path / "run")
+
+
+def saved_step(folder):
+    from safetensors import safe_open
+
+    with safe_open(folder / "checkpoint.safetensors", "pt") as checkpoint:
+        return checkpoint.metadata()["step"]
+
+
+def test_a_model_that_cannot_be_prepared_for_want_of_memory_is_one_line(
+    tree, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "_add_lora", fill)
+    message = "^the fine-tuning of '.*' does not fit into the memory of this machine; end other"
+    with pytest.raises(GenerationError, match=message) as caught:
+        run(tree, tmp_path / "run")
+    check_error(caught.value)
+
+
+def test_steps_before_memory_ran_out_are_kept_and_resumed_by_smaller_parts(
+    tree, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        backward, calls = torch.Tensor.backward, []
+
+        def full(*arguments, **settings):
+            calls.append(arguments)
+            return backward(*arguments, **settings) if len(calls) < 4 else fill()
+
+        patch.setattr(torch.Tensor, "backward", full)
+        with pytest.raises(GenerationError, match="batch of 2 images does not fit on cpu; raise"):
+            run(tree, tmp_path / "run", checkpoint_every=100)
+    assert "3" == saved_step(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "load_state_dict", fill)
+        with pytest.raises(GenerationError, match="^the fine-tuning of '.*' does not fit into the"):
+            run(tree, tmp_path / "run")  # which is no damaged checkpoint
+    assert 1 == run(tree, tmp_path / "run", gradient_accumulation=2).trained
+
+
+def test_memory_is_given_back_after_the_training(tree, tmp_path, monkeypatch):
+    freed = []
+    monkeypatch.setattr(finetuning_run, "free_unused", lambda: freed.append(True))
+    run(tree, tmp_path / "run", steps=1)
+    assert [True] == freed
+
+
 @pytest.fixture
 def unloaded(monkeypatch):
     """Fail if a model is loaded."""
     monkeypatch.setattr(
-        finetuning_run, "load_pipeline", lambda spec: pytest.fail("a model was loaded")
+        finetuning_run, "load_pipeline", lambda *_, **__: pytest.fail("a model was loaded")
     )
 
 
@@ -347,7 +450,7 @@ def test_a_folder_is_of_one_run_at_a_time_and_gone_if_nothing_came_of_it(
 ):
     folder = tmp_path / "run"
 
-    def load(spec):
+    def load(spec, **_):
         with pytest.raises(DestinationError, match="is being written to by another run; wait"):
             run(tree, folder)
         raise ModelError("no such model")

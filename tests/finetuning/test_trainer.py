@@ -208,6 +208,21 @@ def test_an_overflow_in_half_precision_skips_one_update(make):
     assert all(torch.equal(weight, before[name]) for name, weight in weights(trainer).items())
 
 
+def test_a_failure_that_mostly_means_short_memory_is_told_with_its_reason(make, monkeypatch):
+    """No smaller batch is tried, so nobody can know."""
+
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling")
+
+    trainer = make(batch_size=2)
+    monkeypatch.setattr(torch.Tensor, "backward", fail)
+    message = (
+        r"batch of 2 images fails on cpu, mostly for want of memory \(CUDA error: CUBLAS.*; ra"
+    )
+    with pytest.raises(GenerationError, match=message):
+        trainer.train()
+
+
 @pytest.mark.parametrize("moment", ["backward", "optimizer"])
 def test_short_memory_is_an_error_with_the_next_step(make, monkeypatch, moment):
     """The optimizer allocates its moments in its first step."""
