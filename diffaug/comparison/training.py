@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffaug.backends.devices import fitting
 from diffaug.comparison import pictures
 from diffaug.comparison.arms import Arm
 from diffaug.comparison.batches import Batches, Data
@@ -116,15 +117,16 @@ def run(task: Task) -> dict[str, Any]:
     """Train and test a classifier, and write its weights and what came out; return that."""
     device = torch.device(task.device)
     started = time.monotonic()
-    data = training_data(task).to(device)
-    with own_switches(device, exact=False, learn=True), own_draws(task.seed, device):
-        model = build(task.recipe.classifier, task.classes, task.recipe.weights).to(device)
-        batches = Batches(
-            data, task.arm, steps=task.recipe.steps, batch=task.recipe.batch, seed=task.seed
-        )
-        loss = train(model, batches, steps=task.recipe.steps, rate=task.recipe.rate)
-        test = _read(task.test)
-        scores = predict(model, test.images, device)
+    with fitting(f"a classifier ({task.arm.name})", device, "give a smaller 'batch' or 'size'"):
+        data = training_data(task).to(device)
+        with own_switches(device, exact=False, learn=True), own_draws(task.seed, device):
+            model = build(task.recipe.classifier, task.classes, task.recipe.weights).to(device)
+            batches = Batches(
+                data, task.arm, steps=task.recipe.steps, batch=task.recipe.batch, seed=task.seed
+            )
+            loss = train(model, batches, steps=task.recipe.steps, rate=task.recipe.rate)
+            test = _read(task.test)
+            scores = predict(model, test.images, device)
     predicted = scores.argmax(1)
     outcome = {
         "arm": task.arm.name,

@@ -11,6 +11,7 @@ from diffaug import Arm, Comparison, compare
 from diffaug.backends import devices
 from diffaug.comparison import pools, run, training
 from diffaug.comparison.split import photographs
+from diffaug.errors import GenerationError
 from diffaug.images import read_image
 
 
@@ -44,6 +45,18 @@ def test_classifiers_on_a_cpu_though_there_is_a_gpu_are_trained_aloud(source, te
     ):
         compare(source, test=test, arms=[], size=1)
     assert 1 == len(caught)
+
+
+def test_a_classifier_that_does_not_fit_into_memory_is_one_line(
+    source, test, tmp_path, monkeypatch
+):
+    def fill(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(training, "train", fill)
+    message = r"^a classifier \(none\) does not fit into the memory of this machine; .* 'batch' or"
+    with pytest.raises(GenerationError, match=message):
+        compare(source, test=test, arms=["none"], **QUICK, out=tmp_path / "out")
 
 
 def test_a_useless_model_is_advised_against(source, test, tmp_path):
