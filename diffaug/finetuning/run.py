@@ -17,11 +17,11 @@ from diffaug.backends.devices import (
     free_unused,
     is_out_of_memory,
     is_slow,
-    local_rank,
 )
 from diffaug.backends.hub import download
 from diffaug.backends.loading import load_pipeline, load_tokenizer
 from diffaug.backends.presets import PRESETS, name_of
+from diffaug.backends.ranks import local_rank
 from diffaug.backends.spec import ModelSpec
 from diffaug.checked import checked
 from diffaug.file_warnings import naming_files
