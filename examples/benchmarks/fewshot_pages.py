@@ -143,12 +143,11 @@ def _cell(part: Found, arm: str) -> str:
 def _with_shots(parts: Mapping[str, Found], setting: str) -> tuple[list[Found], list[str]]:
     """Return the slices of a setting that differ in the number of images, and their arms.
 
-    Those are the arms that most of the slices have.
+    Those are the arms that at least two of the slices have.
     """
     some = [parts[name] for k in SHOTS if (name := f"{setting}-{k}") in parts]
     names = dict.fromkeys(arm for part in some for arm in part["rows"])
-    enough = len(some) / 2
-    return some, [arm for arm in names if sum(arm in part["rows"] for part in some) > enough]
+    return some, [arm for arm in names if sum(arm in part["rows"] for part in some) > 1]
 
 
 def tail(part: Found, counts: Mapping[str, int]) -> str:
