@@ -234,14 +234,9 @@ def _train_steps(folder: RunFolder, trainer: Trainer, first: bool, progress: boo
     total, done = settings.steps * settings.batch_size, trainer.step * settings.batch_size
     try:
         with progress_bar(progress and first, total, done=done) as bar:
-            while trainer.step < settings.steps:
-                losses.append(trainer.train())
-                if bar is not None:
-                    bar.set_postfix(step=trainer.step, loss=f"{losses[-1]:.4f}")
-                    bar.update(settings.batch_size)
-                if first and trainer.step % settings.checkpoint_every == 0:
-                    folder.save(trainer)
-                if first and settings.sample_every and trainer.step % settings.sample_every == 0:
+            while True:
+                # Here, so that a run that was stopped after a checkpoint draws its picture, too.
+                if first and folder.wants_sample(trainer.step):
                     whole = _sample(folder, trainer)
                     if not (whole or skips):
                         skips = True
@@ -252,6 +247,14 @@ def _train_steps(folder: RunFolder, trainer: Trainer, first: bool, progress: boo
                             UserWarning,
                             stacklevel=1,
                         )
+                if trainer.step >= settings.steps:
+                    break
+                losses.append(trainer.train())
+                if bar is not None:
+                    bar.set_postfix(step=trainer.step, loss=f"{losses[-1]:.4f}")
+                    bar.update(settings.batch_size)
+                if first and trainer.step % settings.checkpoint_every == 0:
+                    folder.save(trainer)
     except BaseException as error:
         # The same run can be resumed, by smaller parts of a batch.
         resumes = isinstance(error, KeyboardInterrupt) or is_out_of_memory(error, 2)

@@ -146,10 +146,18 @@ class RunFolder(OutputFolder):
                 f"{self.settings.steps}; ask for as many, or choose another folder."
             )
 
+    def wants_sample(self, step: int) -> bool:
+        """Return whether a picture of samples is due after a step, and not there."""
+        every = self.settings.sample_every
+        return (
+            bool(step and every and step % every == 0)
+            and not (self.folder / _sample_file(step)).exists()
+        )
+
     def sample(self, trainer: Trainer) -> None:
         """Write a picture of what the model makes of the first classes."""
         data = encode_image(trainer.sample(without_adapters(self.spec)), "png")
-        self._write({f"samples/step-{trainer.step:06d}.png": data})
+        self._write({_sample_file(trainer.step): data})
 
     def finish(self, trainer: Trainer) -> None:
         """Write what was learned, and at last the record that says so."""
@@ -186,3 +194,7 @@ a word for each class, learned together.
 - Use: give this folder as `backend`. It may be moved; the base model is loaded from its own place.
 - Terms: those of the base model{terms} and of the training images.
 """
+
+
+def _sample_file(step: int) -> str:
+    return f"samples/step-{step:06d}.png"
