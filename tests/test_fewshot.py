@@ -120,6 +120,23 @@ def test_a_unit_writes_which_test_images_each_classifier_named_rightly(parquet, 
     assert "diff-mix, weighted" in json.loads(run.result(Unit(part, 0)).read_text())["rows"]
 
 
+def test_a_slice_may_have_its_own_steps_and_guidance(parquet, tmp_path):
+    train, test = parquet
+    fewshot_data.write_folders([train], [test], tmp_path)
+    part = Slice("few", "drawn", arms("none", "real-mix"), shots=2)
+    models = (str(tiny_pipelines.model_folder(task)) for task in ("translate", "edit"))
+    run = fewshot.Run(tmp_path, *models, "cpu", steps=2, per_image=1, tune=1, batch=4)
+    own = replace(part, name="few-steps-3-guidance-9", steps=3, guidance=9)
+    for unit in (Unit(part, 0), Unit(own, 0)):
+        fewshot.do(unit, run)
+    plain, other = (json.loads(run.result(Unit(p, 0)).read_text()) for p in (part, own))
+    assert [2, 3] == [plain["steps"], other["steps"]]
+    assert 9 == other["guidance"] != plain["guidance"]
+    folder = tmp_path / "compared" / "drawn"
+    assert 4 == len(list((folder / "classifiers").glob("*.safetensors")))  # nothing was shared
+    assert 2 == len(list((folder / "sets").iterdir()))
+
+
 @pytest.mark.slow
 def test_the_benchmark_runs_and_a_second_run_does_nothing_again(parquet, tmp_path, monkeypatch):
     only = ("--only", "new-5", "drawn-5-filters")

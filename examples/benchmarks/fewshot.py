@@ -112,6 +112,7 @@ def do(unit: Unit, run: Run) -> str:
     It writes after every few arms, so what a stop leaves behind is a part of the slice.
     """
     part, seed = unit
+    run = replace(run, steps=part.steps or run.steps)
     started = time.monotonic()
     done = json.loads(run.result(unit).read_text())["rows"] if run.result(unit).is_file() else {}
     others = [arm for arm in part.arms if arm.name not in {"none", *done}]
@@ -124,6 +125,8 @@ def do(unit: Unit, run: Run) -> str:
     base = tuned(run, part, seed) if learned else run.base
     tuning = time.monotonic() - started
     backend = replace(resolve(base, "translate"), batch_size=run.batch, device=run.device)
+    if part.guidance is not None:
+        backend = replace(backend, guidance_scale=part.guidance)
     editor = replace(resolve(run.editor, "edit"), batch_size=run.batch, device=run.device)
     source, test = (run.work / part.setting / name for name in ("train", "test"))
     out = run.work / "compared" / part.setting
@@ -133,6 +136,7 @@ def do(unit: Unit, run: Run) -> str:
     facts: dict[str, Any] = {
         "setting": part.setting, "slice": part.name, "seed": seed, "shots": part.shots,
         "classifier": part.classifier, "classes": list(photos.classes),
+        "steps": run.steps, "guidance": backend.guidance_scale,
         "train_images": len(next(iter(photos.parts(part.shots, [seed]))).train),
         "labels": truth.tolist(), "tune_steps": None, "tuning_seconds": tuning, "rows": done,
     }  # fmt: skip

@@ -31,6 +31,8 @@ class Slice:
         classifier: "scratch", or "pretrained" on other classes.
         robust: whether its classifiers are attacked, too.
         tune: steps of fine-tuning, for arms that need it.
+        steps: of each classifier; None for those of the run.
+        guidance: by the text, of what translates; None for the model's own.
         filters: ways to choose among the images of the arm that they name.
     """
 
@@ -43,6 +45,8 @@ class Slice:
     classifier: str = "scratch"
     robust: bool = False
     tune: int = 600
+    steps: int | None = None
+    guidance: float | None = None
     filters: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -145,6 +149,7 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
             *_shots("new", SHOTS_NEW, half, numbers),
             *_why(half),
             *_ablations(half),
+            *_longer(half),
             Slice("seen-5", "seen", KNOWN, seeds=full),
             Slice("tail", "tail", SHOTS_NEW, shots=None, seeds=half),
             *_shots("drawn", SHOTS_KNOWN, half, (50,) if gpu else ()),
@@ -171,10 +176,17 @@ def _shots(setting: str, five: tuple[Arm, ...], seeds: int, numbers: Sequence[in
 def _why(seeds: int) -> list[Slice]:
     """Why it hurts on new classes, and what may help."""
     both = arms("none", "diff-mix", "diff-aug")
-    longer = (*both, *arms("diff-mix + randaugment", "diff-mix + randaugment + cutmix"))
+    joined = arms("diff-mix + randaugment", "diff-mix + randaugment + cutmix")
+    surer = arms(
+        Arm("diff-mix .9 + randaugment", "diff-mix", strength=0.9, randaugment=True),
+        "diff-gen + randaugment",
+    )
     return [
         Slice("new-5-tune-200", "new", both, seeds=seeds, tune=200),
-        Slice("new-5-tune-2000", "new", longer, seeds=seeds, tune=2000),
+        Slice("new-5-tune-2000", "new", (*both, *joined, *surer), seeds=seeds, tune=2000),
+        Slice("new-5-guidance-8", "new", (*both[:2], *joined[:1]), seeds=seeds, guidance=8),
+        Slice("new-5-tune-2000-guidance-8", "new", (*both[:2], *joined, *surer), seeds=seeds,
+              tune=2000, guidance=8),
         Slice(
             "new-5-strength", "new", varied("diff-mix", "strength", (0.3, 0.5, 0.7, 0.9)),
             seeds=seeds,
@@ -184,6 +196,28 @@ def _why(seeds: int) -> list[Slice]:
             "new-5-filters", "new", arms("none", "diff-mix"), seeds=seeds,
             filters=_filters("diff-mix"),
         ),
+    ]  # fmt: skip
+
+
+def _longer(seeds: int) -> list[Slice]:
+    """Whether the answer is another one where a classifier is trained for three times as long."""
+    plain = ("none", "randaugment", "randaugment + cutmix")
+    joined = named("diff-mix + randaugment + cutmix")
+    all_of_it = arms(
+        "none", "randaugment + cutmix", joined,
+        replace(joined, name=f"{joined.name}, 20 each", per_image=20),
+    )  # fmt: skip
+    return [
+        Slice(
+            f"{setting}-{shots}-steps-2400", setting,
+            arms(*plain, f"{made} + randaugment", f"{made} + randaugment + cutmix"),
+            shots=shots, seeds=seeds, steps=2400,
+        )
+        for shots in (20, 5)
+        for setting, made in (("drawn", "real-mix"), ("new", "diff-mix"))
+    ] + [
+        Slice("new-5-steps-2400-tune-2000-guidance-8", "new", all_of_it, seeds=seeds,
+              steps=2400, tune=2000, guidance=8),
     ]  # fmt: skip
 
 
@@ -202,6 +236,8 @@ def _ablations(seeds: int) -> list[Slice]:
     return [
         Slice("drawn-5-strength", "drawn", varied(mix, "strength", (0.1, 0.3, 0.5, 0.7, 0.9)),
               seeds=seeds),
+        Slice("drawn-5-guidance-8", "drawn", arms("none", mix, f"{mix} + randaugment"),
+              seeds=seeds, guidance=8),
         Slice("drawn-5-gamma", "drawn", varied(mix, "gamma", (0, 0.3, 0.5, 0.8, 1, 1.5)),
               seeds=seeds),
         Slice("drawn-5-p", "drawn", varied(mix, "p", (0.1, 0.3, 0.5, 0.7, 0.9, 1)), seeds=seeds),
