@@ -159,7 +159,8 @@ def unit(seed, **right):
     rows = {name: {"right": bits, "on": f"machine {seed}"} for name, bits in right.items()}
     return {
         "slice": "s", "setting": "new", "shots": 5, "classifier": "scratch", "seed": seed,
-        "tune_steps": None, "train_images": 10, "labels": [0, 0, 1, 1], "classes": ["a", "b"],
+        "tune_steps": None, "steps": 2, "guidance": 4.5, "train_images": 10,
+        "labels": [0, 0, 1, 1], "classes": ["a", "b"],
         "tuning_seconds": 0.0, "rows": rows,
     }  # fmt: skip
 

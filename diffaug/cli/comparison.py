@@ -30,7 +30,8 @@ def compare(
         typer.Option(
             help="With commas: none, randaugment, mixup, cutmix, fractal, diffusemix, real-mix, "
             "real-aug, real-gen, or diff-mix and its like, which need a fine-tuned --backend; "
-            "real-mix+cutmix does both. Default: all that need no fine-tuned one."
+            "real-mix+cutmix does both. Default: all that need no fine-tuned one, and the two best "
+            "pairs."
         ),
     ] = None,
     backend: Annotated[
@@ -48,7 +49,9 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(help="Trainings of each arm. Default: 3, or 1 for every fold.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 800,
+    steps: Annotated[
+        int, typer.Option(help="Of each training; with more, augmentation can gain more.")
+    ] = 800,
     classifier: Annotated[
         str, typer.Option(help="small, a name of torchvision such as resnet18, or timm:NAME.")
     ] = "small",
@@ -168,7 +171,9 @@ def table(done: "Comparison") -> list[str]:
         ).rstrip()
         for line in lines
     ]
-    return [*shown, f"intervals: {done.method}", *changes(done)]
+    often = ", ".join(f"{times:.0f}" for times in done.settings["passes"])
+    steps = f"steps: {done.settings['steps']}, in which each photograph comes {often} times"
+    return [*shown, f"intervals: {done.method}", steps, *changes(done)]
 
 
 def _cells(row: "Row") -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from diffaug.comparison.rows import Row
 
 #: A gain of so many points is worth knowing; if it cannot be seen, the advice says so.
 WORTH_SEEING = 0.05
+#: Where each photograph comes less often, augmentation may not have shown all that it can do.
+OFTEN = 100
 
 
 def advise(
@@ -14,6 +16,7 @@ def advise(
     between: Mapping[tuple[str, str], Estimate],
     known: Mapping[str, bool | None],
     generating: set[str],
+    passes: float,
 ) -> str:
     """Return the advice for the rows of one number of shots.
 
@@ -22,6 +25,7 @@ def advise(
         between: the paired difference of each two arms.
         known: the verdict of the probe.
         generating: names of the arms that generate.
+        passes: how often each photograph came in a training.
     """
     others = [row for row in rows if row.arm != "none"]
     if not others:
@@ -45,8 +49,15 @@ def advise(
             )
     if worse:
         said += f"; {_listed(worse)} {'does' if len(worse) == 1 else 'do'} harm"
-    of_base = _of_the_base(known) if generating else ""
-    return f"{said}.{f' {of_base}' if of_base else ''}"
+    sentences = [f"{said}."]
+    if passes < OFTEN:
+        sentences.append(
+            f"In training, each photograph came only {passes:.0f} times: with more steps, "
+            "augmentation may gain more."
+        )
+    if generating and (of_base := _of_the_base(known)):
+        sentences.append(of_base)
+    return " ".join(sentences)
 
 
 def _recommend(

@@ -144,10 +144,11 @@ NAMED: dict[str, Arm] = {
         *(Arm(name, name) for name in STRATEGIES),
     )
 }
-#: What is compared by default: everything that needs no fine-tuned model.
+#: What is compared by default: all that needs no fine-tuned model, and the two pairs of them that
+#: were the best without and with generated images in ``examples/benchmarks/fewshot.py``.
 DEFAULT = (
-    *("none", "randaugment", "mixup", "cutmix", "fractal"),
-    *("diffusemix", "real-mix", "real-aug", "real-gen"),
+    *("none", "randaugment", "mixup", "cutmix", "randaugment + cutmix", "fractal"),
+    *("diffusemix", "real-mix", "real-aug", "real-gen", "real-mix + randaugment"),
 )
 
 

@@ -26,6 +26,30 @@ class Canvas:
         columns = slice(round(left), max(round(right), round(left) + 1))
         self.pixels[:, rows, columns] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
 
+    def line(
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        colour: Sequence[int],
+        width: float,
+    ) -> None:
+        """Draw a line from one point to another; its edges are smooth."""
+        first, last = min(left, right) - width, max(left, right) + width
+        above, below = min(top, bottom) - width, max(top, bottom) + width
+        rows = slice(max(0, round(above)), max(0, round(below) + 1))
+        columns = slice(max(0, round(first)), max(0, round(last) + 1))
+        place = self.pixels[:, rows, columns]
+        y = (rows.start + torch.arange(place.shape[1]) - top)[:, None]
+        x = (columns.start + torch.arange(place.shape[2]) - left)[None]
+        along, down = right - left, bottom - top
+        share = ((x * along + y * down) / max(along**2 + down**2, 1e-9)).clamp(0, 1)
+        apart = torch.hypot(x - share * along, y - share * down)
+        cover = (width / 2 + 0.5 - apart).clamp(0, 1)
+        ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
+        place[:] = torch.lerp(place.float(), ink, cover).round().to(torch.uint8)
+
     def text(
         self, words: str, left: float, top: float, colour: Sequence[int], size: int = SIZE
     ) -> int:
@@ -47,13 +71,13 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
     """Draw a dot with its interval for each arm, uint8 (3, H, W)."""
     lows = [100 * max(0.0, min(row.interval[0], row.mean)) for row in rows]
     highs = [100 * min(1.0, max(row.interval[1], row.mean)) for row in rows]
-    first, last = _scale(min(lows), max(highs))
+    first, last = round_scale(min(lows), max(highs))
     several = len({row.shots for row in rows}) > 1
     top, advice = 84, images.wrap_text(said, SIZE, WIDTH - 48)
     height = top + ROW * len(rows) + 56 + 26 * len(advice) + 20
     canvas = Canvas(height)
     names = [f"{row.arm}, {row.shots or 'all'}" if several else row.arm for row in rows]
-    left = min(max(LEFT, 40 + max(map(_width, names))), WIDTH - RIGHT - LEFT)
+    left = min(max(LEFT, 40 + max(map(text_width, names))), WIDTH - RIGHT - LEFT)
     room = WIDTH - left - RIGHT
 
     def across(value: float) -> float:
@@ -64,7 +88,7 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
     )
     canvas.text("gain over 'none'", WIDTH - RIGHT + 84, 52, FAINT, 15)
     bottom = top + ROW * len(rows)
-    step = _step(first, last)
+    step = tick_step(first, last)
     for tick in range(round(first), round(last) + 1, step):
         canvas.box(across(tick), top, across(tick), bottom, LINE)
         canvas.text(str(tick), across(tick) - 8, bottom + 6, FAINT, 15)
@@ -94,9 +118,9 @@ def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
     return canvas.pixels
 
 
-def _width(name: str) -> int:
+def text_width(name: str, size: int = SIZE) -> int:
     """Return how wide a name is as ``Canvas.text`` writes it, in pixels."""
-    inked = images.render_text(name, SIZE, WIDTH).amax(0).nonzero()
+    inked = images.render_text(name, size, WIDTH).amax(0).nonzero()
     return int(inked.max()) if len(inked) else 0
 
 
@@ -113,11 +137,12 @@ def _colour(row: Row) -> tuple[int, int, int]:
     return LOSS if row.simultaneous[1] < 0 else SAME
 
 
-def _scale(low: float, high: float) -> tuple[float, float]:
+def round_scale(low: float, high: float) -> tuple[float, float]:
     """Return round numbers around the values, at least ten apart."""
     first, last = 10 * int(low // 10), 10 * -int(-high // 10)
     return float(first), float(max(last, first + 10))
 
 
-def _step(first: float, last: float) -> int:
+def tick_step(first: float, last: float) -> int:
+    """Return how far apart the ticks of a scale are."""
     return 2 if last - first <= 20 else 5 if last - first <= 40 else 10

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diffaug.comparison.chart import by_gain, chart
+from diffaug.comparison.curves import curves
 from diffaug.comparison.rows import Row
 from diffaug.files import write_whole
 from diffaug.previews.drawing import write_picture
@@ -57,5 +60,11 @@ class Comparison:
         write_whole(Path(path).expanduser(), text.encode())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the accuracy of each arm with its interval, the best ones first, as PNG."""
-        write_picture(path, chart(by_gain(self.rows), self.advice))
+        """Draw the accuracy of each arm with its interval, the best ones first, as PNG.
+
+        With several numbers of shots, the accuracy against that number is above it.
+        """
+        picture = chart(by_gain(self.rows), self.advice)
+        if len({row.shots for row in self.rows}) > 1:
+            picture = torch.cat([curves(self.rows), picture], 1)
+        write_picture(path, picture)

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -253,13 +253,8 @@ class _Comparing:
         files = self._photographs(part.train, part.test, self.size)
         for file in files:
             self.skipped.update(pictures.facts(file)["skipped"])
-        recipe = Recipe(
-            self.recipe.classifier,
-            self.recipe.weights,
-            self.recipe.steps,
-            batch_size(self.recipe.batch or None, len(part.train)),
-            self.recipe.rate,
-        )
+        batch = batch_size(self.recipe.batch or None, len(part.train))
+        recipe = replace(self.recipe, batch=batch)
         pool = self.pools.get((arm.name, part.name))
         code = pictures.short_hash(
             RECIPE, arm.recipe(), *recipe.identity(), part.seed, len(self.photos.classes),
@@ -321,13 +316,15 @@ class _Comparing:
         generating = {arm.name for arm in self.arms if arm.generate}
         known = {} if verdict is None else verdict.known
         numbers = list(dict.fromkeys(part.shots for part in parts))
+        passes: dict[int | None, float] = {}
         for shots in numbers:
             own = [part for part in parts if part.shots == shots]
+            passes[shots] = self.recipe.passes(*(len(part.train) for part in own))
             marks, right = self._marks(own)
             some = [self._row(arm, shots, own, marks, right) for arm in self.arms]
             names = [row.arm for row in some]
             between = {(a, b): marks.difference(a, b) for a in names for b in names if a != b}
-            sentence = advise(some, between, known, generating)
+            sentence = advise(some, between, known, generating, passes[shots])
             of_each = f"{shots or 'all'} image{'s' * (shots != 1)} of each class"
             advice.append(sentence if len(numbers) == 1 else f"With {of_each}: {sentence}")
             methods.append(marks.method)
@@ -338,7 +335,7 @@ class _Comparing:
             known=known,
             probe=probe.facts_of(verdict),
             method=methods[0],
-            settings=self._settings(parts),
+            settings=self._settings(parts, passes),
             trained=trained,
             found=found,
             made=self.made,
@@ -423,13 +420,15 @@ class _Comparing:
             **more,
         )
 
-    def _settings(self, parts: Sequence[Part]) -> dict[str, Any]:
+    def _settings(
+        self, parts: Sequence[Part], passes: Mapping[int | None, float]
+    ) -> dict[str, Any]:
         return {
             "source": str(self.photos.root),
             "test": None if self.photos.folds else str(self.photos.test_root),
             "folds": self.photos.folds,
             "seeds": list(dict.fromkeys(part.seed for part in parts)),
-            "shots": list(dict.fromkeys(part.shots for part in parts)),
+            "shots": list(passes),
             "classes": list(self.photos.classes),
             "train_images": len(parts[-1].train),
             "test_images": len(parts[-1].test),
@@ -438,6 +437,7 @@ class _Comparing:
             "weights": self.recipe.weights,
             "steps": self.recipe.steps,
             "batch": batch_size(self.recipe.batch or None, len(parts[-1].train)),
+            "passes": list(passes.values()),
             "size": self.size,
             "device": self.device,
             "notes": list(self.photos.notes),

@@ -43,7 +43,7 @@ class Recipe:
         classifier: as :func:`networks.build` takes it.
         weights: a file to start from.
         steps: of the optimiser.
-        batch: images in a step.
+        batch: images in a step; 0 for what suits the number of photographs.
         rate: the highest learning rate.
     """
 
@@ -60,6 +60,11 @@ class Recipe:
             file = Path(self.weights)
             weights = pictures.digest_of_files(file.parent, [file.name])
         return [name_of(self.classifier), weights, [self.steps, self.batch, self.rate]]
+
+    def passes(self, *photographs: int) -> float:
+        """Return how often each photograph comes, on average over trainings with so many."""
+        times = [self.steps * batch_size(self.batch or None, n) / n for n in photographs]
+        return sum(times) / len(times)
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,8 @@ def which(found: Found) -> str:
     """Return one row for each main slice: the best arm with and without generated images."""
     rows, parts = [], found["slices"]
     shots = [f"{setting}-{k}" for setting in found["settings"] for k in SHOTS]
-    for name in (*FIRST, *(name for name in shots if name not in FIRST), "tail"):
+    longer = [name for name in parts if "-steps-" in name]
+    for name in (*FIRST, *(name for name in shots if name not in FIRST), "tail", *longer):
         best = parts[name]["best"] if name in parts else None
         if best is None:
             continue
@@ -291,6 +292,7 @@ def _drawn(part: Found, names: Sequence[str]) -> dict[str, Found]:
 def draw(found: Found) -> list[Path]:
     """Draw the charts of the main slices; return their files."""
     from diffaug.comparison.chart import by_gain, chart
+    from diffaug.comparison.curves import curves
     from diffaug.previews.drawing import write_picture
 
     files = []
@@ -309,8 +311,7 @@ def draw(found: Found) -> list[Path]:
                 row for part in some for row in comparison_rows(_drawn(part, shared), part["shots"])
             ]
             files.append(DOCS / "images" / f"fewshot-{setting}-shots.png")
-            said = "The number behind an arm is that of the photographs of each class."
-            write_picture(files[-1], chart(few, said))
+            write_picture(files[-1], curves(few))
     return files
 
 

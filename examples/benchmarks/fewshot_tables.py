@@ -11,6 +11,7 @@ import numpy as np
 from diffaug.comparison.advice import advise
 from diffaug.comparison.intervals import Marks
 from diffaug.comparison.rows import Row
+from diffaug.comparison.training import Recipe
 
 
 def _array(bits: str) -> np.ndarray:
@@ -41,6 +42,7 @@ def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
             rows[arm].setdefault("attacked", {})[attack] = _figures(arm, under)
     first = units[0]
     shown = comparison_rows({name: rows[name] for name in names}, first["shots"])
+    often = Recipe("small", None, first["steps"], 0, 0.0).passes(first["train_images"])
     pairs = {(a, b): marks.difference(a, b) for a in names for b in names if a != b}
     return {
         "name": name,
@@ -49,7 +51,9 @@ def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
         "train_images": first["train_images"],
         "test_images": len(first["labels"]),
         "tuning_minutes": float(np.mean([unit["tuning_seconds"] for unit in units]) / 60),
-        "advice": advise(shown, pairs, {}, generating(names)),
+        "steps": first["steps"],
+        "guidance": first["guidance"],
+        "advice": advise(shown, pairs, {}, generating(names), often),
         "best": _best({name: rows[name] for name in names}, marks),
         "machines": sorted({row["on"] for unit in units for row in unit["rows"].values()}),
         "rows": rows,

@@ -22,6 +22,7 @@ def test_compare_prints_a_table_advice_and_where_everything_is(photos, tmp_path)
     assert lines[0].split()[:3] == ["arm", "per", "class"]
     assert ["none", "mixup"] == [line.split()[0] for line in lines[1:3]]
     assert "intervals: paired over 2 folds" in done.stdout
+    assert "steps: 1, in which each photograph comes 4 times" in done.stdout
     assert "'mixup' is not better than 'none' beyond the noise" in done.stdout
     assert "trained 4 classifiers, 0 already there; made 0 images" in done.stdout
     assert f"in {tmp_path / 'out'}: compare.json, compare.png" == lines[-1]

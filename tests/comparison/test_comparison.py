@@ -239,6 +239,9 @@ def test_several_numbers_of_shots_give_rows_for_each(source, test, tmp_path):
         (row.shots, row.arm) for row in done.rows
     ]
     assert 4 == done.row("fractal", 4).shots
+    assert [1, 4] == done.settings["shots"]
+    assert done.settings["passes"] == [5 * 16 / (1 * len(CLASSES)), 5 * 16 / (4 * len(CLASSES))]
+    assert done.advice.count("with more steps, augmentation may gain more") == 2
     assert "With 4 images of each class: " in done.advice
     assert done.advice.startswith("With 1 image of each class: ")
 
@@ -304,6 +307,7 @@ def test_the_caller_s_draws_stay_as_they_are(source, tmp_path):
 def test_the_default_arms_need_no_more_than_a_name():
     assert "none" == run.DEFAULT[0]
     assert {"real-mix", "real-aug", "real-gen"} <= set(run.DEFAULT)
+    assert list(run.DEFAULT) == [arm.name for arm in run.find_arms(run.DEFAULT)]
     assert (
         photo("ant", 0).shape == (3, 16, 16) and 4 == network(4)(torch.rand(1, 3, 16, 16)).numel()
     )

@@ -82,11 +82,11 @@ def row(arm, gain, reach):
     return Row(arm, None, (), 0.5 + gain, (0, 1), gain, bounds, bounds)
 
 
-def advice(*rows, lead=None, known=None, generating=("real-mix", "diffusemix")):
+def advice(*rows, lead=None, known=None, generating=("real-mix", "diffusemix"), passes=100):
     """Advise on rows; ``lead`` is the estimate between any two arms."""
     names = [r.arm for r in rows]
     between = dict.fromkeys(((a, b) for a in names for b in names), lead)
-    return advise(rows, between, known or {}, set(generating))
+    return advise(rows, between, known or {}, set(generating), passes)
 
 
 NONE = row("none", 0.0, 0.0)
@@ -113,6 +113,12 @@ def test_a_cheaper_arm_that_is_as_good_is_recommended():
     said = advice(*rows, lead=Estimate(0.02, 0.02, 20))
     assert said.startswith("Use 'mixup': it gains 6.0 points")
     assert advice(*rows, lead=Estimate(0.02, 0.002, 20)).startswith("Use 'real-mix'")
+
+
+def test_a_short_training_is_said():
+    said = advice(NONE, row("real-mix", 0.0, 0.01), passes=32.4)
+    assert "each photograph came only 32 times: with more steps, augmentation may gain" in said
+    assert "photograph came" not in advice(NONE, row("real-mix", 0.0, 0.01), passes=100)
 
 
 def test_what_does_harm_is_named():
