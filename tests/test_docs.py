@@ -182,7 +182,7 @@ def test_numbers_of_fine_tuning_come_from_its_measurements():
     assert f"{figures['minutes']['fine_tuning']:.1f} minutes" in page
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/which.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/which.md", "docs/compare.md"])
 def test_gains_that_a_page_names_are_in_the_tables_of_measurements(page):
     docs = ROOT / "docs"
     tables = r"<!-- \w+ -->.*?<!-- end -->"

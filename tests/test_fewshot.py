@@ -17,6 +17,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import fewshot  # noqa: E402
 import fewshot_data  # noqa: E402
+import fewshot_pages  # noqa: E402
 import fewshot_robust  # noqa: E402
 import fewshot_tables  # noqa: E402
 from fewshot_plan import Slice, Unit, arms, plan  # noqa: E402
@@ -123,9 +124,9 @@ def test_a_unit_writes_which_test_images_each_classifier_named_rightly(parquet, 
 def test_a_slice_may_have_its_own_steps_and_guidance(parquet, tmp_path):
     train, test = parquet
     fewshot_data.write_folders([train], [test], tmp_path)
-    part = Slice("few", "drawn", arms("none", "real-mix"), shots=2)
+    part = Slice("few", "drawn", arms("none", "real-mix"), shots=2, steps=2)
     models = (str(tiny_pipelines.model_folder(task)) for task in ("translate", "edit"))
-    run = fewshot.Run(tmp_path, *models, "cpu", steps=2, per_image=1, tune=1, batch=4)
+    run = fewshot.Run(tmp_path, *models, "cpu", steps=None, per_image=1, tune=1, batch=4)
     own = replace(part, name="few-steps-3-guidance-9", steps=3, guidance=9)
     for unit in (Unit(part, 0), Unit(own, 0)):
         fewshot.do(unit, run)
@@ -163,6 +164,19 @@ def unit(seed, **right):
         "labels": [0, 0, 1, 1], "classes": ["a", "b"],
         "tuning_seconds": 0.0, "rows": rows,
     }  # fmt: skip
+
+
+def test_the_same_arms_in_more_steps_stand_beside_the_usual_ones():
+    usual = [unit(seed, none="1100", mixup="1110") for seed in range(2)]
+    more = [{**unit(0, none="1100", mixup="1111"), "slice": "s-steps-6", "steps": 6}]
+    other = [{**unit(0, none="1100", mixup="1111"), "slice": "s-steps-6-tune-9", "steps": 6}]
+    found = {"slices": fewshot_tables.summary([*usual, *more, *other])}
+    titles, _, none, mixup = fewshot_pages.longer(found).splitlines()
+    assert titles == "| table | arm | 2 steps | 6 steps |"
+    assert none == "| `s` | none | 50.0 % | 50.0 % |"
+    assert mixup.count("+25.0 (") == mixup.count(", 2 seeds") == 1
+    assert mixup.count("+50.0 (") == mixup.count(", 1 seed |") == 1
+    assert "" == fewshot_pages.longer({"slices": fewshot_tables.summary(usual)})
 
 
 def test_a_sum_is_over_seeds_and_paired():

@@ -30,8 +30,8 @@ def compare(
         typer.Option(
             help="With commas: none, randaugment, mixup, cutmix, fractal, diffusemix, real-mix, "
             "real-aug, real-gen, or diff-mix and its like, which need a fine-tuned --backend; "
-            "real-mix+cutmix does both. Default: all that need no fine-tuned one, and the two best "
-            "pairs."
+            "real-mix+cutmix does both. Default: these up to real-gen, "
+            "and two pairs of them."
         ),
     ] = None,
     backend: Annotated[
@@ -171,8 +171,13 @@ def table(done: "Comparison") -> list[str]:
         ).rstrip()
         for line in lines
     ]
-    often = ", ".join(f"{times:.0f}" for times in done.settings["passes"])
-    steps = f"steps: {done.settings['steps']}, in which each photograph comes {often} times"
+    from diffaug.comparison.advice import often
+
+    numbers = zip(done.settings["shots"], done.settings["passes"], strict=True)
+    comes = ", ".join(
+        often(times) + (f" with {n} of each class" if n else "") for n, times in numbers
+    )
+    steps = f"steps: {done.settings['steps']}, in which each photograph comes {comes}"
     return [*shown, f"intervals: {done.method}", steps, *changes(done)]
 
 

@@ -144,8 +144,8 @@ NAMED: dict[str, Arm] = {
         *(Arm(name, name) for name in STRATEGIES),
     )
 }
-#: What is compared by default: all that needs no fine-tuned model, and the two pairs of them that
-#: were the best without and with generated images in ``examples/benchmarks/fewshot.py``.
+#: What is compared by default: the usual arms that need no fine-tuned model, and two pairs that did
+#: best without and with generated images where the model knew the classes.
 DEFAULT = (
     *("none", "randaugment", "mixup", "cutmix", "randaugment + cutmix", "fractal"),
     *("diffusemix", "real-mix", "real-aug", "real-gen", "real-mix + randaugment"),

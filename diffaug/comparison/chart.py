@@ -57,14 +57,21 @@ class Canvas:
         room = self.pixels.shape[2] - round(left) - 8
         down = round(top)
         for line in images.wrap_text(words, size, room):
-            cover = images.render_text(line, size, room)
-            height, width = cover.shape[-2:]
-            place = self.pixels[:, down : down + height, round(left) : round(left) + width]
-            ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
-            cover = cover[..., : place.shape[1], : place.shape[2]]
-            place[:] = torch.lerp(place.float(), ink, cover).round().to(torch.uint8)
-            down += height
+            down += self.word(line, left, down, colour, size)
         return down - round(top)
+
+    def word(
+        self, words: str, left: float, top: float, colour: Sequence[int], size: int = SIZE
+    ) -> int:
+        """Write words in one line, cut where there is no room; return the height."""
+        cover = images.render_text(words, size, self.pixels.shape[2] - round(left) - 8)
+        height, width = cover.shape[-2:]
+        down, right = round(top), round(left)
+        place = self.pixels[:, down : down + height, right : right + width]
+        ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
+        cover = cover[..., : place.shape[1], : place.shape[2]]
+        place[:] = torch.lerp(place.float(), ink, cover).round().to(torch.uint8)
+        return height
 
 
 def chart(rows: Sequence[Row], said: str) -> torch.Tensor:
@@ -139,7 +146,7 @@ def _colour(row: Row) -> tuple[int, int, int]:
 
 def round_scale(low: float, high: float) -> tuple[float, float]:
     """Return round numbers around the values, at least ten apart."""
-    first, last = 10 * int(low // 10), 10 * -int(-high // 10)
+    first, last = 10 * int(min(low, 90) // 10), 10 * -int(-high // 10)
     return float(first), float(max(last, first + 10))
 
 

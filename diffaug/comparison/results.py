@@ -22,7 +22,7 @@ class Comparison:
 
     Args:
         rows: one per arm, and per number of shots if there are several.
-        advice: one sentence, which follows from the intervals.
+        advice: a sentence or a few, which follow from the intervals.
         known: whether the base model knows each class; None where this cannot be judged; empty
             without a probe.
         method: how the intervals were computed.
@@ -59,6 +59,11 @@ class Comparison:
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
         write_whole(Path(path).expanduser(), text.encode())
 
+    def _passes(self) -> dict[int | None, float]:
+        """Return how often each photograph came in a training, by the number of shots."""
+        settings = self.settings
+        return dict(zip(settings.get("shots", ()), settings.get("passes", ()), strict=True))
+
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the accuracy of each arm with its interval, the best ones first, as PNG.
 
@@ -66,5 +71,5 @@ class Comparison:
         """
         picture = chart(by_gain(self.rows), self.advice)
         if len({row.shots for row in self.rows}) > 1:
-            picture = torch.cat([curves(self.rows), picture], 1)
+            picture = torch.cat([curves(self.rows, self._passes()), picture], 1)
         write_picture(path, picture)

@@ -16,8 +16,8 @@ from diffaug.arguments import whole
 from diffaug.backends.base import spec_of
 from diffaug.backends.devices import choose_device
 from diffaug.checked import checked
-from diffaug.comparison import pictures, probe
-from diffaug.comparison.advice import advise
+from diffaug.comparison import pictures, probe, training
+from diffaug.comparison.advice import advise, on_passes
 from diffaug.comparison.arms import DEFAULT, Arm, find_arms
 from diffaug.comparison.intervals import Marks
 from diffaug.comparison.networks import build, name_of
@@ -319,19 +319,20 @@ class _Comparing:
         passes: dict[int | None, float] = {}
         for shots in numbers:
             own = [part for part in parts if part.shots == shots]
-            passes[shots] = self.recipe.passes(*(len(part.train) for part in own))
+            learned = float(np.mean([len(part.train) for part in own]))
+            passes[shots] = training.passes(self.recipe.steps, self.recipe.batch, learned)
             marks, right = self._marks(own)
             some = [self._row(arm, shots, own, marks, right) for arm in self.arms]
             names = [row.arm for row in some]
             between = {(a, b): marks.difference(a, b) for a in names for b in names if a != b}
-            sentence = advise(some, between, known, generating, passes[shots])
+            sentence = advise(some, between, known, generating)
             of_each = f"{shots or 'all'} image{'s' * (shots != 1)} of each class"
             advice.append(sentence if len(numbers) == 1 else f"With {of_each}: {sentence}")
             methods.append(marks.method)
             rows += some
         comparison = Comparison(
             rows=tuple(rows),
-            advice=" ".join(advice),
+            advice=" ".join(filter(None, [*advice, on_passes(passes.values())])),
             known=known,
             probe=probe.facts_of(verdict),
             method=methods[0],

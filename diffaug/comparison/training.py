@@ -61,11 +61,6 @@ class Recipe:
             weights = pictures.digest_of_files(file.parent, [file.name])
         return [name_of(self.classifier), weights, [self.steps, self.batch, self.rate]]
 
-    def passes(self, *photographs: int) -> float:
-        """Return how often each photograph comes, on average over trainings with so many."""
-        times = [self.steps * batch_size(self.batch or None, n) / n for n in photographs]
-        return sum(times) / len(times)
-
 
 @dataclass(frozen=True)
 class Task:
@@ -113,9 +108,14 @@ class Task:
         return found if self.weights.is_file() else None
 
 
-def batch_size(given: int | None, photographs: int) -> int:
+def batch_size(given: int | None, photographs: float) -> int:
     """Return how many images a step has."""
     return given or (BATCHES[0] if photographs < FEW else BATCHES[1])
+
+
+def passes(steps: int, batch: int | None, photographs: float) -> float:
+    """Return how often each photograph comes in a training, replaced or not."""
+    return steps * batch_size(batch, photographs) / photographs
 
 
 def run(task: Task) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from diffaug.backends.presets import PRESETS
 from diffaug.comparison import pictures, probe
-from diffaug.comparison.advice import advise
+from diffaug.comparison.advice import advise, on_passes
 from diffaug.comparison.chart import INK, LINE, by_gain, chart
 from diffaug.comparison.intervals import Estimate, Marks, critical, ranks_apart
 from diffaug.comparison.probe import Probe, by_its_card, listed_classes, verdicts
@@ -82,11 +82,11 @@ def row(arm, gain, reach):
     return Row(arm, None, (), 0.5 + gain, (0, 1), gain, bounds, bounds)
 
 
-def advice(*rows, lead=None, known=None, generating=("real-mix", "diffusemix"), passes=100):
+def advice(*rows, lead=None, known=None, generating=("real-mix", "diffusemix")):
     """Advise on rows; ``lead`` is the estimate between any two arms."""
     names = [r.arm for r in rows]
     between = dict.fromkeys(((a, b) for a in names for b in names), lead)
-    return advise(rows, between, known or {}, set(generating), passes)
+    return advise(rows, between, known or {}, set(generating))
 
 
 NONE = row("none", 0.0, 0.0)
@@ -116,9 +116,11 @@ def test_a_cheaper_arm_that_is_as_good_is_recommended():
 
 
 def test_a_short_training_is_said():
-    said = advice(NONE, row("real-mix", 0.0, 0.01), passes=32.4)
-    assert "each photograph came only 32 times: with more steps, augmentation may gain" in said
-    assert "photograph came" not in advice(NONE, row("real-mix", 0.0, 0.01), passes=100)
+    assert on_passes([500, 32.4]) == (
+        "In training, each photograph came 32 times: with more steps, augmentation may gain more."
+    )
+    assert "came 0.64 times and 128 times: " in on_passes([0.64, 128])
+    assert "" == on_passes([400])
 
 
 def test_what_does_harm_is_named():
