@@ -63,7 +63,7 @@ class Run:
         work: the folder for everything.
         base, editor: models.
         device: of everything.
-        steps: of each classifier.
+        steps: of each classifier, if it is to be another number than the plan's.
         per_image: generated images for each photograph.
         tune: steps of fine-tuning, if it is to be another number than the plan's.
         batch: images in one call of a model.
@@ -74,7 +74,7 @@ class Run:
     base: str
     editor: str
     device: str
-    steps: int
+    steps: int | None
     per_image: int
     tune: int | None
     batch: int
@@ -112,7 +112,7 @@ def do(unit: Unit, run: Run) -> str:
     It writes after every few arms, so what a stop leaves behind is a part of the slice.
     """
     part, seed = unit
-    run = replace(run, steps=part.steps or run.steps)
+    run = replace(run, steps=part.steps if run.steps is None else run.steps)
     started = time.monotonic()
     done = json.loads(run.result(unit).read_text())["rows"] if run.result(unit).is_file() else {}
     others = [arm for arm in part.arms if arm.name not in {"none", *done}]
@@ -266,7 +266,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--gpu", action="store_true", help="five seeds, on a GPU")
     parser.add_argument("--minutes", type=float, help="stop then; what is done counts")
     parser.add_argument("--workers", type=int, help="processes [one, or 15 with --gpu]")
-    parser.add_argument("--steps", type=int, help="of a classifier [800, or 150 with --quick]")
+    parser.add_argument("--steps", type=int, help="of a classifier [the plan's]")
     parser.add_argument("--tune-steps", type=int, help="of fine-tuning [the plan's]")
     parser.add_argument("--only", nargs="+", help="names of slices [all]")
     parser.add_argument("--arms", nargs="+", default=(), help="names of arms to do now [all]")
@@ -290,7 +290,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         slices = [part for part in slices if part.classifier == "scratch"]
     device = args.device or ("cuda" if args.gpu else "cpu")
     run = Run(
-        work, args.base, args.editor, device, args.steps or (150 if args.quick else 800),
+        work, args.base, args.editor, device, args.steps,
         1 if args.quick else SHARED["per_image"], args.tune_steps, 25 if device == "cpu" else 128,
         tuple(args.arms),
     )  # fmt: skip
@@ -303,7 +303,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         "settings": {name: SETTINGS[name] for name in classes},
         "classes": classes,
         "tail": tail_counts(classes.get("tail", [])),
-        "recipe": {**SHARED, "per_image": run.per_image, "steps": run.steps, "size": SIZE},
+        "recipe": {**SHARED, "per_image": run.per_image, "size": SIZE},
         "slices": summary(results),
         "failed": failed,
         "minutes": sum(result["seconds"] for result in results) / 60,

@@ -157,7 +157,8 @@ def tail(part: Found, counts: Mapping[str, int]) -> str:
         "medium": [n for n, count in counts.items() if FEW <= count < MANY],
         f"few (below {FEW})": [n for n, count in counts.items() if count < FEW],
     }
-    return by_band(part, bands)
+    shown = f"\n\n![Accuracy by arm, tail](images/{picture(part)})" if picture(part) else ""
+    return by_band(part, bands) + shown
 
 
 def mixed(part: Found, known: Sequence[str]) -> str:
@@ -231,6 +232,31 @@ def which(found: Found) -> str:
         )
     titles = ["table", "images a class", "classifier", "none", "best without generated images"]
     return table([*titles, "best with them", "difference"], rows)
+
+
+def longer(found: Found) -> str:
+    """Return what each arm gained in the usual number of steps, and in more of them."""
+    parts, rows, steps = found["slices"], [], [set(), set()]
+    for name, part in parts.items():
+        base, _, number = name.partition("-steps-")
+        if not number.isdigit() or base not in parts:  # no steps, or other settings besides
+            continue
+        both = parts[base], part
+        for numbers, one in zip(steps, both, strict=True):
+            numbers.add(f"{one['steps']:,}")
+        for arm in part["rows"]:
+            if arm in both[0]["rows"]:
+                rows.append([f"`{base}`", arm, *(_of_seeds(one, arm) for one in both)])
+    titles = ["table", "arm", *(f"{' or '.join(sorted(some))} steps" for some in steps)]
+    return table(titles, rows) if rows else ""
+
+
+def _of_seeds(part: Found, arm: str) -> str:
+    """Return the gain of an arm, and from how many seeds; the accuracy of `none`."""
+    row = part["rows"][arm]
+    if arm == "none":
+        return f"{percent(row['mean'])} %"
+    return f"{gain(row)}, {_seeds(len(row['seeds']))}"
 
 
 def cost(found: Found) -> str:
@@ -311,7 +337,8 @@ def draw(found: Found) -> list[Path]:
                 row for part in some for row in comparison_rows(_drawn(part, shared), part["shots"])
             ]
             files.append(DOCS / "images" / f"fewshot-{setting}-shots.png")
-            write_picture(files[-1], curves(few))
+            passes = {part["shots"]: part["passes"] for part in some}
+            write_picture(files[-1], curves(few, passes))
     return files
 
 

@@ -31,7 +31,7 @@ class Slice:
         classifier: "scratch", or "pretrained" on other classes.
         robust: whether its classifiers are attacked, too.
         tune: steps of fine-tuning, for arms that need it.
-        steps: of each classifier; None for those of the run.
+        steps: of each classifier.
         guidance: by the text, of what translates; None for the model's own.
         filters: ways to choose among the images of the arm that they name.
     """
@@ -45,7 +45,7 @@ class Slice:
     classifier: str = "scratch"
     robust: bool = False
     tune: int = 600
-    steps: int | None = None
+    steps: int = 800
     guidance: float | None = None
     filters: Mapping[str, str] = field(default_factory=dict)
 
@@ -129,7 +129,7 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
         size: "quick", "cpu" or "gpu".
     """
     if size == "quick":
-        few = {"seeds": 1, "tune": 60}
+        few = {"seeds": 1, "tune": 60, "steps": 150}
         listed = [
             Slice("drawn-5", "drawn", FIVE_KNOWN, **few),
             Slice("new-5", "new", arms("none", "diff-mix"), **few),
@@ -149,7 +149,7 @@ def plan(classes: Mapping[str, Sequence[str]], size: str) -> list[Slice]:
             *_shots("new", SHOTS_NEW, half, numbers),
             *_why(half),
             *_ablations(half),
-            *_longer(half),
+            *_longer(half, (20, 5) if gpu else (5,)),
             Slice("seen-5", "seen", KNOWN, seeds=full),
             Slice("tail", "tail", SHOTS_NEW, shots=None, seeds=half),
             *_shots("drawn", SHOTS_KNOWN, half, (50,) if gpu else ()),
@@ -199,7 +199,7 @@ def _why(seeds: int) -> list[Slice]:
     ]  # fmt: skip
 
 
-def _longer(seeds: int) -> list[Slice]:
+def _longer(seeds: int, numbers: Sequence[int]) -> list[Slice]:
     """Whether the answer is another one where a classifier is trained for three times as long."""
     plain = ("none", "randaugment", "randaugment + cutmix")
     joined = named("diff-mix + randaugment + cutmix")
@@ -213,7 +213,7 @@ def _longer(seeds: int) -> list[Slice]:
             arms(*plain, f"{made} + randaugment", f"{made} + randaugment + cutmix"),
             shots=shots, seeds=seeds, steps=2400,
         )
-        for shots in (20, 5)
+        for shots in numbers
         for setting, made in (("drawn", "real-mix"), ("new", "diff-mix"))
     ] + [
         Slice("new-5-steps-2400-tune-2000-guidance-8", "new", all_of_it, seeds=seeds,

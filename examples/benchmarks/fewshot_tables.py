@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from diffaug.comparison.advice import advise
+from diffaug.comparison.advice import advise, on_passes
 from diffaug.comparison.intervals import Marks
 from diffaug.comparison.rows import Row
-from diffaug.comparison.training import Recipe
+from diffaug.comparison.training import passes
 
 
 def _array(bits: str) -> np.ndarray:
@@ -42,7 +42,7 @@ def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
             rows[arm].setdefault("attacked", {})[attack] = _figures(arm, under)
     first = units[0]
     shown = comparison_rows({name: rows[name] for name in names}, first["shots"])
-    often = Recipe("small", None, first["steps"], 0, 0.0).passes(first["train_images"])
+    often = passes(first["steps"], None, first["train_images"])
     pairs = {(a, b): marks.difference(a, b) for a in names for b in names if a != b}
     return {
         "name": name,
@@ -53,7 +53,10 @@ def _slice(name: str, units: list[Mapping[str, Any]]) -> dict[str, Any]:
         "tuning_minutes": float(np.mean([unit["tuning_seconds"] for unit in units]) / 60),
         "steps": first["steps"],
         "guidance": first["guidance"],
-        "advice": advise(shown, pairs, {}, generating(names), often),
+        "advice": " ".join(
+            filter(None, (advise(shown, pairs, {}, generating(names)), on_passes([often])))
+        ),
+        "passes": often,
         "best": _best({name: rows[name] for name in names}, marks),
         "machines": sorted({row["on"] for unit in units for row in unit["rows"].values()}),
         "rows": rows,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fewshot_pages import cost, epochs, fewshot, which
+from fewshot_pages import cost, epochs, fewshot, longer, which
 from preset_pages import models, terms, trials
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -232,6 +232,7 @@ PAGES = {
     },
     DOCS / "which.md": {
         "which": (which, "fewshot"),
+        "longer": (longer, "fewshot"),
         "cost": (cost, "gpu"),
         "epochs": (epochs, "speed"),
     },
