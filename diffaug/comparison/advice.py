@@ -8,8 +8,9 @@ from diffaug.comparison.rows import Row
 #: A gain of so many points is worth knowing; if it cannot be seen, the advice says so.
 WORTH_SEEING = 0.05
 #: Where each photograph comes less often, augmentation may not have shown all that it can do: in
-#: examples/benchmarks/fewshot.py its gains grew from 32 times to 96, and from 128 to 384.
-OFTEN = 400
+#: examples/benchmarks/fewshot.py its gains grew from 32 times to 96, and from 128 to 384, the most
+#: that was tried.
+OFTEN = 300
 
 
 def advise(
