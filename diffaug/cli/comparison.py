@@ -200,10 +200,12 @@ def _interval(bounds: tuple[float, float], sign: str = "") -> str:
 def changes(done: "Comparison") -> list[str]:
     """Say for each arm which classes gain and lose most."""
     lines = []
+    several = len(done.settings["shots"]) > 1
     for row in done.rows:
+        number = f" with {row.shots or 'all'} of each class" if several else ""
         ordered = sorted(row.classes.items(), key=lambda item: -item[1])
         gains = [f"{name} {100 * change:+.0f}" for name, change in ordered[:3] if change > 0]
         losses = [f"{name} {100 * change:+.0f}" for name, change in ordered[::-1][:3] if change < 0]
         if row.arm != "none" and (gains or losses):
-            lines.append(f"by class, {row.arm}: {', '.join([*gains, *losses])}")
+            lines.append(f"by class, {row.arm}{number}: {', '.join([*gains, *losses])}")
     return lines

@@ -4,6 +4,10 @@ import pytest
 from image_folders import save_photos
 from test_commands import refused, run
 
+from diffaug import Comparison
+from diffaug.cli.comparison import changes
+from diffaug.comparison.rows import Row
+
 
 @pytest.fixture
 def photos(tmp_path):
@@ -27,6 +31,25 @@ def test_compare_prints_a_table_advice_and_where_everything_is(photos, tmp_path)
     assert "trained 4 classifiers, 0 already there; made 0 images" in done.stdout
     assert f"in {tmp_path / 'out'}: compare.json, compare.png" == lines[-1]
     assert "trained 0 classifiers, 4 already there" in run(*given).stdout
+
+
+def test_with_several_numbers_each_line_says_which(photos, tmp_path):
+    done = run(
+        "compare", photos, "--folds", 2, "--arms", "mixup", "--shots", "1,2", "--steps", 6,
+        "--size", 16, "--no-probe", "--device", "cpu", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert 0 == done.exit_code, done.output
+    assert "comes 48 times with 1 of each class, 24 times with 2 of each class" in done.stdout
+    rows = [
+        Row("mixup", number, (), 0.5, (0.4, 0.6), classes={"cat": 0.25, "dog": -0.5})
+        for number in (1, 2)
+    ]
+    several = Comparison(rows=tuple(rows), advice="", settings={"shots": [1, 2]})
+    assert changes(several) == [
+        f"by class, mixup with {number} of each class: cat +25, dog -50" for number in (1, 2)
+    ]
+    alone = Comparison(rows=tuple(rows[:1]), advice="", settings={"shots": [1]})
+    assert changes(alone) == ["by class, mixup: cat +25, dog -50"]
 
 
 @pytest.mark.parametrize(
