@@ -29,6 +29,7 @@ PICTURES = (
     *(f"drawn-5-{what}" for what in ("strength", "gamma", "p", "pool")),
     *(f"drawn-5-{what}" for what in ("prompts", "stages", "filters")),
     *(f"new-5-{what}" for what in ("strength", "p", "filters")),
+    *("drawn-5-steps-2400", "new-5-steps-2400-tune-2000-guidance-8"),
 )
 #: Numbers of images of a class, and the slices that are shown first.
 SHOTS = (1, 5, 10, 20, 50)
@@ -326,7 +327,7 @@ def draw(found: Found) -> list[Path]:
         part = found["slices"].get(name)
         if part is not None and picture(part):
             rows = comparison_rows(full(part), part["shots"])
-            if name in FIRST:  # the others have the values of a setting in their order
+            if name in FIRST or "-steps-" in name:  # others have the values of a setting in order
                 rows = by_gain(rows)
             files.append(DOCS / "images" / picture(part))
             write_picture(files[-1], chart(rows, part["advice"]))
