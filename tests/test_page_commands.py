@@ -38,9 +38,9 @@ QUICK = {
     "fractals": ["--count", "1"],
     "preview": ["--count", "1"],
 }
-#: Added where the page gives an option: the random models are slow at 256 pixels, and a cluster is
-#: what the tests of engines start.
-INSTEAD = {"--model-size": "--model-size 32", "--engine": "--dry-run"}
+#: Added where the page gives an option: the random models are slow at 256 pixels or in many steps,
+#: and a cluster is what the tests of engines start.
+INSTEAD = {"--model-size": "--model-size 32", "--steps": "--steps 1", "--engine": "--dry-run"}
 #: Commands that write into the folder that they name second.
 WRITES = ("augment", "export", "finetune", "import")
 #: How many processes a launcher starts, and what tells them apart.
