@@ -30,8 +30,7 @@ def compare(
         typer.Option(
             help="With commas: none, randaugment, mixup, cutmix, fractal, diffusemix, real-mix, "
             "real-aug, real-gen, or diff-mix and its like, which need a fine-tuned --backend; "
-            "real-mix+cutmix does both. Default: these up to real-gen, "
-            "and two pairs of them."
+            "real-mix+cutmix does both. Default: these up to real-gen, and two pairs of them."
         ),
     ] = None,
     backend: Annotated[
@@ -157,7 +156,9 @@ def numbers(name: str, text: str) -> int | list[int]:
 
 
 def table(done: "Comparison") -> list[str]:
-    """Lay the rows out in columns, and say how the intervals are meant."""
+    """Lay the rows out in columns; say how the intervals are meant, and how long was trained."""
+    from diffaug.comparison.advice import often
+
     lines: list[tuple[str, ...]] = [
         ("arm", "per class", "accuracy %", "95 % interval", "gain", "95 % interval",
          "generating", "training", "disk")
@@ -171,8 +172,6 @@ def table(done: "Comparison") -> list[str]:
         ).rstrip()
         for line in lines
     ]
-    from diffaug.comparison.advice import often
-
     numbers = zip(done.settings["shots"], done.settings["passes"], strict=True)
     comes = ", ".join(
         often(times) + (f" with {n} of each class" if n else "") for n, times in numbers

@@ -40,15 +40,12 @@ class Canvas:
         above, below = min(top, bottom) - width, max(top, bottom) + width
         rows = slice(max(0, round(above)), max(0, round(below) + 1))
         columns = slice(max(0, round(first)), max(0, round(last) + 1))
-        place = self.pixels[:, rows, columns]
-        y = (rows.start + torch.arange(place.shape[1]) - top)[:, None]
-        x = (columns.start + torch.arange(place.shape[2]) - left)[None]
+        y = (torch.arange(rows.start, rows.stop) - top)[:, None]
+        x = (torch.arange(columns.start, columns.stop) - left)[None]
         along, down = right - left, bottom - top
         share = ((x * along + y * down) / max(along**2 + down**2, 1e-9)).clamp(0, 1)
         apart = torch.hypot(x - share * along, y - share * down)
-        cover = (width / 2 + 0.5 - apart).clamp(0, 1)
-        ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
-        place[:] = torch.lerp(place.float(), ink, cover).round().to(torch.uint8)
+        self._ink((width / 2 + 0.5 - apart).clamp(0, 1), columns.start, rows.start, colour)
 
     def text(
         self, words: str, left: float, top: float, colour: Sequence[int], size: int = SIZE
@@ -65,13 +62,16 @@ class Canvas:
     ) -> int:
         """Write words in one line, cut where there is no room; return the height."""
         cover = images.render_text(words, size, self.pixels.shape[2] - round(left) - 8)
-        height, width = cover.shape[-2:]
-        down, right = round(top), round(left)
-        place = self.pixels[:, down : down + height, right : right + width]
+        self._ink(cover, round(left), round(top), colour)
+        return cover.shape[0]
+
+    def _ink(self, cover: torch.Tensor, left: int, top: int, colour: Sequence[int]) -> None:
+        """Colour the pixels from a corner on by how far each is covered, (H, W) in [0, 1]."""
+        height, width = cover.shape
+        place = self.pixels[:, top : top + height, left : left + width]
         ink = torch.tensor(colour, dtype=torch.float32)[:, None, None]
-        cover = cover[..., : place.shape[1], : place.shape[2]]
+        cover = cover[: place.shape[1], : place.shape[2]]
         place[:] = torch.lerp(place.float(), ink, cover).round().to(torch.uint8)
-        return height
 
 
 def chart(rows: Sequence[Row], said: str) -> torch.Tensor:

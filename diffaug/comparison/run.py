@@ -253,7 +253,7 @@ class _Comparing:
         files = self._photographs(part.train, part.test, self.size)
         for file in files:
             self.skipped.update(pictures.facts(file)["skipped"])
-        batch = batch_size(self.recipe.batch or None, len(part.train))
+        batch = batch_size(self.recipe.batch, len(part.train))
         recipe = replace(self.recipe, batch=batch)
         pool = self.pools.get((arm.name, part.name))
         code = pictures.short_hash(
@@ -437,7 +437,7 @@ class _Comparing:
             "classifier": name_of(self.recipe.classifier),
             "weights": self.recipe.weights,
             "steps": self.recipe.steps,
-            "batch": batch_size(self.recipe.batch or None, len(parts[-1].train)),
+            "batch": batch_size(self.recipe.batch, len(parts[-1].train)),
             "passes": list(passes.values()),
             "size": self.size,
             "device": self.device,

@@ -213,8 +213,8 @@ def which(found: Found) -> str:
     """Return one row for each main slice: the best arm with and without generated images."""
     rows, parts = [], found["slices"]
     shots = [f"{setting}-{k}" for setting in found["settings"] for k in SHOTS]
-    longer = [name for name in parts if "-steps-" in name]
-    for name in (*FIRST, *(name for name in shots if name not in FIRST), "tail", *longer):
+    more = [name for name in parts if "-steps-" in name]
+    for name in (*FIRST, *(name for name in shots if name not in FIRST), "tail", *more):
         best = parts[name]["best"] if name in parts else None
         if best is None:
             continue
